@@ -1,0 +1,1 @@
+//! Real PostgreSQL clusters and other helpers for the tests of pgbr.
