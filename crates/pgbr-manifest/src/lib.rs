@@ -40,15 +40,22 @@ macro_rules! text_serde {
 pub(crate) use text_serde;
 
 mod error;
+mod hash;
 mod history;
 mod ids;
+pub mod index;
 mod label;
 mod lsn;
+pub mod manifest;
 mod path;
+pub mod plan_restore;
 mod version;
 mod wal;
 
 pub use error::{Error, Result};
+pub use hash::{
+    BackupId, Digest, FileDigest, FileDigester, GRAIN, HashKey, ListDigester, ZERO_GRAIN, is_zero,
+};
 pub use history::{MAX_HISTORY_BYTES, TimelineHistory};
 pub use ids::{ArchiveId, StanzaName, SystemId};
 pub use label::{BackupLabel, BackupType, LabelTime};

@@ -1,0 +1,203 @@
+//! The frame table: which part of the stream each data frame holds and where the frame lies.
+
+use super::bytes::{Reader, put_varint};
+use super::tree::{FenceKey, Fences, NodeKind, NodeSink, NodeSource, Root, TARGET_NODE_BYTES, Walk};
+use crate::error::{Error, Result};
+
+/// The most frames that one pack has: a reader's bound.
+const MAX_FRAMES_A_PACK: usize = 1 << 20;
+/// The largest frame, raw or stored (`docs/format.md`, section 3), with room for header and tag.
+const MAX_FRAME_BYTES: u32 = (16 << 20) + 64;
+/// Tables may grow over the target by the frames of one pack.
+const MAX_TABLE_BYTES: usize = 16 << 20;
+
+/// The frames of one pack, in the order of the stream.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct PackFrames {
+    /// Number of the pack in its layer.
+    pub pack: u32,
+    /// Size of the whole object in bytes.
+    pub pack_size: u64,
+    /// Which of the layer's lanes sealed it.
+    pub lane: u32,
+    /// Offset of the first frame in the pack; the others follow without a gap.
+    pub offset: u64,
+    /// Number of the first frame; the others count up.
+    pub first: u64,
+    /// Raw length and stored length (header and tag included) of each frame.
+    pub frames: Vec<(u32, u32)>,
+}
+
+/// Where one frame lies and what it holds.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct FramePlace {
+    /// First byte of the stream that it holds.
+    pub stream: u64,
+    /// How many bytes of the stream.
+    pub raw_len: u32,
+    /// Number of the pack in its layer.
+    pub pack: u32,
+    /// Size of the whole pack in bytes.
+    pub pack_size: u64,
+    /// Which of the layer's lanes sealed it.
+    pub lane: u32,
+    /// Offset in the pack.
+    pub offset: u64,
+    /// Length there, header and tag included.
+    pub len: u32,
+    /// Number of the frame in its lane.
+    pub number: u64,
+}
+
+/// A table's fence needs no key beside the stream offset.
+#[derive(Debug, Clone, PartialEq, Eq)]
+struct ByStream;
+
+impl FenceKey for ByStream {
+    const LEAF: NodeKind = NodeKind::FrameTable;
+    const FENCE: NodeKind = NodeKind::TableFence;
+
+    fn put(&self, _: &mut Vec<u8>, _: &mut Vec<u8>) {}
+
+    fn get(_: &mut Reader<'_>, _: &mut Vec<u8>) -> Result<Self> {
+        Ok(Self)
+    }
+}
+
+/// Writes the frame table, a pack at a time.
+#[derive(Debug, Clone, Default)]
+pub struct FrameTableWriter {
+    fences: Fences<ByStream>,
+    bytes: Vec<u8>,
+    start: u64,
+    stream: u64,
+}
+
+impl FrameTableWriter {
+    /// An empty table.
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// Adds the next pack.
+    ///
+    /// # Errors
+    /// When the sink fails.
+    pub fn push<S: NodeSink>(&mut self, sink: &mut S, pack: &PackFrames) -> Result<(), S::Error> {
+        if self.bytes.is_empty() {
+            self.start = self.stream;
+            put_varint(&mut self.bytes, self.stream);
+        }
+        let count = pack.frames.len() as u64;
+        for field in
+            [u64::from(pack.pack), pack.pack_size, u64::from(pack.lane), pack.offset, pack.first, count]
+        {
+            put_varint(&mut self.bytes, field);
+        }
+        for (raw, stored) in &pack.frames {
+            put_varint(&mut self.bytes, u64::from(*raw));
+            put_varint(&mut self.bytes, u64::from(*stored));
+            self.stream += u64::from(*raw);
+        }
+        if self.bytes.len() >= TARGET_NODE_BYTES { self.close(sink) } else { Ok(()) }
+    }
+
+    fn close<S: NodeSink>(&mut self, sink: &mut S) -> Result<(), S::Error> {
+        if self.bytes.is_empty() {
+            return Ok(());
+        }
+        let raw = std::mem::take(&mut self.bytes);
+        self.fences.add_leaf(sink, ByStream, self.start, &raw)
+    }
+
+    /// Closes all nodes. Gives the root (`None` for a table without packs) and the length of the stream in bytes.
+    ///
+    /// # Errors
+    /// When the sink fails.
+    pub fn finish<S: NodeSink>(mut self, sink: &mut S) -> Result<(Option<Root>, u64), S::Error> {
+        self.close(sink)?;
+        Ok((self.fences.finish(sink)?, self.stream))
+    }
+}
+
+/// Reads the frame table from first to last, one node in memory.
+#[derive(Debug)]
+pub struct FrameCursor {
+    walk: Walk<ByStream>,
+    frames: std::vec::IntoIter<FramePlace>,
+    stream: u64,
+}
+
+impl FrameCursor {
+    /// Begins at the first frame below `root`.
+    pub fn new(root: Option<Root>) -> Self {
+        Self { walk: Walk::new(root), frames: Vec::new().into_iter(), stream: 0 }
+    }
+
+    /// The next frame; `None` at the end.
+    ///
+    /// # Errors
+    /// When the table is damaged, or the source fails.
+    pub fn next_frame<S: NodeSource>(&mut self, source: &mut S) -> Result<Option<FramePlace>, S::Error> {
+        loop {
+            if let Some(frame) = self.frames.next() {
+                return Ok(Some(frame));
+            }
+            let Some((raw, claim)) = self.walk.next_leaf(source)? else { return Ok(None) };
+            if claim.is_some_and(|(_, stream)| stream != self.stream) {
+                let reason = "it begins elsewhere than its fence says";
+                return Err(Error::Damaged { what: "frame table", at: 0, reason }.into());
+            }
+            self.frames = self.read(&raw)?.into_iter();
+        }
+    }
+
+    fn read(&mut self, raw: &[u8]) -> Result<Vec<FramePlace>> {
+        let mut reader = Reader::new("frame table", raw);
+        if raw.len() > MAX_TABLE_BYTES {
+            return Err(reader.damaged("it is too large"));
+        }
+        if reader.varint()? != self.stream {
+            return Err(reader.damaged("it begins elsewhere in the stream"));
+        }
+        let mut places = Vec::new();
+        while !reader.at_end() {
+            self.read_pack(&mut reader, &mut places)?;
+        }
+        Ok(places)
+    }
+
+    fn read_pack(&mut self, reader: &mut Reader<'_>, places: &mut Vec<FramePlace>) -> Result<()> {
+        let (pack, pack_size, lane) = (reader.u32()?, reader.varint()?, reader.u32()?);
+        let (mut offset, mut number) = (reader.varint()?, reader.varint()?);
+        for _ in 0..reader.count(MAX_FRAMES_A_PACK)? {
+            let (raw_len, len) = (reader.u32()?, reader.u32()?);
+            if raw_len == 0 || raw_len.max(len) > MAX_FRAME_BYTES {
+                return Err(reader.damaged("a frame is empty or too large"));
+            }
+            places.push(FramePlace {
+                stream: self.stream,
+                raw_len,
+                pack,
+                pack_size,
+                lane,
+                offset,
+                len,
+                number,
+            });
+            let next = (
+                offset.checked_add(u64::from(len)),
+                number.checked_add(1),
+                self.stream.checked_add(u64::from(raw_len)),
+            );
+            let (Some(o), Some(n), Some(s)) = next else {
+                return Err(reader.damaged("a number is too large"));
+            };
+            (offset, number, self.stream) = (o, n, s);
+            if offset > pack_size {
+                return Err(reader.damaged("a frame lies behind the end of its pack"));
+            }
+        }
+        Ok(())
+    }
+}

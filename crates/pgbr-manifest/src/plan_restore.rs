@@ -1,0 +1,135 @@
+//! Which backup a restore begins with.
+
+use crate::error::{Error, Result};
+use crate::history::TimelineHistory;
+use crate::label::BackupLabel;
+use crate::lsn::Lsn;
+use crate::manifest::Summary;
+
+/// Where recovery is to end, as far as it decides which backups can be used.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[expect(clippy::exhaustive_enums, reason = "every kind of goal must be decided here")]
+pub enum Goal {
+    /// The end of the log, or a target that only replay can find (xid, name): the newest backup will do.
+    Newest,
+    /// A moment, Unix seconds.
+    Time(i64),
+    /// A position.
+    Lsn(Lsn),
+}
+
+/// What the operator asked for.
+#[derive(Debug, Clone, Copy)]
+pub struct RestoreChoice<'a> {
+    /// Only this backup (`--set`).
+    pub set: Option<BackupLabel>,
+    /// Where recovery is to end.
+    pub goal: Goal,
+    /// The timeline that recovery follows, where it is known: backups that are not on the way to its end cannot be used.
+    pub history: Option<&'a TimelineHistory>,
+}
+
+/// Chooses the backup that a restore begins with: the newest that is consistent before the target and lies on the timeline's way.
+///
+/// ```
+/// use pgbr_manifest::plan_restore::{Goal, RestoreChoice, plan_restore};
+/// let choice = RestoreChoice { set: None, goal: Goal::Newest, history: None };
+/// assert!(plan_restore(&[], &choice).is_err());
+/// ```
+///
+/// # Errors
+/// When there is no such backup: the error says why.
+pub fn plan_restore<'a>(backups: &'a [Summary], choice: &RestoreChoice<'_>) -> Result<&'a Summary> {
+    let refuse = |reason: String| Err(Error::Inconsistent { reason });
+    if let Some(set) = choice.set {
+        let Some(backup) = backups.iter().find(|b| b.label == set) else {
+            return refuse(format!("there is no backup set {set}"));
+        };
+        return match obstacle(backup, choice) {
+            None => Ok(backup),
+            Some(why) => refuse(format!("backup set {set} cannot be used: {why}")),
+        };
+    }
+    let Some(newest) = backups.iter().max_by_key(|b| (b.time.stop, b.label)) else {
+        return refuse("there are no backup sets".to_owned());
+    };
+    let usable =
+        backups.iter().filter(|b| obstacle(b, choice).is_none()).max_by_key(|b| (b.time.stop, b.label));
+    match usable {
+        Some(backup) => Ok(backup),
+        None => refuse(format!(
+            "no backup set can reach the target; of the newest, {}: {}",
+            newest.label,
+            obstacle(newest, choice).unwrap_or_default()
+        )),
+    }
+}
+
+/// Why recovery from `backup` cannot end where it shall.
+fn obstacle(backup: &Summary, choice: &RestoreChoice<'_>) -> Option<String> {
+    let before = match choice.goal {
+        Goal::Newest => None,
+        Goal::Time(target) if backup.server_time.stop >= target => {
+            Some("it was not complete before the target time".to_owned())
+        }
+        Goal::Lsn(target) if backup.lsn.stop > target => {
+            Some(format!("it is consistent from {} on only", backup.lsn.stop))
+        }
+        Goal::Time(_) | Goal::Lsn(_) => None,
+    };
+    let off = choice.history.filter(|h| !h.contains(backup.wal.stop.timeline(), backup.lsn.stop)).map(|h| {
+        let (own, stop) = (backup.wal.stop.timeline(), backup.lsn.stop);
+        format!("timeline {} left its timeline {own} before {stop}", h.timeline())
+    });
+    before.or(off)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::manifest::tests::summary;
+    use crate::wal::TimelineId;
+
+    fn backups() -> Vec<Summary> {
+        let labels = ["20261122-120000F", "20261122-130000F", "20261122-140000F"];
+        let mut all: Vec<Summary> = labels.iter().map(|l| summary(l)).collect();
+        for (n, backup) in all.iter_mut().enumerate() {
+            let n = i64::try_from(n).unwrap();
+            backup.server_time.stop = 1000 * (n + 1);
+            backup.time.stop = 1000 * (n + 1);
+            backup.lsn.stop = Lsn::new(0x100_0000 * (n.cast_unsigned() + 3));
+        }
+        all
+    }
+
+    fn chosen(goal: Goal, history: Option<&TimelineHistory>) -> Result<String> {
+        plan_restore(&backups(), &RestoreChoice { set: None, goal, history }).map(|b| b.label.to_string())
+    }
+
+    #[test]
+    fn the_newest_backup_before_the_target_is_taken() {
+        assert_eq!(chosen(Goal::Newest, None).unwrap(), "20261122-140000F");
+        assert_eq!(chosen(Goal::Time(2001), None).unwrap(), "20261122-130000F");
+        assert_eq!(chosen(Goal::Time(2000), None).unwrap(), "20261122-120000F");
+        assert_eq!(chosen(Goal::Lsn(Lsn::new(0x400_0000)), None).unwrap(), "20261122-130000F");
+        assert!(chosen(Goal::Time(1000), None).is_err());
+        assert!(chosen(Goal::Lsn(Lsn::new(0x2FF_FFFF)), None).is_err());
+    }
+
+    #[test]
+    fn backups_off_the_timeline_are_passed_over() {
+        let history = TimelineHistory::parse(TimelineId::new(2), b"1\t0/4000000\tx\n").unwrap();
+        assert_eq!(chosen(Goal::Newest, Some(&history)).unwrap(), "20261122-130000F");
+        let history = TimelineHistory::parse(TimelineId::new(2), b"1\t0/2000000\tx\n").unwrap();
+        assert!(chosen(Goal::Newest, Some(&history)).is_err());
+    }
+
+    #[test]
+    fn a_named_set_must_be_able_to_reach_the_target() {
+        let all = backups();
+        let choice = |goal| RestoreChoice { set: Some(all[2].label), goal, history: None };
+        assert!(plan_restore(&all, &choice(Goal::Newest)).is_ok());
+        assert!(plan_restore(&all, &choice(Goal::Time(1500))).is_err());
+        assert!(plan_restore(&all[..1], &choice(Goal::Newest)).is_err());
+    }
+}
