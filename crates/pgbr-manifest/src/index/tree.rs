@@ -223,7 +223,7 @@ impl<K: FenceKey> Fences<K> {
 #[derive(Debug, Clone)]
 pub(crate) struct Walk<K> {
     /// What is still to be visited, the next one last, with its level and what its fence said of it.
-    todo: Vec<(u64, NodePlace, Option<(K, u64)>)>,
+    todo: Below<K>,
 }
 
 impl<K: FenceKey> Walk<K> {
@@ -260,6 +260,7 @@ impl<K: FenceKey> Walk<K> {
     }
 }
 
+/// Nodes to visit: level, place, and the key and stream offset that a fence claims for each.
 type Below<K> = Vec<(u64, NodePlace, Option<(K, u64)>)>;
 
 fn read_fence<K: FenceKey>(raw: &[u8], level: u64) -> Result<Below<K>> {
