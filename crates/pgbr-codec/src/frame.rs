@@ -1,0 +1,239 @@
+//! Frames: compress, then seal; check, then decompress.
+
+use std::fmt;
+use std::sync::Arc;
+
+use ring::aead::{self, Aad, LessSafeKey, Nonce, UnboundKey};
+
+use crate::keys::Secret;
+use crate::{
+    Codec, Compressor, Decompressor, Error, FRAME_HEADER_LEN, FRAME_OVERHEAD, FrameHeader, FrameKind,
+    LANE_HEADER_LEN, MAX_RAW, ObjectHeader, Result, TAG_LEN,
+};
+
+/// The key of one lane and object kind, and what its frames are bound to.
+pub(crate) struct Lane {
+    header: ObjectHeader,
+    lane_header: [u8; LANE_HEADER_LEN],
+    key: LaneKey,
+}
+
+enum LaneKey {
+    /// Keyed BLAKE3 tags over plain payloads.
+    Plain(Secret),
+    Aes(Box<LessSafeKey>),
+}
+
+impl Lane {
+    pub(crate) fn plain(header: ObjectHeader, tag_key: Secret) -> Self {
+        Self { header, lane_header: header.lane_header(), key: LaneKey::Plain(tag_key) }
+    }
+
+    pub(crate) fn aes(header: ObjectHeader, lane_key: &Secret) -> Self {
+        let key =
+            UnboundKey::new(&aead::AES_256_GCM, &lane_key[..]).expect("a key of 32 bytes is one for AES-256");
+        Self { header, lane_header: header.lane_header(), key: LaneKey::Aes(Box::new(LessSafeKey::new(key))) }
+    }
+
+    fn associated(&self, header: &[u8; FRAME_HEADER_LEN]) -> [u8; LANE_HEADER_LEN + FRAME_HEADER_LEN] {
+        let mut bytes = [0; LANE_HEADER_LEN + FRAME_HEADER_LEN];
+        bytes[..LANE_HEADER_LEN].copy_from_slice(&self.lane_header);
+        bytes[LANE_HEADER_LEN..].copy_from_slice(header);
+        bytes
+    }
+
+    /// Encrypts the payload in place where the repository is encrypted, and gives the tag.
+    fn seal(&self, header: &FrameHeader, payload: &mut [u8]) -> Result<[u8; TAG_LEN]> {
+        let associated = self.associated(&header.encode());
+        match &self.key {
+            LaneKey::Plain(key) => Ok(plain_tag(key, &associated, payload)),
+            LaneKey::Aes(key) => {
+                let tag = key
+                    .seal_in_place_separate_tag(nonce(header), Aad::from(associated), payload)
+                    .map_err(|_| Error::Crypto { primitive: "AES-256-GCM" })?;
+                tag.as_ref().try_into().map_err(|_| Error::Crypto { primitive: "AES-256-GCM" })
+            }
+        }
+    }
+
+    /// Checks the tag at the end of `sealed` and decrypts the payload before it in place.
+    fn open<'a>(&self, header: &FrameHeader, sealed: &'a mut [u8]) -> Result<&'a [u8]> {
+        let associated = self.associated(&header.encode());
+        let mismatch = Error::TagMismatch { kind: header.kind, number: header.number };
+        match &self.key {
+            LaneKey::Plain(key) => match sealed.split_last_chunk::<TAG_LEN>() {
+                Some((payload, tag)) if plain_tag(key, &associated, payload) == *tag => Ok(payload),
+                _ => Err(mismatch),
+            },
+            LaneKey::Aes(key) => match key.open_in_place(nonce(header), Aad::from(associated), sealed) {
+                Ok(payload) => Ok(payload),
+                Err(_) => Err(mismatch),
+            },
+        }
+    }
+}
+
+/// Seals the frames of one lane and object kind. Cheap to clone, and to share between threads.
+///
+/// The caller numbers the frames: no number of a frame kind may be sealed twice in a lane, with whatever content. A retry of
+/// a write sends the bytes that were sealed the first time.
+#[derive(Clone)]
+pub struct Sealer(Arc<Lane>);
+
+impl Sealer {
+    pub(crate) fn new(lane: Lane) -> Self {
+        Self(Arc::new(lane))
+    }
+
+    /// The header of an object in this lane; attempt and number are those of a pack, else 0.
+    pub fn header(&self, attempt: u64, pack: u32) -> ObjectHeader {
+        ObjectHeader { attempt, pack, ..self.0.header }
+    }
+
+    /// Makes a whole frame: header, payload, tag.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::TooLarge`] above [`MAX_RAW`], [`Error::Compress`], and [`Error::Unwritable`] for a kind of frame that does not
+    /// belong in this kind of object.
+    pub fn seal(
+        &self,
+        compressor: &mut Compressor,
+        kind: FrameKind,
+        number: u64,
+        raw: &[u8],
+    ) -> Result<Vec<u8>> {
+        Error::check_bound("frame", raw.len(), MAX_RAW)?;
+        let mut frame = Vec::with_capacity(FRAME_OVERHEAD + compressor.room(raw.len()));
+        self.seal_into(compressor, kind, number, raw, &mut frame)?;
+        Ok(frame)
+    }
+
+    /// Appends a whole frame to `out`, as [`Sealer::seal`] makes it.
+    ///
+    /// # Errors
+    ///
+    /// As [`Sealer::seal`]; `out` is as before then.
+    pub fn seal_into(
+        &self,
+        compressor: &mut Compressor,
+        kind: FrameKind,
+        number: u64,
+        raw: &[u8],
+        out: &mut Vec<u8>,
+    ) -> Result<()> {
+        if !kind.belongs_in(self.0.header.kind) {
+            return Err(Error::Unwritable { reason: "frames of this kind do not stand in such an object" });
+        }
+        let start = out.len();
+        out.extend_from_slice(&[0; FRAME_HEADER_LEN]);
+        self.fill(compressor, kind, number, raw, out, start).inspect_err(|_| out.truncate(start))
+    }
+
+    /// Puts payload and tag behind the place for the header at `start`, and then the header.
+    fn fill(
+        &self,
+        compressor: &mut Compressor,
+        kind: FrameKind,
+        number: u64,
+        raw: &[u8],
+        out: &mut Vec<u8>,
+        start: usize,
+    ) -> Result<()> {
+        let payload = start + FRAME_HEADER_LEN;
+        let codec = compressor.compress(raw, out)?;
+        let header = FrameHeader {
+            kind,
+            codec,
+            raw_len: length(raw.len())?,
+            payload_len: length(out.len() - payload)?,
+            number,
+        };
+        out[start..payload].copy_from_slice(&header.encode());
+        let tag = self.0.seal(&header, &mut out[payload..])?;
+        out.extend_from_slice(&tag);
+        Ok(())
+    }
+}
+
+impl fmt::Debug for Sealer {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_tuple("Sealer").field(&self.0.header).finish()
+    }
+}
+
+/// Opens the frames of one lane and object kind. Cheap to clone, and to share between threads.
+#[derive(Clone)]
+pub struct Opener(Arc<Lane>);
+
+impl Opener {
+    pub(crate) fn new(lane: Lane) -> Self {
+        Self(Arc::new(lane))
+    }
+
+    /// Checks a whole frame that should be of this kind and number, and appends its raw bytes to `out`.
+    ///
+    /// `frame` is decrypted in place: it holds no frame afterwards, whether this succeeds or not. Nothing is decompressed or
+    /// allocated before the tag was found right.
+    ///
+    /// # Errors
+    ///
+    /// Whatever [`FrameHeader::parse`] finds; [`Error::OtherFrame`], [`Error::Truncated`] and [`Error::CorruptObject`] where
+    /// kind, number or length are not as they should; [`Error::TagMismatch`]; [`Error::Decompress`]. `out` is as before then.
+    pub fn open(
+        &self,
+        decompressor: &mut Decompressor,
+        frame: &mut [u8],
+        kind: FrameKind,
+        number: u64,
+        out: &mut Vec<u8>,
+    ) -> Result<()> {
+        let header = FrameHeader::parse(frame)?;
+        if (header.kind, header.number) != (kind, number) || !kind.belongs_in(self.0.header.kind) {
+            return Err(Error::OtherFrame {
+                expected: kind,
+                expected_number: number,
+                found: header.kind,
+                found_number: header.number,
+            });
+        }
+        let (need, have) = (header.frame_len(), frame.len());
+        if have < need {
+            return Err(Error::Truncated { what: "frame", need: need as u64, have: have as u64 });
+        }
+        if have > need {
+            return Err(Error::corrupt("frame", "bytes behind the end"));
+        }
+        let payload = self.0.open(&header, &mut frame[FRAME_HEADER_LEN..])?;
+        match header.codec {
+            Codec::None => out.extend_from_slice(payload),
+            codec => decompressor.decompress(codec, payload, header.raw_len as usize, out)?,
+        }
+        Ok(())
+    }
+}
+
+impl fmt::Debug for Opener {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_tuple("Opener").field(&self.0.header).finish()
+    }
+}
+
+fn nonce(header: &FrameHeader) -> Nonce {
+    let mut bytes = [0; aead::NONCE_LEN];
+    bytes[0] = header.kind as u8;
+    bytes[4..].copy_from_slice(&header.number.to_le_bytes());
+    Nonce::assume_unique_for_key(bytes)
+}
+
+fn plain_tag(key: &Secret, associated: &[u8], payload: &[u8]) -> [u8; TAG_LEN] {
+    let mut hasher = blake3::Hasher::new_keyed(key);
+    hasher.update(associated).update(payload);
+    let mut tag = [0; TAG_LEN];
+    tag.copy_from_slice(&hasher.finalize().as_bytes()[..TAG_LEN]);
+    tag
+}
+
+fn length(len: usize) -> Result<u32> {
+    u32::try_from(len).map_err(|_| Error::TooLarge { what: "frame", len: len as u64, max: MAX_RAW as u64 })
+}

@@ -1,0 +1,360 @@
+//! WAL files: content in pieces, and a trailer that says what they make.
+
+use std::fmt;
+
+use data_encoding::HEXLOWER;
+use serde::{Deserialize, Serialize};
+
+use crate::header::decode_hex;
+use crate::sealed::open_object;
+use crate::slot::hex;
+use crate::{
+    Compression, Compressor, Decompressor, Error, FRAME_HEADER_LEN, FrameHeader, FrameKind, Keyring,
+    OBJECT_HEADER_LEN, ObjectHeader, ObjectKind, Opener, Result, Sealer,
+};
+
+/// How many bytes of content a writer puts in one frame.
+pub const WAL_PIECE: usize = 4 << 20;
+
+const TRAILER: &str = "WAL trailer";
+
+/// What the end of a stored WAL file says about it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case", deny_unknown_fields)]
+pub struct WalTrailer {
+    /// The file's name as PostgreSQL gave it.
+    pub name: String,
+    /// Bytes of content.
+    pub size: u64,
+    /// BLAKE3 of the content.
+    #[serde(with = "hex")]
+    pub digest: [u8; 32],
+    /// The cluster's system identifier, where the content says it.
+    pub system_id: Option<u64>,
+    /// Number of content frames.
+    pub frames: u64,
+}
+
+impl WalTrailer {
+    /// The digest's first 16 hexadecimal digits: the suffix of a second object for the same file name.
+    pub fn suffix(&self) -> String {
+        HEXLOWER.encode(&self.digest[..8])
+    }
+}
+
+/// Seals one WAL file. The object is [`WalSealer::header`], then the pieces in order, then the trailer.
+///
+/// A sealer is for one file: its frames count from 0, and so its lane must be the file's own.
+pub struct WalSealer {
+    sealer: Sealer,
+    digest: blake3::Hasher,
+    size: u64,
+    frames: u64,
+}
+
+impl WalSealer {
+    /// Begins a file in the lane of this sealer.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::OtherObject`] if the sealer is not one for WAL files.
+    pub fn new(sealer: Sealer) -> Result<Self> {
+        sealer.header(0, 0).expect_kind(ObjectKind::Wal)?;
+        Ok(Self { sealer, digest: blake3::Hasher::new(), size: 0, frames: 0 })
+    }
+
+    /// The first bytes of the object.
+    pub fn header(&self) -> [u8; OBJECT_HEADER_LEN] {
+        self.sealer.header(0, 0).encode()
+    }
+
+    /// Seals the next piece of the content: at most 16 MiB, usually [`WAL_PIECE`].
+    ///
+    /// # Errors
+    ///
+    /// As [`Sealer::seal`].
+    pub fn piece(&mut self, compressor: &mut Compressor, raw: &[u8]) -> Result<Vec<u8>> {
+        let frame = self.seal_piece(compressor, self.frames, raw)?;
+        self.digest.update(raw);
+        self.size = self.size.saturating_add(raw.len() as u64);
+        self.frames = self.frames.saturating_add(1);
+        Ok(frame)
+    }
+
+    /// Ends the content that went through [`WalSealer::piece`]: the trailer's frame, and what it says.
+    ///
+    /// # Errors
+    ///
+    /// As [`WalSealer::trailer`].
+    pub fn finish(self, name: &str, system_id: Option<u64>) -> Result<(Vec<u8>, WalTrailer)> {
+        let digest = *self.digest.finalize().as_bytes();
+        let trailer =
+            WalTrailer { name: name.to_owned(), size: self.size, digest, system_id, frames: self.frames };
+        Ok((self.seal_trailer(&trailer)?, trailer))
+    }
+
+    /// Seals piece `number` for a caller that seals pieces in parallel, and counts and digests the content itself.
+    ///
+    /// # Errors
+    ///
+    /// As [`Sealer::seal`].
+    pub fn seal_piece(&self, compressor: &mut Compressor, number: u64, raw: &[u8]) -> Result<Vec<u8>> {
+        self.sealer.seal(compressor, FrameKind::WalContent, number, raw)
+    }
+
+    /// Seals the trailer for a caller that used [`WalSealer::seal_piece`]: `digest` is BLAKE3 of the content of `size` bytes
+    /// in `frames` pieces.
+    ///
+    /// # Errors
+    ///
+    /// As [`Sealer::seal`].
+    pub fn trailer(
+        &self,
+        name: &str,
+        size: u64,
+        digest: [u8; 32],
+        system_id: Option<u64>,
+        frames: u64,
+    ) -> Result<Vec<u8>> {
+        self.seal_trailer(&WalTrailer { name: name.to_owned(), size, digest, system_id, frames })
+    }
+
+    fn seal_trailer(&self, trailer: &WalTrailer) -> Result<Vec<u8>> {
+        let json = serde_json::to_vec(trailer).map_err(|source| Error::Json { what: TRAILER, source })?;
+        self.sealer.seal(&mut Compressor::new(Compression::NONE)?, FrameKind::WalTrailer, 0, &json)
+    }
+}
+
+impl fmt::Debug for WalSealer {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("WalSealer")
+            .field("sealer", &self.sealer)
+            .field("size", &self.size)
+            .field("frames", &self.frames)
+            .finish_non_exhaustive()
+    }
+}
+
+/// Opens one WAL file frame by frame, as its bytes come, and checks it against its trailer.
+///
+/// The content is proven complete and right only when a trailer was returned: keep what came before under another name.
+pub struct WalOpener {
+    opener: Opener,
+    decompressor: Decompressor,
+    digest: blake3::Hasher,
+    size: u64,
+    frames: u64,
+    ended: bool,
+}
+
+impl WalOpener {
+    /// Begins with the object's header.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::OtherObject`], and as [`Keyring::opener`].
+    pub fn new(keyring: &Keyring, header: &ObjectHeader) -> Result<Self> {
+        header.expect_kind(ObjectKind::Wal)?;
+        Ok(Self::with(keyring.opener(header)?))
+    }
+
+    fn with(opener: Opener) -> Self {
+        let digest = blake3::Hasher::new();
+        Self { opener, decompressor: Decompressor::new(), digest, size: 0, frames: 0, ended: false }
+    }
+
+    /// Opens the next frame, in place. A content frame's bytes are appended to `out`; the trailer is checked against all that
+    /// came before and returned. Behind it the object must end: the caller checks that there is nothing more.
+    ///
+    /// # Errors
+    ///
+    /// As [`Opener::open`]; [`Error::ContentMismatch`] and [`Error::Json`] for a trailer that does not fit.
+    pub fn frame(&mut self, frame: &mut [u8], out: &mut Vec<u8>) -> Result<Option<WalTrailer>> {
+        if self.ended {
+            return Err(Error::corrupt("WAL file", "a frame behind the trailer"));
+        }
+        if FrameHeader::parse(frame)?.kind == FrameKind::WalTrailer {
+            return self.trailer(frame).map(Some);
+        }
+        let start = out.len();
+        self.opener.open(&mut self.decompressor, frame, FrameKind::WalContent, self.frames, out)?;
+        let raw = out.get(start..).unwrap_or_default();
+        self.digest.update(raw);
+        self.size = self.size.saturating_add(raw.len() as u64);
+        self.frames = self.frames.saturating_add(1);
+        Ok(None)
+    }
+
+    fn trailer(&mut self, frame: &mut [u8]) -> Result<WalTrailer> {
+        let mut json = Vec::new();
+        self.opener.open(&mut self.decompressor, frame, FrameKind::WalTrailer, 0, &mut json)?;
+        let trailer: WalTrailer =
+            serde_json::from_slice(&json).map_err(|source| Error::Json { what: TRAILER, source })?;
+        let reason = if trailer.frames != self.frames {
+            "number of frames"
+        } else if trailer.size != self.size {
+            "size"
+        } else if blake3::Hash::from_bytes(trailer.digest) != self.digest.finalize() {
+            "digest"
+        } else {
+            self.ended = true;
+            return Ok(trailer);
+        };
+        Err(Error::ContentMismatch { reason })
+    }
+}
+
+impl fmt::Debug for WalOpener {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("WalOpener")
+            .field("opener", &self.opener)
+            .field("size", &self.size)
+            .field("frames", &self.frames)
+            .finish_non_exhaustive()
+    }
+}
+
+/// Opens a whole WAL object in memory, in place, and gives its content to `sink`, piece by piece.
+///
+/// What `sink` got is proven right only when this succeeds. The caller compares the trailer's name with the one it asked for.
+///
+/// # Errors
+///
+/// As [`ObjectHeader::parse`], [`WalOpener::new`] and [`WalOpener::frame`]; [`Error::Truncated`] and
+/// [`Error::CorruptObject`] where the object does not end with its trailer; and whatever `sink` returns.
+pub fn open_wal(
+    keyring: &Keyring,
+    object: &mut [u8],
+    sink: &mut dyn FnMut(&[u8]) -> Result<()>,
+) -> Result<WalTrailer> {
+    let (opener, _) = open_object(keyring, object, ObjectKind::Wal)?;
+    let mut opener = WalOpener::with(opener);
+    let mut rest = object.get_mut(OBJECT_HEADER_LEN..).unwrap_or_default();
+    let mut raw = Vec::new();
+    loop {
+        let have = rest.len() as u64;
+        let need = FrameHeader::parse(rest)?.frame_len();
+        let Some((frame, behind)) = rest.split_at_mut_checked(need) else {
+            return Err(Error::Truncated { what: "WAL file", need: need as u64, have });
+        };
+        raw.clear();
+        match opener.frame(frame, &mut raw)? {
+            None => sink(&raw)?,
+            Some(_) if !behind.is_empty() => {
+                return Err(Error::corrupt("WAL file", "bytes behind the trailer"));
+            }
+            Some(trailer) => return Ok(trailer),
+        }
+        rest = behind;
+    }
+}
+
+const _: () = assert!(FRAME_HEADER_LEN == 24 && WAL_PIECE <= crate::MAX_RAW, "a piece fits in a frame");
+
+/// Reads a digest as [`WalTrailer`] writes it.
+///
+/// # Errors
+///
+/// [`Error::BadHex`].
+pub fn parse_digest(text: &str) -> Result<[u8; 32]> {
+    decode_hex(text).ok_or(Error::BadHex { what: "digest", digits: 64 })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{LaneSalt, RepositoryId};
+
+    fn ring() -> Keyring {
+        Keyring::plain(RepositoryId::from_bytes([1; 16]))
+    }
+
+    fn sealer() -> WalSealer {
+        WalSealer::new(ring().sealer(ObjectKind::Wal, LaneSalt::from_bytes([2; 32]))).unwrap()
+    }
+
+    fn none() -> Compressor {
+        Compressor::new(Compression::NONE).unwrap()
+    }
+
+    fn read(mut object: Vec<u8>) -> Result<(Vec<u8>, WalTrailer)> {
+        let mut content = Vec::new();
+        let trailer = open_wal(&ring(), &mut object, &mut |piece| {
+            content.extend_from_slice(piece);
+            Ok(())
+        })?;
+        Ok((content, trailer))
+    }
+
+    #[test]
+    fn parallel_and_streaming_writers_give_the_same_object() {
+        let mut streaming = sealer();
+        let mut object = streaming.header().to_vec();
+        object.extend(streaming.piece(&mut none(), b"first").unwrap());
+        object.extend(streaming.piece(&mut none(), b"second").unwrap());
+        let (frame, trailer) = streaming.finish("000000010000000000000001", Some(7)).unwrap();
+        object.extend(frame);
+
+        let parallel = sealer();
+        let second = parallel.seal_piece(&mut none(), 1, b"second").unwrap();
+        let first = parallel.seal_piece(&mut none(), 0, b"first").unwrap();
+        let digest = *blake3::hash(b"firstsecond").as_bytes();
+        let end = parallel.trailer("000000010000000000000001", 11, digest, Some(7), 2).unwrap();
+        assert_eq!([&parallel.header()[..], &first, &second, &end].concat(), object);
+
+        let (content, back) = read(object).unwrap();
+        assert_eq!((content.as_slice(), &back), (&b"firstsecond"[..], &trailer));
+        assert_eq!(parse_digest(&HEXLOWER.encode(&back.digest)).unwrap(), digest);
+        assert!(HEXLOWER.encode(&digest).starts_with(&back.suffix()));
+    }
+
+    #[test]
+    fn an_empty_file_has_no_content_frames() {
+        let writer = sealer();
+        let header = writer.header();
+        let (frame, trailer) = writer.finish("00000002.history", None).unwrap();
+        assert_eq!((trailer.frames, trailer.size), (0, 0));
+        assert_eq!(read([&header[..], &frame].concat()).unwrap(), (Vec::new(), trailer));
+    }
+
+    #[test]
+    fn trailers_that_lie_are_found() {
+        let writer = sealer();
+        let piece = writer.seal_piece(&mut none(), 0, b"content").unwrap();
+        let digest = *blake3::hash(b"content").as_bytes();
+        let object = |size, digest, frames| {
+            [&writer.header()[..], &piece, &writer.trailer("x", size, digest, None, frames).unwrap()].concat()
+        };
+        assert!(read(object(7, digest, 1)).is_ok());
+        for bad in [object(8, digest, 1), object(7, [0; 32], 1), object(7, digest, 2), object(7, digest, 0)] {
+            assert!(matches!(read(bad), Err(Error::ContentMismatch { .. })));
+        }
+        let behind = [object(7, digest, 1), piece].concat();
+        assert!(matches!(read(behind), Err(Error::CorruptObject { .. })));
+    }
+
+    #[test]
+    fn frames_out_of_order_are_found() {
+        let writer = sealer();
+        let (a, b) = (
+            writer.seal_piece(&mut none(), 0, b"a").unwrap(),
+            writer.seal_piece(&mut none(), 1, b"b").unwrap(),
+        );
+        let end = writer.trailer("x", 2, *blake3::hash(b"ba").as_bytes(), None, 2).unwrap();
+        let object = [&writer.header()[..], &b, &a, &end].concat();
+        assert!(matches!(read(object), Err(Error::OtherFrame { .. })));
+    }
+
+    #[test]
+    fn errors_of_the_sink_pass() {
+        let mut writer = sealer();
+        let mut object = writer.header().to_vec();
+        object.extend(writer.piece(&mut none(), b"x").unwrap());
+        object.extend(writer.finish("x", None).unwrap().0);
+        let stop = || Error::Unwritable { reason: "stop" };
+        assert!(matches!(
+            open_wal(&ring(), &mut object, &mut |_| Err(stop())),
+            Err(Error::Unwritable { .. })
+        ));
+    }
+}
