@@ -1,0 +1,91 @@
+# What the scripts beside this file share. Meant to be sourced by bash, not run.
+# shellcheck shell=bash
+
+ROOT=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
+
+say() { printf '== %s\n' "$*" >&2; }
+
+die() {
+    printf '%s: %s\n' "$(basename "$0")" "$*" >&2
+    exit 1
+}
+
+# Runs a command as root: as it is when this is root, by sudo otherwise.
+as_root() {
+    if [ "$(id -u)" -eq 0 ]; then
+        "$@"
+    elif command -v sudo >/dev/null; then
+        sudo -n "$@" || die "'sudo $*' failed: run this as root, or as a user who may use sudo without a password"
+    else
+        die "this needs root for '$*': run it as root or install sudo"
+    fi
+}
+
+# The user who owns test and demo servers: PostgreSQL refuses to run as root.
+operator() {
+    if [ "$(id -u)" -eq 0 ]; then echo postgres; else id -un; fi
+}
+
+# Runs a command as the operator, with a home and working directory that the operator may use.
+as_operator() {
+    if [ "$(id -u)" -eq 0 ]; then
+        (cd / && runuser -u postgres -- env HOME=/tmp USER=postgres LOGNAME=postgres "$@")
+    else
+        (cd / && "$@")
+    fi
+}
+
+apt_has() { dpkg-query -W -f '${Status}' "$1" 2>/dev/null | grep -q 'ok installed'; }
+
+# Refreshes the package lists once in a run, and only when something is to be installed.
+apt_update() {
+    [ -z "${APT_UPDATED:-}" ] || return 0
+    command -v apt-get >/dev/null || die "apt-get is missing: these scripts know Debian and Ubuntu only"
+    say "apt-get update"
+    as_root apt-get update -qq || die "apt-get update failed"
+    APT_UPDATED=1
+}
+
+# Installs those of the named Debian packages that are not there yet.
+apt_install() {
+    local name missing=()
+    for name in "$@"; do
+        apt_has "$name" || missing+=("$name")
+    done
+    [ "${#missing[@]}" -eq 0 ] && return 0
+    apt_update
+    say "apt-get install ${missing[*]}"
+    as_root env DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends \
+        -o Dpkg::Use-Pty=0 -o Dpkg::Options::=--force-confold "${missing[@]}" >&2 ||
+        die "apt-get install ${missing[*]} failed"
+}
+
+# Installs the first of the named packages that the system knows (names differ between releases).
+apt_install_any() {
+    local name
+    for name in "$@"; do
+        apt_has "$name" && return 0
+    done
+    apt_update
+    for name in "$@"; do
+        if apt_candidate "$name"; then
+            apt_install "$name"
+            return 0
+        fi
+    done
+    die "none of these packages is known to apt: $*"
+}
+
+apt_candidate() { apt-cache policy "$1" 2>/dev/null | grep -Eq 'Candidate: [0-9]'; }
+
+# The major version of PostgreSQL that this system's own packages have.
+system_pg_major() {
+    local major
+    major=$(apt-cache depends postgresql 2>/dev/null | sed -n 's/.*Depends: postgresql-\([0-9]*\)$/\1/p' | head -n 1)
+    if [ -z "$major" ]; then
+        apt_update
+        major=$(apt-cache depends postgresql 2>/dev/null | sed -n 's/.*Depends: postgresql-\([0-9]*\)$/\1/p' | head -n 1)
+    fi
+    [ -n "$major" ] || die "apt knows no package 'postgresql'"
+    echo "$major"
+}
