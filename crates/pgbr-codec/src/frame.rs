@@ -4,35 +4,84 @@ use std::fmt;
 use std::sync::Arc;
 
 use ring::aead::{self, Aad, LessSafeKey, Nonce, UnboundKey};
+use zeroize::Zeroizing;
 
-use crate::keys::Secret;
+use crate::keys::{KEY_LEN, Secret};
 use crate::{
     Codec, Compressor, Decompressor, Error, FRAME_HEADER_LEN, FRAME_OVERHEAD, FrameHeader, FrameKind,
-    LANE_HEADER_LEN, MAX_RAW, ObjectHeader, Result, TAG_LEN,
+    KeyMode, LANE_HEADER_LEN, MAX_RAW, ObjectHeader, Result, TAG_LEN,
 };
 
-/// The key of one lane and object kind, and what its frames are bound to.
-pub(crate) struct Lane {
+/// The key of one lane and object kind: enough to seal and open its frames, and nothing else of the repository.
+///
+/// This is what a worker on another host gets instead of the [`crate::Keyring`]: it cannot read older objects with it. Without
+/// encryption it is the key of the tags, which follows from the repository id and is no secret.
+#[derive(Clone)]
+pub struct LaneKey {
     header: ObjectHeader,
-    lane_header: [u8; LANE_HEADER_LEN],
-    key: LaneKey,
+    key: Secret,
 }
 
-enum LaneKey {
+impl LaneKey {
+    pub(crate) fn new(header: ObjectHeader, key: Secret) -> Self {
+        Self { header: ObjectHeader { attempt: 0, pack: 0, ..header }, key }
+    }
+
+    /// The key that came from elsewhere, of the lane with this header.
+    pub fn from_bytes(header: ObjectHeader, bytes: [u8; KEY_LEN]) -> Self {
+        Self::new(header, Zeroizing::new(bytes))
+    }
+
+    /// Its bytes, to be handed to a worker over a connection that keeps them secret.
+    pub fn as_bytes(&self) -> &[u8; KEY_LEN] {
+        &self.key
+    }
+
+    /// The header of an object in this lane, with attempt and number 0.
+    pub fn header(&self) -> &ObjectHeader {
+        &self.header
+    }
+
+    /// A sealer of this lane. Whoever shares a lane shares out the frame numbers, so that none is used twice.
+    pub fn sealer(&self) -> Sealer {
+        Sealer(Arc::new(Lane::new(self)))
+    }
+
+    /// An opener of this lane.
+    pub fn opener(&self) -> Opener {
+        Opener(Arc::new(Lane::new(self)))
+    }
+}
+
+impl fmt::Debug for LaneKey {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("LaneKey").field("header", &self.header).finish_non_exhaustive()
+    }
+}
+
+/// A lane's key, ready for use, and what its frames are bound to.
+struct Lane {
+    header: ObjectHeader,
+    lane_header: [u8; LANE_HEADER_LEN],
+    primitive: Primitive,
+}
+
+enum Primitive {
     /// Keyed BLAKE3 tags over plain payloads.
     Plain(Secret),
     Aes(Box<LessSafeKey>),
 }
 
 impl Lane {
-    pub(crate) fn plain(header: ObjectHeader, tag_key: Secret) -> Self {
-        Self { header, lane_header: header.lane_header(), key: LaneKey::Plain(tag_key) }
-    }
-
-    pub(crate) fn aes(header: ObjectHeader, lane_key: &Secret) -> Self {
-        let key =
-            UnboundKey::new(&aead::AES_256_GCM, &lane_key[..]).expect("a key of 32 bytes is one for AES-256");
-        Self { header, lane_header: header.lane_header(), key: LaneKey::Aes(Box::new(LessSafeKey::new(key))) }
+    fn new(LaneKey { header, key }: &LaneKey) -> Self {
+        let primitive = match header.mode {
+            KeyMode::None => Primitive::Plain(key.clone()),
+            KeyMode::RepositoryKey => {
+                let key = UnboundKey::new(&aead::AES_256_GCM, &key[..]);
+                Primitive::Aes(Box::new(LessSafeKey::new(key.expect("a key of 32 bytes is one for AES-256"))))
+            }
+        };
+        Self { header: *header, lane_header: header.lane_header(), primitive }
     }
 
     fn associated(&self, header: &[u8; FRAME_HEADER_LEN]) -> [u8; LANE_HEADER_LEN + FRAME_HEADER_LEN] {
@@ -45,9 +94,9 @@ impl Lane {
     /// Encrypts the payload in place where the repository is encrypted, and gives the tag.
     fn seal(&self, header: &FrameHeader, payload: &mut [u8]) -> Result<[u8; TAG_LEN]> {
         let associated = self.associated(&header.encode());
-        match &self.key {
-            LaneKey::Plain(key) => Ok(plain_tag(key, &associated, payload)),
-            LaneKey::Aes(key) => {
+        match &self.primitive {
+            Primitive::Plain(key) => Ok(plain_tag(key, &associated, payload)),
+            Primitive::Aes(key) => {
                 let tag = key
                     .seal_in_place_separate_tag(nonce(header), Aad::from(associated), payload)
                     .map_err(|_| Error::Crypto { primitive: "AES-256-GCM" })?;
@@ -60,12 +109,12 @@ impl Lane {
     fn open<'a>(&self, header: &FrameHeader, sealed: &'a mut [u8]) -> Result<&'a [u8]> {
         let associated = self.associated(&header.encode());
         let mismatch = Error::TagMismatch { kind: header.kind, number: header.number };
-        match &self.key {
-            LaneKey::Plain(key) => match sealed.split_last_chunk::<TAG_LEN>() {
+        match &self.primitive {
+            Primitive::Plain(key) => match sealed.split_last_chunk::<TAG_LEN>() {
                 Some((payload, tag)) if plain_tag(key, &associated, payload) == *tag => Ok(payload),
                 _ => Err(mismatch),
             },
-            LaneKey::Aes(key) => match key.open_in_place(nonce(header), Aad::from(associated), sealed) {
+            Primitive::Aes(key) => match key.open_in_place(nonce(header), Aad::from(associated), sealed) {
                 Ok(payload) => Ok(payload),
                 Err(_) => Err(mismatch),
             },
@@ -81,10 +130,6 @@ impl Lane {
 pub struct Sealer(Arc<Lane>);
 
 impl Sealer {
-    pub(crate) fn new(lane: Lane) -> Self {
-        Self(Arc::new(lane))
-    }
-
     /// The header of an object in this lane; attempt and number are those of a pack, else 0.
     pub fn header(&self, attempt: u64, pack: u32) -> ObjectHeader {
         ObjectHeader { attempt, pack, ..self.0.header }
@@ -167,10 +212,6 @@ impl fmt::Debug for Sealer {
 pub struct Opener(Arc<Lane>);
 
 impl Opener {
-    pub(crate) fn new(lane: Lane) -> Self {
-        Self(Arc::new(lane))
-    }
-
     /// Checks a whole frame that should be of this kind and number, and appends its raw bytes to `out`.
     ///
     /// `frame` is decrypted in place: it holds no frame afterwards, whether this succeeds or not. Nothing is decompressed or

@@ -7,9 +7,8 @@ use std::sync::Arc;
 use ring::hkdf;
 use zeroize::Zeroizing;
 
-use crate::frame::Lane;
 use crate::{
-    Error, KeyId, KeyMode, LaneSalt, ObjectHeader, ObjectKind, Opener, RepositoryId, Result, Sealer,
+    Error, KeyId, KeyMode, LaneKey, LaneSalt, ObjectHeader, ObjectKind, Opener, RepositoryId, Result, Sealer,
 };
 
 /// Length of every key.
@@ -139,7 +138,30 @@ impl Keyring {
 
     /// A sealer of objects of one kind, in the lane of this salt, which must be fresh random bytes of this process.
     pub fn sealer(&self, kind: ObjectKind, salt: LaneSalt) -> Sealer {
-        Sealer::new(self.lane(kind, salt))
+        self.lane_key(kind, salt).sealer()
+    }
+
+    /// The key of one lane and kind of object, for a worker that must not have the others.
+    pub fn lane_key(&self, kind: ObjectKind, salt: LaneSalt) -> LaneKey {
+        let header = ObjectHeader {
+            kind,
+            mode: self.mode(),
+            repository: self.repository(),
+            key_id: self.key_id(),
+            salt,
+            attempt: 0,
+            pack: 0,
+        };
+        let class_key = match &self.0.class {
+            ClassKeys::Plain { tag, .. } => return LaneKey::new(header, tag.clone()),
+            ClassKeys::Sealed { data, index, meta, wal, .. } => match kind {
+                ObjectKind::DataPack => data,
+                ObjectKind::IndexPack => index,
+                ObjectKind::Manifest | ObjectKind::Record => meta,
+                ObjectKind::Wal => wal,
+            },
+        };
+        LaneKey::new(header, hkdf_sha256(salt.as_bytes(), &class_key[..], &[b"pgbr lane v1", &[kind as u8]]))
     }
 
     /// An opener for the object with this header, and for all others of its lane and kind.
@@ -158,7 +180,7 @@ impl Keyring {
         if header.key_id != key_id {
             return Err(Error::OtherKey { expected: key_id, found: header.key_id });
         }
-        Ok(Opener::new(self.lane(header.kind, header.salt)))
+        Ok(self.lane_key(header.kind, header.salt).opener())
     }
 
     /// The value of `auth` in `repo.json` over the JSON text without it.
@@ -177,28 +199,6 @@ impl Keyring {
             ClassKeys::Plain { .. } => KeyMode::None,
             ClassKeys::Sealed { .. } => KeyMode::RepositoryKey,
         }
-    }
-
-    fn lane(&self, kind: ObjectKind, salt: LaneSalt) -> Lane {
-        let header = ObjectHeader {
-            kind,
-            mode: self.mode(),
-            repository: self.repository(),
-            key_id: self.key_id(),
-            salt,
-            attempt: 0,
-            pack: 0,
-        };
-        let class = match &self.0.class {
-            ClassKeys::Plain { tag, .. } => return Lane::plain(header, tag.clone()),
-            ClassKeys::Sealed { data, index, meta, wal, .. } => match kind {
-                ObjectKind::DataPack => data,
-                ObjectKind::IndexPack => index,
-                ObjectKind::Manifest | ObjectKind::Record => meta,
-                ObjectKind::Wal => wal,
-            },
-        };
-        Lane::aes(header, &hkdf_sha256(salt.as_bytes(), &class[..], &[b"pgbr lane v1", &[kind as u8]]))
     }
 }
 

@@ -4,7 +4,8 @@
 //! Salts, nonces and ids are arguments. The bytes that it makes are described in `docs/format.md`.
 //!
 //! - [`Codec`], [`Compressor`], [`Decompressor`]: one frame's bytes at a time, with an exact bound on what comes out.
-//! - [`Keyring`]: the keys of one repository; gives a [`Sealer`] for a lane and an [`Opener`] for an object.
+//! - [`Keyring`]: the keys of one repository; gives a [`Sealer`] for a lane and an [`Opener`] for an object, and
+//!   a [`LaneKey`] for a worker elsewhere.
 //! - [`PackBuilder`], [`PackFooter`]: many frames in one object.
 //! - [`seal_record`], [`seal_manifest`], [`WalSealer`], [`open_wal`]: the other kinds of objects.
 //! - [`Slot`], [`Passphrase`]: how the repository key is kept.
@@ -15,7 +16,8 @@
 //! encryption the same holds for accidents, not for somebody who can compute a hash.
 //!
 //! **What the caller guarantees.** A lane's salt is 32 fresh random bytes of one process, and a lane never seals one number of a
-//! frame kind twice: a retry sends the same bytes again.
+//! frame kind twice: a retry sends the same bytes again. Records, manifests and WAL files number their frames from 0, so each of
+//! them takes a salt of its own.
 //!
 //! ```
 //! use pgbr_codec::*;
@@ -65,7 +67,7 @@ mod wal;
 
 pub use codec::{Codec, Compression, Compressor, Decompressor};
 pub use error::{Error, Result};
-pub use frame::{Opener, Sealer};
+pub use frame::{LaneKey, Opener, Sealer};
 pub use header::{
     FRAME_HEADER_LEN, FRAME_OVERHEAD, FrameHeader, FrameKind, KeyId, KeyMode, LANE_HEADER_LEN, LaneSalt,
     MAX_RAW, OBJECT_HEADER_LEN, ObjectHeader, ObjectKind, RepositoryId, TAG_LEN,

@@ -300,20 +300,13 @@ fn parse_footer(header: &ObjectHeader, raw: &[u8], frames_end: u64) -> Result<Pa
         return Err(Error::corrupt(FOOTER, "attempt or number is not that of the header"));
     }
     let count = fields.varint()?;
-    // A run takes at least five bytes: what is allocated follows from what is there.
-    if count > fields.left() as u64 / 5 {
-        return Err(Error::corrupt(FOOTER, "more runs than it has room for"));
-    }
     let mut runs = Vec::new();
-    let mut end = OBJECT_HEADER_LEN as u64;
+    // Bytes of the pack that no frame was found for: what is allocated follows from the size of the pack.
+    let mut left = frames_end.saturating_sub(OBJECT_HEADER_LEN as u64);
     for _ in 0..count {
-        let run = parse_run(&mut fields, header.kind)?;
-        for size in &run.frames {
-            end += u64::from(size.frame);
-        }
-        runs.push(run);
+        runs.push(parse_run(&mut fields, header.kind, &mut left)?);
     }
-    if end != frames_end {
+    if left != 0 {
         return Err(Error::corrupt(FOOTER, "the frames' lengths do not add up to its place"));
     }
     let rows_len = fields.varint()?;
@@ -325,22 +318,28 @@ fn parse_footer(header: &ObjectHeader, raw: &[u8], frames_end: u64) -> Result<Pa
     Ok(PackFooter { attempt, number, runs, rows })
 }
 
-fn parse_run(fields: &mut Cursor<'_>, object: ObjectKind) -> Result<FrameRun> {
+/// Reads one run, and takes its frames' lengths off `left`.
+fn parse_run(fields: &mut Cursor<'_>, object: ObjectKind, left: &mut u64) -> Result<FrameRun> {
     let kind = FrameKind::from_byte(fields.u8()?)?;
     if kind == FrameKind::PackFooter || !kind.belongs_in(object) {
         return Err(Error::corrupt(FOOTER, "frames that do not stand in such a pack"));
     }
     let (first, count) = (fields.varint()?, fields.varint()?);
-    let Some(room) = usize::try_from(count).ok().filter(|&count| count > 0 && count <= fields.left() / 2)
-    else {
-        return Err(Error::corrupt(FOOTER, "no frames in a run, or more than it has room for"));
+    let most = (fields.left() / 2).min(usize::try_from(*left / FRAME_OVERHEAD as u64).unwrap_or(usize::MAX));
+    let Some(room) = usize::try_from(count).ok().filter(|count| (1..=most).contains(count)) else {
+        return Err(Error::corrupt(FOOTER, "no frames in a run, or more than there is room for"));
     };
     if first.checked_add(count - 1).is_none() {
         return Err(Error::corrupt(FOOTER, "frame numbers above 64 bits"));
     }
     let mut frames = Vec::with_capacity(room);
     for _ in 0..count {
-        frames.push(parse_size(fields)?);
+        let size = parse_size(fields)?;
+        let Some(rest) = left.checked_sub(size.frame.into()) else {
+            return Err(Error::corrupt(FOOTER, "more frames than there is room for"));
+        };
+        *left = rest;
+        frames.push(size);
     }
     Ok(FrameRun { kind, first, frames })
 }

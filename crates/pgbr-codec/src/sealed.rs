@@ -16,6 +16,9 @@ pub const SUMMARY_LEN: usize = SUMMARY_END - OBJECT_HEADER_LEN - FRAME_OVERHEAD;
 
 /// Makes a record from its JSON; not compressed, so that equal content under an equal salt is equal bytes.
 ///
+/// Every record has frame number 0, and so needs a salt of its own: fresh random bytes for each call, except that a retry of
+/// one write sends the bytes that the first call gave.
+///
 /// # Errors
 ///
 /// [`Error::TooLarge`] above [`RECORD_MAX`].
@@ -43,6 +46,8 @@ pub fn open_record(keyring: &Keyring, object: &[u8]) -> Result<Vec<u8>> {
 }
 
 /// Makes a manifest from the JSON of its summary, which it pads, and of its body.
+///
+/// Every manifest has the same frame numbers, and so needs a salt of its own, as [`seal_record`].
 ///
 /// # Errors
 ///

@@ -23,8 +23,8 @@ pub struct Passphrase(Zeroizing<String>);
 
 impl Passphrase {
     /// A passphrase as the operator gave it.
-    pub fn new(text: String) -> Self {
-        Self(Zeroizing::new(text))
+    pub fn new(text: impl Into<String>) -> Self {
+        Self(Zeroizing::new(text.into()))
     }
 
     /// A generated key as a passphrase: `pgbr-key-` and 52 base32 digits for 32 random bytes, drawn by the caller.
@@ -391,7 +391,7 @@ mod tests {
     }
 
     fn phrase(text: &str) -> Passphrase {
-        Passphrase::new(text.to_owned())
+        Passphrase::new(text)
     }
 
     fn wrap(passphrase: &Passphrase, kdf: Kdf) -> Result<Slot> {

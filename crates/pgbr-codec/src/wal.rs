@@ -44,7 +44,8 @@ impl WalTrailer {
 
 /// Seals one WAL file. The object is [`WalSealer::header`], then the pieces in order, then the trailer.
 ///
-/// A sealer is for one file: its frames count from 0, and so its lane must be the file's own.
+/// The frames of every file count from 0: each file needs a lane of its own, with a fresh random salt, also where one process
+/// stores many files.
 pub struct WalSealer {
     sealer: Sealer,
     digest: blake3::Hasher,

@@ -75,8 +75,8 @@ pub struct Summary {
     pub database: DatabaseRef,
     /// When it started and stopped, Unix seconds by the clock of the host that made it.
     pub time: Span<i64>,
-    /// When PostgreSQL says it started and stopped, Unix seconds by the server's clock: targets are compared with these.
-    pub server_time: Span<i64>,
+    /// When PostgreSQL says it started and stopped, in microseconds since 1970 by the server's clock: targets are compared with these.
+    pub server_time_us: Span<i64>,
     /// Redo position of its checkpoint, and the first position at which it is consistent.
     pub lsn: Span<Lsn>,
     /// First and last WAL segment that it needs to be consistent.
@@ -323,7 +323,7 @@ pub(crate) mod tests {
             program: "0.1.0".into(),
             database: DatabaseRef { id: 1, system_id: SystemId::new(7), version: PgVersion::V15 },
             time: Span { start: 100, stop: 200 },
-            server_time: Span { start: 100, stop: 200 },
+            server_time_us: Span { start: 100, stop: 200 },
             lsn: Span { start: Lsn::new(0x200_0028), stop: Lsn::new(0x200_0100) },
             wal: Span {
                 start: "000000010000000000000002".parse().unwrap(),

@@ -12,7 +12,7 @@ use crate::manifest::Summary;
 pub enum Goal {
     /// The end of the log, or a target that only replay can find (xid, name): the newest backup will do.
     Newest,
-    /// A moment, Unix seconds.
+    /// A moment, in microseconds since 1970.
     Time(i64),
     /// A position.
     Lsn(Lsn),
@@ -69,7 +69,7 @@ pub fn plan_restore<'a>(backups: &'a [Summary], choice: &RestoreChoice<'_>) -> R
 fn obstacle(backup: &Summary, choice: &RestoreChoice<'_>) -> Option<String> {
     let before = match choice.goal {
         Goal::Newest => None,
-        Goal::Time(target) if backup.server_time.stop >= target => {
+        Goal::Time(target) if backup.server_time_us.stop >= target => {
             Some("it was not complete before the target time".to_owned())
         }
         Goal::Lsn(target) if backup.lsn.stop > target => {
@@ -95,7 +95,7 @@ mod tests {
         let mut all: Vec<Summary> = labels.iter().map(|l| summary(l)).collect();
         for (n, backup) in all.iter_mut().enumerate() {
             let n = i64::try_from(n).unwrap();
-            backup.server_time.stop = 1000 * (n + 1);
+            backup.server_time_us.stop = 1000 * (n + 1);
             backup.time.stop = 1000 * (n + 1);
             backup.lsn.stop = Lsn::new(0x100_0000 * (n.cast_unsigned() + 3));
         }

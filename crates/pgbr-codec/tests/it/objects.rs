@@ -14,6 +14,9 @@ pub(crate) const SALT: LaneSalt = LaneSalt::from_bytes([0x44; 32]);
 pub(crate) const ATTEMPT: u64 = 0x0123_4567_89ab_cdef;
 pub(crate) const WAL_NAME: &str = "000000010000000000000001";
 
+/// An object and its name.
+pub(crate) type Named = (&'static str, Vec<u8>);
+
 /// A keyring of each mode, with its name.
 pub(crate) fn keyrings() -> [(&'static str, Keyring); 2] {
     let key = RepositoryKey::from_bytes(KEY);
@@ -71,7 +74,7 @@ pub(crate) fn wal(keyring: &Keyring, codec: Codec, pieces: &[&[u8]]) -> Vec<u8> 
 }
 
 /// Every kind of object that is made without compression, with its name.
-pub(crate) fn all(keyring: &Keyring) -> Vec<(&'static str, Vec<u8>)> {
+pub(crate) fn all(keyring: &Keyring) -> Vec<Named> {
     let record = br#"{"record":"pin","name":"00"}"#;
     let summary = br#"{"label":"20261122-120000F"}"#;
     vec![
@@ -86,7 +89,7 @@ pub(crate) fn all(keyring: &Keyring) -> Vec<(&'static str, Vec<u8>)> {
 }
 
 /// Objects with compressed payloads, with their names.
-pub(crate) fn compressed(keyring: &Keyring) -> Vec<(&'static str, Vec<u8>)> {
+pub(crate) fn compressed(keyring: &Keyring) -> Vec<Named> {
     let body = [br#"{"body":""#.to_vec(), grain(b'0'), br#""}"#.to_vec()].concat();
     vec![
         ("manifest-zst", seal_manifest(keyring, SALT, b"{}", &body).unwrap()),

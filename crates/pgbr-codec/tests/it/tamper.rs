@@ -1,8 +1,9 @@
 //! Every change, cut, addition and swap is found.
 
 use pgbr_codec::{
-    Codec, Compressor, Decompressor, Error, FrameKind, Keyring, LaneSalt, MAX_RAW, OBJECT_HEADER_LEN,
-    ObjectHeader, ObjectKind, PackBuilder, PackFooter, RepositoryId, SUMMARY_END, open_summary,
+    Codec, Compressor, Decompressor, Error, FrameKind, Keyring, LaneKey, LaneSalt, MAX_RAW,
+    OBJECT_HEADER_LEN, ObjectHeader, ObjectKind, PackBuilder, PackFooter, RepositoryId, SUMMARY_END,
+    open_summary,
 };
 
 use crate::objects::{
@@ -50,7 +51,7 @@ fn every_cut_and_every_addition_is_found() {
         for cut in 0..object.len() {
             assert!(read(&ring, &object[..cut]).is_err(), "{name}: cut to {cut} of {}", object.len());
         }
-        for more in [&[0][..], &[b' '], b"PGBREND1", &[0; 16], &object] {
+        for more in [&[0][..], b" ", b"PGBREND1", &[0; 16], &object] {
             assert!(read(&ring, &[&object[..], more].concat()).is_err(), "{name} and {more:?}");
         }
     }
@@ -220,4 +221,35 @@ fn a_bomb_in_an_authentic_frame_stays_within_its_raw_length() {
             assert_eq!(raw.capacity(), MAX_RAW, "{mode} {codec}");
         }
     }
+}
+
+#[test]
+fn a_lane_key_opens_its_lane_and_no_other() {
+    for (mode, ring) in keyrings() {
+        let here = ring.lane_key(ObjectKind::DataPack, SALT);
+        let elsewhere = LaneKey::from_bytes(*here.header(), *here.as_bytes());
+        let mut none = compressor(Codec::None);
+        let mut frame = elsewhere.sealer().seal(&mut none, FrameKind::Data, 1, b"grain").unwrap();
+        assert_eq!(
+            frame,
+            ring.sealer(ObjectKind::DataPack, SALT).seal(&mut none, FrameKind::Data, 1, b"grain").unwrap()
+        );
+        let mut raw = Vec::new();
+        here.opener().open(&mut Decompressor::new(), &mut frame, FrameKind::Data, 1, &mut raw).unwrap();
+        assert_eq!(raw, b"grain", "{mode}");
+
+        let other = ring.sealer(ObjectKind::DataPack, LaneSalt::from_bytes([9; 32]));
+        let mut frame = other.seal(&mut none, FrameKind::Data, 1, b"old").unwrap();
+        let opened = here.opener().open(&mut Decompressor::new(), &mut frame, FrameKind::Data, 1, &mut raw);
+        assert!(matches!(opened, Err(Error::TagMismatch { .. })), "{mode}");
+    }
+    // With encryption the key itself is another, and not only the header that frames are bound to.
+    let (_, sealed) = &keyrings()[1];
+    let keys = [
+        (ObjectKind::DataPack, SALT),
+        (ObjectKind::IndexPack, SALT),
+        (ObjectKind::DataPack, LaneSalt::from_bytes([9; 32])),
+    ]
+    .map(|(kind, salt)| *sealed.lane_key(kind, salt).as_bytes());
+    assert!(keys[0] != keys[1] && keys[0] != keys[2] && keys[1] != keys[2]);
 }

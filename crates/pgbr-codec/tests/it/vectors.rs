@@ -10,7 +10,7 @@ use std::path::PathBuf;
 use pgbr_codec::{Kdf, Keyring, Passphrase, RepositoryKey, Slot};
 use serde_json::{Value, json};
 
-use crate::objects::{KEY, KEY_ID, REPOSITORY, SALT, all, compressed, hex, keyrings, read};
+use crate::objects::{KEY, KEY_ID, Named, REPOSITORY, SALT, all, compressed, hex, keyrings, read};
 
 const AUTH_TEXT: &str = r#"{"format":1}"#;
 
@@ -27,9 +27,11 @@ fn file(name: &str) -> Vec<u8> {
     std::fs::read(directory().join(format!("{name}.bin"))).unwrap()
 }
 
+type Objects = BTreeMap<String, Vec<u8>>;
+
 /// Every object that this version writes, by file name; the second part are those whose bytes depend on a compressor.
-fn written() -> (BTreeMap<String, Vec<u8>>, BTreeMap<String, Vec<u8>>) {
-    let named = |make: fn(&Keyring) -> Vec<(&'static str, Vec<u8>)>| {
+fn written() -> (Objects, Objects) {
+    let named = |make: fn(&Keyring) -> Vec<Named>| -> Objects {
         keyrings()
             .into_iter()
             .flat_map(|(mode, ring)| {
@@ -43,7 +45,7 @@ fn written() -> (BTreeMap<String, Vec<u8>>, BTreeMap<String, Vec<u8>>) {
 fn slots() -> [(Passphrase, Slot); 2] {
     [
         (
-            Passphrase::new("correct horse".to_owned()),
+            Passphrase::new("correct horse"),
             Kdf::Argon2id { memory_kib: 64, passes: 2, lanes: 2, salt: [0x55; 16] },
         ),
         (Passphrase::generated(&[0x66; 32]), Kdf::hkdf([0x77; 16])),
@@ -114,7 +116,7 @@ fn stored_slots_open() {
     let stored = stored();
     for entry in stored["slots"].as_array().unwrap() {
         let slot: Slot = serde_json::from_value(entry["slot"].clone()).unwrap();
-        let passphrase = Passphrase::new(entry["passphrase"].as_str().unwrap().to_owned());
+        let passphrase = Passphrase::new(entry["passphrase"].as_str().unwrap());
         let key = slot.unwrap_with(&slot.wrapping_key(&passphrase).unwrap(), REPOSITORY, KEY_ID).unwrap();
         assert_eq!(key.as_bytes(), &KEY);
     }

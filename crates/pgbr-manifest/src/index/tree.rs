@@ -469,6 +469,7 @@ impl IndexCursor {
 #[derive(Debug, Clone, Default)]
 struct Grains {
     last: Option<RelPath>,
+    after_link: bool,
     open: Option<(FileRecord, u64)>,
     stream: u64,
 }
@@ -477,6 +478,7 @@ impl Grains {
     /// Checks a record and gives its first grain and place in the stream.
     fn apply(&mut self, record: &Record) -> Result<(u64, u64)> {
         let stream = self.stream;
+        let after_link = std::mem::replace(&mut self.after_link, matches!(record, Record::Link { .. }));
         match record {
             Record::Grains { gap, hashes } => {
                 let (first, end, size) = self.advance(*gap, hashes.len() as u64)?;
@@ -499,26 +501,31 @@ impl Grains {
                 None => Err(Error::Inconsistent { reason: "an end without a file in the index".to_owned() }),
             },
             Record::File(file) => {
-                self.in_order(&file.path)?;
+                self.in_order(&file.path, after_link)?;
                 self.open = Some((file.clone(), 0));
                 Ok((0, stream))
             }
-            Record::Directory { path, .. } | Record::Link { path, .. } | Record::Removed { path } => {
-                self.in_order(path)?;
+            Record::Directory { path, .. } => {
+                self.in_order(path, after_link)?;
+                Ok((0, stream))
+            }
+            Record::Link { path, .. } | Record::Removed { path } => {
+                self.in_order(path, false)?;
                 Ok((0, stream))
             }
             Record::Kept(file) => {
-                self.in_order(&file.path)?;
+                self.in_order(&file.path, after_link)?;
                 Ok((0, stream))
             }
         }
     }
 
-    fn in_order(&mut self, path: &RelPath) -> Result<()> {
+    /// Paths grow; what a link leads to has the link's own path and follows it.
+    fn in_order(&mut self, path: &RelPath, after_link: bool) -> Result<()> {
         if let Some((file, _)) = &self.open {
             return Err(inconsistent("a file in the index has no end", &file.path));
         }
-        if self.last.as_ref().is_some_and(|last| last >= path) {
+        if self.last.as_ref().is_some_and(|last| last > path || (last == path && !after_link)) {
             return Err(inconsistent("the index is out of order", path));
         }
         self.last = Some(path.clone());

@@ -112,6 +112,18 @@ fn many_files_make_three_levels() {
 }
 
 #[test]
+fn what_a_link_leads_to_follows_it_under_the_same_path() {
+    let path = RelPath::new("a").unwrap();
+    let link = Record::Link { path: path.clone(), meta: Meta::default(), target: b"/x".to_vec() };
+    let directory = Record::Directory { path, meta: Meta::default() };
+    assert!(write(&[link.clone(), directory.clone()]).is_ok());
+    assert!(write(&[link.clone(), file("a", 0), end(0)]).is_ok());
+    assert!(write(&[directory.clone(), link.clone()]).is_err());
+    assert!(write(&[link.clone(), link.clone()]).is_err());
+    assert!(write(&[link, directory.clone(), directory]).is_err());
+}
+
+#[test]
 fn an_empty_index_has_no_root() {
     assert_eq!(write(&[]).unwrap().1, None);
 }
