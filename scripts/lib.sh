@@ -1,6 +1,7 @@
 # What the scripts beside this file share. Meant to be sourced by bash, not run.
 # shellcheck shell=bash
 
+# shellcheck disable=SC2034  # used by those who source this
 ROOT=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
 
 say() { printf '== %s\n' "$*" >&2; }
