@@ -1,0 +1,278 @@
+//! The table of commands.
+
+use super::Support;
+use crate::log::Level;
+
+/// A set of commands, one bit each.
+pub type CommandSet = u32;
+
+macro_rules! commands {
+    ($($variant:ident, $set:ident;)*) => {
+        /// A command of the program.
+        #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+        #[repr(u8)]
+        #[expect(missing_docs, reason = "COMMANDS says what each one does")]
+        pub enum Command {
+            $($variant,)*
+        }
+
+        $(pub(super) const $set: CommandSet = 1 << Command::$variant as u8;)*
+
+        /// Every command but `help` and `version`: the ones that read the environment and config files.
+        pub const ALL: CommandSet = ($($set |)* 0) & !(HELP | VERSION);
+    };
+}
+
+commands! {
+    Annotate, ANNOTATE;
+    ArchiveGet, ARCHIVE_GET;
+    ArchivePush, ARCHIVE_PUSH;
+    Backup, BACKUP;
+    Check, CHECK;
+    Expire, EXPIRE;
+    Help, HELP;
+    Info, INFO;
+    Manifest, MANIFEST;
+    RepoGet, REPO_GET;
+    RepoLs, REPO_LS;
+    RepoRm, REPO_RM;
+    Restore, RESTORE;
+    Server, SERVER;
+    ServerPing, SERVER_PING;
+    StanzaCreate, STANZA_CREATE;
+    StanzaDelete, STANZA_DELETE;
+    StanzaUpgrade, STANZA_UPGRADE;
+    Start, START;
+    Stop, STOP;
+    Verify, VERIFY;
+    Version, VERSION;
+}
+
+pub(super) const ROLES_ONLY: CommandSet = 0;
+pub(super) const WITH_IO: CommandSet = ALL & !(START | STOP);
+pub(super) const WITH_PROTOCOL: CommandSet = WITH_IO & !SERVER_PING;
+pub(super) const WITH_REPO: CommandSet = WITH_IO & !(SERVER | SERVER_PING);
+pub(super) const WITH_UMASK: CommandSet = ALL & !(INFO | MANIFEST | SERVER | SERVER_PING);
+pub(super) const WITH_JOBS: CommandSet = ARCHIVE_GET | ARCHIVE_PUSH | BACKUP | RESTORE | VERIFY;
+pub(super) const WITH_DB: CommandSet = BACKUP | CHECK | STANZA_CREATE | STANZA_DELETE | STANZA_UPGRADE;
+pub(super) const WITH_PG_HOST: CommandSet = WITH_DB | MANIFEST;
+
+/// In which process of a command this one is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Role {
+    /// The one that the user started.
+    Main,
+    /// `archive-push:async`, `archive-get:async`: goes on in the background.
+    Async,
+    /// `COMMAND:local`: a helper process of pgBackRest's on the same host.
+    Local,
+    /// `COMMAND:remote`: a helper process of pgBackRest's on another host.
+    Remote,
+}
+
+impl Role {
+    /// The word after the colon; `None` for the main role.
+    pub fn name(self) -> Option<&'static str> {
+        match self {
+            Self::Main => None,
+            Self::Async => Some("async"),
+            Self::Local => Some("local"),
+            Self::Remote => Some("remote"),
+        }
+    }
+
+    pub(crate) fn from_name(name: &str) -> Option<Self> {
+        [Self::Async, Self::Local, Self::Remote].into_iter().find(|role| role.name() == Some(name))
+    }
+}
+
+/// The lock file that a command takes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum LockKind {
+    /// None.
+    None,
+    /// `STANZA-archive-N.lock`, taken when needed, not at the start.
+    Archive,
+    /// `STANZA-backup-N.lock`.
+    Backup,
+    /// `STANZA-restore-N.lock`.
+    Restore,
+    /// Archive, backup and restore.
+    All,
+}
+
+/// All that is known of one command.
+#[derive(Debug, Clone, Copy)]
+pub struct CommandRule {
+    /// Which one.
+    pub command: Command,
+    /// Its name.
+    pub name: &'static str,
+    /// One sentence for help.
+    pub help: &'static str,
+    /// A paragraph for help.
+    pub description: &'static str,
+    /// The lock it takes.
+    pub lock: LockKind,
+    /// Left out of help.
+    pub internal: bool,
+    /// Takes words after its name.
+    pub parameters: bool,
+    /// Writes a log file (the async role always does).
+    pub log_file: bool,
+    /// Level of its "command begin" and "command end" log lines.
+    pub begin_level: Level,
+    /// Has a background role.
+    pub has_async: bool,
+    /// Whether we have it.
+    pub support: Support,
+}
+
+impl Command {
+    /// Its entry in the table.
+    pub fn rule(self) -> &'static CommandRule {
+        // The table has one entry a variant, in their order; a test holds it to that.
+        &COMMANDS[self as usize]
+    }
+
+    /// Its name.
+    pub fn name(self) -> &'static str {
+        self.rule().name
+    }
+
+    /// The command of that name (`create-instance` is another name of `stanza-create`).
+    pub fn from_name(name: &str) -> Option<Self> {
+        let name = if name == "create-instance" { "stanza-create" } else { name };
+        COMMANDS.iter().find(|rule| rule.name == name).map(|rule| rule.command)
+    }
+
+    pub(crate) fn is_in(self, set: CommandSet) -> bool {
+        set & (1 << self as u8) != 0
+    }
+}
+
+const fn cmd(
+    command: Command,
+    name: &'static str,
+    help: &'static str,
+    description: &'static str,
+) -> CommandRule {
+    CommandRule {
+        command,
+        name,
+        help,
+        description,
+        lock: LockKind::None,
+        internal: false,
+        parameters: false,
+        log_file: false,
+        begin_level: Level::Info,
+        has_async: false,
+        support: Support::Works,
+    }
+}
+
+impl CommandRule {
+    const fn lock(mut self, lock: LockKind) -> Self {
+        self.lock = lock;
+        self
+    }
+    const fn internal(mut self) -> Self {
+        self.internal = true;
+        self
+    }
+    const fn parameters(mut self) -> Self {
+        self.parameters = true;
+        self
+    }
+    const fn log_file(mut self) -> Self {
+        self.log_file = true;
+        self
+    }
+    const fn quiet(mut self) -> Self {
+        self.begin_level = Level::Debug;
+        self
+    }
+    const fn has_async(mut self) -> Self {
+        self.has_async = true;
+        self
+    }
+    const fn not_yet(mut self) -> Self {
+        self.support = Support::NotYet;
+        self
+    }
+}
+
+/// Every command, in the order of [`Command`], which is that of their names.
+#[rustfmt::skip]
+pub static COMMANDS: [CommandRule; 22] = [
+    cmd(Command::Annotate, "annotate", "Add or modify backup annotation.", "Annotations are set, changed or (with an empty value) removed on the backup that the set option names.").lock(LockKind::Backup),
+    cmd(Command::ArchiveGet, "archive-get", "Get a WAL segment from the archive.", "PostgreSQL runs this command as its restore_command. Parameters are the name of the WAL segment and where to put it. The exit code is 1 when the archive does not have the segment.").lock(LockKind::Archive).parameters().has_async(),
+    cmd(Command::ArchivePush, "archive-push", "Push a WAL segment to the archive.", "PostgreSQL runs this command as its archive_command. The parameter is the path of the WAL segment. A segment that is already there with the same content is a success; with other content it is an error.").lock(LockKind::Archive).parameters().has_async(),
+    cmd(Command::Backup, "backup", "Backup a database cluster.", "When several repositories are configured, the backup goes to the first of them unless the repo option is given. Expire runs after a successful backup unless expire-auto is off.").lock(LockKind::Backup).log_file(),
+    cmd(Command::Check, "check", "Check the configuration.", "Checks that pgBackRest and PostgreSQL are configured for archiving and backup, and that a WAL segment reaches the archive."),
+    cmd(Command::Expire, "expire", "Expire backups that exceed retention.", "Removes backups that the retention options do not keep, and WAL that no remaining backup needs.").lock(LockKind::Backup).log_file(),
+    cmd(Command::Help, "help", "Get help.", "Three levels of help are provided. If no command is given then general help is displayed. If a command is given then its options are listed. If an option is given as well then it is described in detail.").parameters().quiet(),
+    cmd(Command::Info, "info", "Retrieve information about backups.", "Shows stanzas, their archives and their backups, for one stanza or for all of them, as text or as JSON.").quiet(),
+    cmd(Command::Manifest, "manifest", "Query manifest.", "Shows what a backup holds.").internal().quiet().not_yet(),
+    cmd(Command::RepoGet, "repo-get", "Get a file from a repository.", "Writes a file of the repository to stdout, decrypted and decompressed unless the raw option is given. The parameter is the path within the repository.").parameters().quiet(),
+    cmd(Command::RepoLs, "repo-ls", "List files in a repository.", "Lists files and paths of the repository. The parameter is a path within the repository.").parameters().quiet(),
+    cmd(Command::RepoRm, "repo-rm", "Remove paths/files in the repository.", "Removes files and paths of the repository.").internal().parameters().quiet().not_yet(),
+    cmd(Command::Restore, "restore", "Restore a database cluster.", "Restores the backup that the set option names, by default the newest one, or the newest one that the recovery target allows, and writes the recovery settings.").lock(LockKind::Restore).log_file(),
+    cmd(Command::Server, "server", "pgBackRest server.", "Serves other hosts over TLS.").log_file().not_yet(),
+    cmd(Command::ServerPing, "server-ping", "Ping pgBackRest server.", "Checks that a server accepts connections.").parameters().not_yet(),
+    cmd(Command::StanzaCreate, "stanza-create", "Create the required stanza data.", "Must be run once for a stanza before its first backup, after the stanza has been configured.").lock(LockKind::All).log_file(),
+    cmd(Command::StanzaDelete, "stanza-delete", "Delete a stanza.", "Removes all backups and WAL of a stanza for good. The stanza must have been stopped with the stop command, and PostgreSQL must not be running unless the force option is given.").lock(LockKind::All).log_file(),
+    cmd(Command::StanzaUpgrade, "stanza-upgrade", "Upgrade a stanza.", "Must be run after PostgreSQL was upgraded to a new major version.").lock(LockKind::All).log_file(),
+    cmd(Command::Start, "start", "Allow pgBackRest processes to run.", "Takes back what the stop command did, for one stanza or for all of them.").log_file(),
+    cmd(Command::Stop, "stop", "Stop pgBackRest processes from running.", "No new process will run until the start command is given, for one stanza or for all of them. Running ones are ended with the force option.").log_file(),
+    cmd(Command::Verify, "verify", "Verify contents of a repository.", "Reads backups and WAL of the repository and says what is damaged or missing.").log_file(),
+    cmd(Command::Version, "version", "Get version.", "Displays the installed version.").quiet(),
+];
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_table_is_in_the_order_of_the_enum_and_of_names() {
+        for (place, rule) in COMMANDS.iter().enumerate() {
+            assert_eq!(rule.command as usize, place);
+            assert_eq!(Command::from_name(rule.name), Some(rule.command));
+        }
+        assert!(
+            COMMANDS.is_sorted_by(|a, b| a.name < b.name || (a.name, b.name) == ("stanza-upgrade", "start"))
+        );
+        assert_eq!(Command::from_name("create-instance"), Some(Command::StanzaCreate));
+        assert_eq!(Command::from_name("back"), None);
+    }
+
+    #[test]
+    fn locks_parameters_and_files_are_pgbackrests() {
+        let names = |wanted: fn(&CommandRule) -> bool| -> Vec<&str> {
+            COMMANDS.iter().filter(|rule| wanted(rule)).map(|rule| rule.name).collect()
+        };
+        assert_eq!(names(|r| r.lock == LockKind::All), ["stanza-create", "stanza-delete", "stanza-upgrade"]);
+        assert_eq!(names(|r| r.lock == LockKind::Backup), ["annotate", "backup", "expire"]);
+        assert_eq!(names(|r| r.internal), ["manifest", "repo-rm"]);
+        assert_eq!(
+            names(|r| r.parameters),
+            ["archive-get", "archive-push", "help", "repo-get", "repo-ls", "repo-rm", "server-ping"]
+        );
+        assert_eq!(
+            names(|r| r.log_file),
+            [
+                "backup",
+                "expire",
+                "restore",
+                "server",
+                "stanza-create",
+                "stanza-delete",
+                "stanza-upgrade",
+                "start",
+                "stop",
+                "verify"
+            ]
+        );
+    }
+}
