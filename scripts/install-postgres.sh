@@ -41,8 +41,8 @@ main() {
         [[ " $KNOWN " == *" $major "* ]] || die "PostgreSQL $major is not known (known: $KNOWN)"
     done
     # One at a time, should two runs meet.
-    mkdir -p "$(cache_dir)"
-    exec 9>"$(cache_dir)/.lock"
+    mkdir -p "$(pg_cache_dir)"
+    exec 9>"$(pg_cache_dir)/.lock"
     flock 9
     for major in "$@"; do
         install_major "$major"
@@ -51,7 +51,7 @@ main() {
 
 install_major() {
     local major=$1 bin=/usr/lib/postgresql/$1/bin dir
-    dir=$(cache_dir)/$major
+    dir=$(pg_cache_dir)/$major
     if [ -x "$dir/bin/postgres" ] && [ -f "$dir/.complete" ]; then
         check_version "$major" "$dir/bin"
         return
@@ -74,17 +74,6 @@ check_version() {
         *" $1."*) say "PostgreSQL $1: $found in $2" ;;
         *) die "$2/postgres is not PostgreSQL $1 but: $found" ;;
     esac
-}
-
-cache_dir() {
-    local shared=/var/cache/pgbr-test/pg
-    if [ -n "${PGBR_TEST_PG_DIR:-}" ]; then
-        echo "$PGBR_TEST_PG_DIR"
-    elif mkdir -p "$shared" 2>/dev/null && [ -w "$shared" ]; then
-        echo "$shared"
-    else
-        echo "$HOME/.cache/pgbr-test/pg"
-    fi
 }
 
 # Debian's package makes and starts a cluster "main" unless told not to; its setting is put back afterwards.

@@ -36,6 +36,25 @@ as_operator() {
     fi
 }
 
+# Where install-postgres.sh unpacks servers that the system's packages do not have.
+pg_cache_dir() {
+    local shared=/var/cache/pgbr-test/pg
+    if [ -n "${PGBR_TEST_PG_DIR:-}" ]; then
+        echo "$PGBR_TEST_PG_DIR"
+    elif mkdir -p "$shared" 2>/dev/null && [ -w "$shared" ]; then
+        echo "$shared"
+    else
+        echo "$HOME/.cache/pgbr-test/pg"
+    fi
+}
+
+# Builds the program that users get, and prints its path.
+build_release() {
+    command -v cargo >/dev/null || die "cargo is not on PATH: install Rust first"
+    (cd "$ROOT" && cargo build --release --quiet -p pgbr-cli >&2) || die "the program does not build"
+    echo "${CARGO_TARGET_DIR:-$ROOT/target}/release/pgbr"
+}
+
 apt_has() { dpkg-query -W -f '${Status}' "$1" 2>/dev/null | grep -q 'ok installed'; }
 
 # Refreshes the package lists once in a run, and only when something is to be installed.
