@@ -72,8 +72,8 @@ pub use key_cache::{FileKeyCache, KeyCache};
 pub use keys::{Layout, LeaseName, PREFIX, ParsedKey, PinId, WalDigest, WalLog};
 pub use lease::{Lease, LeaseRequest, LeaseState, LeaseStep, Leases};
 pub use lock::{
-    Lock, LockHolder, LockProgress, LockRequest, LockType, StopFile, create_stop_file, lock_holder, lock_path,
-    remove_stop_file, stop_file,
+    Lock, LockHolder, LockProgress, LockRequest, LockType, StopFile, create_stop_file, lock_holder,
+    lock_path, remove_stop_file, stop_file,
 };
 pub use pin::{Pin, PinKind, PinRecord, PinRequest, PinState, Pins};
 pub use probe::StoreTraits;

@@ -1,0 +1,253 @@
+//! The objects of backups: packs that are put once, and manifests that make backups exist.
+
+use std::ops::Range;
+
+use bytes::Bytes;
+use futures::stream::{StreamExt, TryStreamExt};
+use object_store::path::Path;
+use pgbr_codec::{MANIFEST_MAX, SUMMARY_END, open_manifest, open_summary};
+use pgbr_manifest::{BackupLabel, StanzaName};
+
+use crate::error::{Error, Result};
+use crate::keys::{Layout, ParsedKey};
+use crate::repo_file::Repo;
+use crate::store::{Resolved, Store};
+
+/// How many listings of backups are under way at once.
+const LISTINGS: usize = 16;
+/// The largest pack, in bytes: far above what is written, and a bound for what is read back.
+const MAX_PACK: u64 = 1 << 30;
+
+/// The backups of a stanza, as objects.
+#[derive(Debug, Clone)]
+pub struct BackupStore {
+    repo: Repo,
+    stanza: StanzaName,
+}
+
+/// A pack in a listing.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+#[non_exhaustive]
+pub struct PackObject {
+    /// The run that wrote it.
+    pub attempt: u64,
+    /// Whether it is an index pack.
+    pub index: bool,
+    /// Its number, counted apart for data and index.
+    pub number: u32,
+    /// Its size in bytes.
+    pub size: u64,
+}
+
+impl BackupStore {
+    /// The backups of `stanza` in `repo`.
+    pub fn new(repo: &Repo, stanza: &StanzaName) -> Self {
+        Self { repo: repo.clone(), stanza: stanza.clone() }
+    }
+
+    /// The stanza.
+    pub const fn stanza(&self) -> &StanzaName {
+        &self.stanza
+    }
+
+    /// Puts a pack. A repetition of one's own request is success.
+    ///
+    /// # Errors
+    /// As the store failed; [`Error::Corrupt`] where another pack has this name, which a random attempt rules out.
+    pub async fn put_pack(
+        &self,
+        label: &BackupLabel,
+        attempt: u64,
+        number: u32,
+        index: bool,
+        pack: Bytes,
+    ) -> Result<()> {
+        let key = Layout::new().pack(&self.stanza, label, attempt, number, index);
+        match self.store().create_resolved(&key, pack, MAX_PACK).await? {
+            Resolved::Ours => Ok(()),
+            Resolved::Others(_) => Err(Error::corrupt(&key, "another pack has its name")),
+        }
+    }
+
+    /// A part of a pack.
+    ///
+    /// # Errors
+    /// [`Error::NotFound`], [`Error::Corrupt`] where the pack is shorter, and as the store failed.
+    pub async fn get_pack_range(
+        &self,
+        label: &BackupLabel,
+        attempt: u64,
+        number: u32,
+        index: bool,
+        range: Range<u64>,
+    ) -> Result<Bytes> {
+        let key = Layout::new().pack(&self.stanza, label, attempt, number, index);
+        self.store().get_range(&key, range).await
+    }
+
+    /// The packs of all attempts at a backup, whether or not it has a manifest: those of each attempt in a row, data first.
+    ///
+    /// # Errors
+    /// As the store failed.
+    pub async fn list_packs(&self, label: &BackupLabel) -> Result<Vec<PackObject>> {
+        let mut packs = Vec::new();
+        let mut listed = self.store().list(&Layout::new().pack_dir(&self.stanza, label));
+        while let Some(object) = listed.try_next().await? {
+            if let Some(ParsedKey::Pack { attempt, number, index, .. }) = ParsedKey::parse(&object.key) {
+                packs.push(PackObject { attempt, index, number, size: object.size });
+            }
+        }
+        packs.sort_unstable();
+        Ok(packs)
+    }
+
+    /// Takes a pack away. Only for packs that no manifest names and no live pin covers.
+    ///
+    /// # Errors
+    /// As the store failed.
+    pub async fn delete_pack(&self, label: &BackupLabel, pack: &PackObject) -> Result<()> {
+        let key = Layout::new().pack(&self.stanza, label, pack.attempt, pack.number, pack.index);
+        self.store().delete(&key).await
+    }
+
+    /// Makes a backup exist: puts its manifest by one atomic create, and knows what became of it.
+    ///
+    /// `attempt` is the run's own, as in the names of its packs; `object` is the sealed manifest.
+    ///
+    /// # Errors
+    /// [`Error::BackupExists`] where another run's manifest has the label; [`Error::Undecided`] where nobody can tell whether it was
+    /// stored: then nothing of this run may be cleaned up; else as the store failed, and it is not stored.
+    pub async fn commit_manifest(&self, label: &BackupLabel, attempt: u64, object: Bytes) -> Result<()> {
+        let exists = || Error::BackupExists { label: label.to_string() };
+        if object.len() > MANIFEST_MAX {
+            let reason = format!("of {} bytes is larger than {MANIFEST_MAX}", object.len());
+            return Err(Error::Invalid { what: "manifest", reason });
+        }
+        let honoured = self.store().create_honoured();
+        let key = self.manifest_key(label, attempt);
+        if !honoured && !self.manifests(label).await?.iter().all(|found| *found == key) {
+            return Err(exists());
+        }
+        match self.store().create_resolved(&key, object, MANIFEST_MAX as u64).await? {
+            Resolved::Others(_) => return Err(exists()),
+            Resolved::Ours if honoured => return Ok(()),
+            Resolved::Ours => {}
+        }
+        // Two runs may have put theirs side by side: who sees another's takes its own back. Both may; none is lost that was reported.
+        let undecided = |error| Error::Undecided { object: key.to_string(), source: Box::new(error) };
+        if self.manifests(label).await.map_err(undecided)?.iter().all(|found| *found == key) {
+            return Ok(());
+        }
+        self.store().delete_durable(&key).await.map_err(undecided)?;
+        Err(exists())
+    }
+
+    /// Takes a backup's manifest away for good: the backup does not exist any more when this returns.
+    ///
+    /// # Errors
+    /// As the store failed.
+    pub async fn delete_manifest(&self, label: &BackupLabel) -> Result<()> {
+        for key in self.manifests(label).await? {
+            self.store().delete_durable(&key).await?;
+        }
+        Ok(())
+    }
+
+    /// Takes this run's own manifest back: its pin or its parent was gone after it was put.
+    ///
+    /// # Errors
+    /// As the store failed: then it is to be tried again.
+    pub async fn withdraw_manifest(&self, label: &BackupLabel, attempt: u64) -> Result<()> {
+        self.store().delete_durable(&self.manifest_key(label, attempt)).await
+    }
+
+    /// The backups that exist, sorted.
+    ///
+    /// # Errors
+    /// As the store failed.
+    pub async fn list_backups(&self) -> Result<Vec<BackupLabel>> {
+        let listed = self.list_labels().await?.into_iter().map(|label| async move {
+            let manifests = self.manifests(&label).await?;
+            Ok::<_, Error>((!manifests.is_empty()).then_some(label))
+        });
+        let found: Vec<Option<BackupLabel>> =
+            futures::stream::iter(listed).buffered(LISTINGS).try_collect().await?;
+        Ok(found.into_iter().flatten().collect())
+    }
+
+    /// All labels that have any object, sorted: backups that exist, are being made, or were left unfinished.
+    ///
+    /// # Errors
+    /// As the store failed.
+    pub async fn list_labels(&self) -> Result<Vec<BackupLabel>> {
+        let level = self.store().level(&Layout::new().backup_dir(&self.stanza)).await?;
+        let mut labels: Vec<BackupLabel> =
+            level.directories.iter().filter_map(|name| name.parse().ok()).collect();
+        labels.sort_unstable();
+        Ok(labels)
+    }
+
+    /// Whether a backup exists.
+    ///
+    /// # Errors
+    /// As the store failed.
+    pub async fn exists(&self, label: &BackupLabel) -> Result<bool> {
+        match self.store().create_honoured() {
+            true => self.store().exists(&Layout::new().manifest(&self.stanza, label)).await,
+            false => Ok(!self.manifests(label).await?.is_empty()),
+        }
+    }
+
+    /// The JSON of a manifest's summary, by one small read.
+    ///
+    /// # Errors
+    /// [`Error::NotFound`] where the backup does not exist; [`Error::Corrupt`] and its like; as the store failed.
+    pub async fn read_summary(&self, label: &BackupLabel) -> Result<Vec<u8>> {
+        let key = self.find_manifest(label).await?;
+        let begin = self.store().get_range(&key, 0..SUMMARY_END as u64).await?;
+        open_summary(self.repo.keyring(), &begin).map_err(|e| Error::from_codec(&key, e))
+    }
+
+    /// A manifest: the JSON of its summary, padded as it was sealed, and of its body.
+    ///
+    /// # Errors
+    /// As [`BackupStore::read_summary`].
+    pub async fn read_manifest(&self, label: &BackupLabel) -> Result<(Vec<u8>, Vec<u8>)> {
+        let key = self.find_manifest(label).await?;
+        let object = self.store().get(&key, MANIFEST_MAX as u64).await?;
+        open_manifest(self.repo.keyring(), &object).map_err(|e| Error::from_codec(&key, e))
+    }
+
+    fn store(&self) -> &Store {
+        self.repo.store()
+    }
+
+    fn manifest_key(&self, label: &BackupLabel, attempt: u64) -> Path {
+        let keys = Layout::new();
+        match self.store().create_honoured() {
+            true => keys.manifest(&self.stanza, label),
+            false => keys.manifest_variant(&self.stanza, label, attempt),
+        }
+    }
+
+    /// The key of the one manifest of a backup.
+    async fn find_manifest(&self, label: &BackupLabel) -> Result<Path> {
+        let plain = Layout::new().manifest(&self.stanza, label);
+        if self.store().create_honoured() {
+            return Ok(plain);
+        }
+        let mut found = self.manifests(label).await?;
+        match (found.pop(), found.is_empty()) {
+            (None, _) => Err(Error::not_found(&plain)),
+            (Some(key), true) => Ok(key),
+            (Some(key), false) => Err(Error::corrupt(&key, "the backup has two manifests")),
+        }
+    }
+
+    /// The keys of all manifests of a backup.
+    async fn manifests(&self, label: &BackupLabel) -> Result<Vec<Path>> {
+        let level = self.store().level(&Layout::new().label_dir(&self.stanza, label)).await?;
+        let is_manifest = |key: &Path| matches!(ParsedKey::parse(key), Some(ParsedKey::Manifest { .. }));
+        Ok(level.objects.into_iter().map(|object| object.key).filter(is_manifest).collect())
+    }
+}

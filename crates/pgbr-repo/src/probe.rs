@@ -1,0 +1,106 @@
+//! Tries out what a store honours before a repository is made in it.
+//!
+//! Some S3 servers ignore `If-None-Match`, or check it without being atomic, and say nothing: it has to be tried.
+
+use bytes::Bytes;
+use futures::stream::TryStreamExt;
+use serde::{Deserialize, Serialize};
+
+use crate::error::{Error, Result};
+use crate::keys::Layout;
+use crate::store::{Created, Store};
+
+/// What the probe found, as it stands in `repo.json` for the life of the repository.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+#[non_exhaustive]
+pub struct StoreTraits {
+    /// Whether a conditional create never overwrites and has one winner in a race. Where it does not, names carry an attempt or
+    /// a digest.
+    pub create: bool,
+}
+
+/// How many creates race for one name.
+const RACERS: u8 = 4;
+/// How many races are run: a check that is not atomic may well win one by luck.
+const RACES: u8 = 3;
+
+/// Tries conditional create, ranged read, listing and deletion under a name that nothing else uses.
+///
+/// # Errors
+/// [`Error::UnfitStore`] where the store lacks what no repository can do without; else as the store failed.
+pub(crate) async fn probe(store: &Store, id: &str) -> Result<StoreTraits> {
+    let traits = try_out(store, id).await;
+    let cleaned = clean(store, id).await;
+    let traits = traits?;
+    cleaned?;
+    Ok(traits)
+}
+
+async fn try_out(store: &Store, id: &str) -> Result<StoreTraits> {
+    let unfit = |reason| Error::UnfitStore { place: store.place().to_owned(), reason };
+    let directory = Layout::new().probe_dir(id);
+    let key = directory.clone().join("object");
+    let first = Bytes::from_static(b"what was stored first stays");
+
+    store.overwrite(&key, first.clone()).await?;
+    let second = create(store, &key, Bytes::from_static(b"something else")).await?;
+    let kept = store.get(&key, 1024).await? == first;
+    if !kept {
+        store.overwrite(&key, first.clone()).await?;
+    }
+    if store.get_range(&key, 5..8).await? != first.slice(5..8) {
+        return Err(unfit("it does not give the part of an object that was asked for"));
+    }
+    let listed: Vec<_> = store.list(&directory).try_collect().await?;
+    if !listed.iter().any(|o| o.key == key && o.size == first.len() as u64) {
+        return Err(unfit("it does not list an object that was just stored"));
+    }
+    store.delete(&key).await?;
+    if store.exists(&key).await? {
+        return Err(unfit("it does not delete objects"));
+    }
+
+    let mut create_honoured = kept && second == Outcome::Refused;
+    for race in 0..RACES {
+        create_honoured = create_honoured && one_winner(store, id, race).await?;
+    }
+    Ok(StoreTraits { create: create_honoured })
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Outcome {
+    Stored,
+    Refused,
+    Unknown,
+}
+
+/// A create; a store that does not know conditional creates at all does not honour them.
+async fn create(store: &Store, key: &object_store::path::Path, content: Bytes) -> Result<Outcome> {
+    match store.create_asked(key, content).await {
+        Ok(Created::New) => Ok(Outcome::Stored),
+        Ok(Created::AlreadyThere) => Ok(Outcome::Refused),
+        Err(Error::Unavailable { .. }) => Ok(Outcome::Unknown),
+        Err(error) => Err(error),
+    }
+}
+
+/// Lets several creates race for a name: one must win, and its content must be the one that is there.
+async fn one_winner(store: &Store, id: &str, race: u8) -> Result<bool> {
+    let key = Layout::new().probe_dir(id).join(format!("race-{race}"));
+    let content = |racer: u8| Bytes::from(vec![racer; 512]);
+    let racers = (0..RACERS).map(|racer| create(store, &key, content(racer)));
+    let outcomes = futures::future::try_join_all(racers).await?;
+    let mut winners = (0..RACERS).zip(&outcomes).filter(|(_, outcome)| **outcome == Outcome::Stored);
+    let (Some((winner, _)), None) = (winners.next(), winners.next()) else { return Ok(false) };
+    let refused = outcomes.iter().filter(|o| **o == Outcome::Refused).count();
+    Ok(refused + 1 == usize::from(RACERS) && store.get(&key, 1024).await? == content(winner))
+}
+
+async fn clean(store: &Store, id: &str) -> Result<()> {
+    let left: Vec<_> = store.list(&Layout::new().probe_dir(id)).try_collect().await?;
+    for object in left {
+        store.delete(&object.key).await?;
+    }
+    Ok(())
+}

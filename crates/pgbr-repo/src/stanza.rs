@@ -1,0 +1,242 @@
+//! Stanzas: which clusters' backups and WAL lie under a name.
+
+use object_store::path::Path;
+use pgbr_manifest::{ArchiveId, PgVersion, StanzaName, SystemId};
+use serde::{Deserialize, Serialize};
+
+use crate::error::{Error, Result};
+use crate::keys::{self, Layout};
+use crate::record::{self, MAX_OBJECT, Record};
+use crate::repo_file::Repo;
+use crate::store::Resolved;
+
+/// What identifies a cluster, from its control file.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[expect(clippy::exhaustive_structs, reason = "filled in by the caller; a new field has to be decided on")]
+pub struct NewCluster {
+    /// The number that `initdb` gave it.
+    pub system_id: SystemId,
+    /// Its major version.
+    pub version: PgVersion,
+    /// `catalog_version_no`.
+    pub catalog_version: u32,
+    /// `pg_control_version`.
+    pub control_version: u32,
+}
+
+/// An entry in a stanza's history.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case", deny_unknown_fields)]
+#[non_exhaustive]
+pub struct ClusterId {
+    /// Its number, from 1, as in the name of its archive.
+    pub number: u32,
+    /// The number that `initdb` gave the cluster.
+    pub system_id: SystemId,
+    /// Its major version.
+    pub version: PgVersion,
+    /// `catalog_version_no`.
+    pub catalog_version: u32,
+    /// `pg_control_version`.
+    pub control_version: u32,
+    /// When the entry was made, in Unix seconds.
+    pub added: i64,
+}
+
+impl ClusterId {
+    fn new(number: u32, cluster: NewCluster, added: i64) -> Self {
+        let NewCluster { system_id, version, catalog_version, control_version } = cluster;
+        Self { number, system_id, version, catalog_version, control_version, added }
+    }
+
+    /// The archive of this entry.
+    pub const fn archive_id(&self) -> ArchiveId {
+        ArchiveId::new(self.version, self.number)
+    }
+
+    /// Whether this is that cluster: its system identifier and version; the rest follows from the version.
+    pub fn is(&self, cluster: &NewCluster) -> bool {
+        self.system_id == cluster.system_id && self.version == cluster.version
+    }
+}
+
+/// An open stanza.
+#[derive(Debug, Clone)]
+pub struct Stanza {
+    repo: Repo,
+    name: StanzaName,
+    history: Vec<ClusterId>,
+    warnings: Vec<String>,
+}
+
+#[derive(Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct StanzaRecord {
+    record: String,
+    name: String,
+    history: Vec<ClusterId>,
+}
+
+impl Record for StanzaRecord {
+    const KIND: &'static str = "stanza";
+
+    fn identity(&self) -> (&str, &str) {
+        (&self.record, &self.name)
+    }
+}
+
+/// How many entries a stanza's history has at most.
+const MAX_HISTORY: usize = 1000;
+
+impl Stanza {
+    /// Makes a stanza for a cluster.
+    ///
+    /// # Errors
+    /// [`Error::StanzaExists`] where it is there for this cluster (a missing or damaged copy of its record is made whole),
+    /// [`Error::StanzaMismatch`] where it is there for another; as the store failed.
+    pub async fn create(repo: &Repo, name: &StanzaName, cluster: NewCluster, now: i64) -> Result<Self> {
+        if keys::parse_stanza(name.as_str()).is_none() {
+            let reason = format!("'{name}' is taken by the repository itself");
+            return Err(Error::Invalid { what: "stanza name", reason });
+        }
+        match Self::open(repo, name).await {
+            Err(Error::StanzaMissing { .. }) => {}
+            Err(error) => return Err(error),
+            Ok(found) => return Err(found.exists_for(&cluster).await),
+        }
+        let stanza = Self {
+            repo: repo.clone(),
+            name: name.clone(),
+            history: vec![ClusterId::new(1, cluster, now)],
+            warnings: Vec::new(),
+        };
+        let (keys, object) = (Layout::new(), stanza.seal()?);
+        match repo.store().create_resolved(&keys.stanza(name), object.clone(), MAX_OBJECT).await? {
+            Resolved::Ours => {}
+            // Another process was faster.
+            Resolved::Others(_) => return Err(Self::open(repo, name).await?.exists_for(&cluster).await),
+        }
+        repo.store().overwrite(&keys.stanza_copy(name), object).await?;
+        Ok(stanza)
+    }
+
+    /// Opens a stanza; from the copy of its record where the first is missing or damaged, with a warning.
+    ///
+    /// # Errors
+    /// [`Error::StanzaMissing`]; [`Error::Corrupt`] where both copies are damaged; as the store failed.
+    pub async fn open(repo: &Repo, name: &StanzaName) -> Result<Self> {
+        let keys = Layout::new();
+        let (first, copy) = (keys.stanza(name), keys.stanza_copy(name));
+        let stanza = |history, warnings| Self { repo: repo.clone(), name: name.clone(), history, warnings };
+        let error = match read(repo, &first, &first).await {
+            Ok(history) => return Ok(stanza(history, Vec::new())),
+            Err(error) => error,
+        };
+        match read(repo, &copy, &first).await {
+            Ok(history) => {
+                Ok(stanza(history, vec![format!("using the copy of the stanza's record: {error}")]))
+            }
+            Err(second) if error.is_not_found() && second.is_not_found() => {
+                Err(Error::StanzaMissing { stanza: name.to_string() })
+            }
+            Err(second) if error.is_not_found() => Err(second),
+            Err(_) => Err(error),
+        }
+    }
+
+    /// Adds a cluster to the history: the stanza's after an upgrade.
+    ///
+    /// The copy is written first: a crash in between leaves the old history in force. Only for who holds the stanza's lease.
+    ///
+    /// # Errors
+    /// [`Error::StanzaExists`] where it is this cluster's already; as the store failed.
+    pub async fn upgrade(&self, cluster: NewCluster, now: i64) -> Result<Self> {
+        if self.current().is(&cluster) {
+            return Err(Error::StanzaExists { stanza: self.name.to_string() });
+        }
+        let number = self.current().number.checked_add(1).filter(|_| self.history.len() < MAX_HISTORY);
+        let number = number.ok_or_else(|| Error::Invalid {
+            what: "stanza history",
+            reason: format!("has {MAX_HISTORY} entries at most"),
+        })?;
+        let mut upgraded = Self { warnings: Vec::new(), ..self.clone() };
+        upgraded.history.push(ClusterId::new(number, cluster, now));
+        upgraded.write().await?;
+        Ok(upgraded)
+    }
+
+    /// The stanza's name.
+    pub const fn name(&self) -> &StanzaName {
+        &self.name
+    }
+
+    /// The repository it is in.
+    pub const fn repo(&self) -> &Repo {
+        &self.repo
+    }
+
+    /// Its clusters, oldest first; never empty.
+    pub fn history(&self) -> &[ClusterId] {
+        &self.history
+    }
+
+    /// The cluster that it is for now.
+    pub fn current(&self) -> &ClusterId {
+        self.history.last().expect("a history is never empty: it is checked where it is read")
+    }
+
+    /// The archive of its cluster.
+    pub fn archive_id(&self) -> ArchiveId {
+        self.current().archive_id()
+    }
+
+    /// What the operator should know about how it was opened.
+    pub fn warnings(&self) -> &[String] {
+        &self.warnings
+    }
+
+    fn seal(&self) -> Result<bytes::Bytes> {
+        let record = StanzaRecord {
+            record: StanzaRecord::KIND.to_owned(),
+            name: Layout::new().stanza(&self.name).to_string(),
+            history: self.history.clone(),
+        };
+        record::seal(&self.repo, &record)
+    }
+
+    async fn write(&self) -> Result<()> {
+        let (keys, object) = (Layout::new(), self.seal()?);
+        self.repo.store().overwrite(&keys.stanza_copy(&self.name), object.clone()).await?;
+        self.repo.store().overwrite(&keys.stanza(&self.name), object).await
+    }
+
+    /// What to say where a stanza to be made is there. One that is right is made whole where a copy was lost.
+    async fn exists_for(&self, cluster: &NewCluster) -> Error {
+        let current = self.current();
+        if !current.is(cluster) {
+            return Error::StanzaMismatch {
+                stanza: self.name.to_string(),
+                found: format!("{} {}", current.version, current.system_id),
+                expected: format!("{} {}", cluster.version, cluster.system_id),
+            };
+        }
+        let (keys, main) = (Layout::new(), Layout::new().stanza(&self.name));
+        let copy = keys.stanza_copy(&self.name);
+        let whole = self.warnings.is_empty()
+            && matches!(read(&self.repo, &copy, &main).await, Ok(history) if history == self.history);
+        if !whole && let Err(error) = self.write().await {
+            return error;
+        }
+        Error::StanzaExists { stanza: self.name.to_string() }
+    }
+}
+
+async fn read(repo: &Repo, key: &Path, name: &Path) -> Result<Vec<ClusterId>> {
+    let object = repo.store().get(key, MAX_OBJECT).await?;
+    let history = record::open::<StanzaRecord>(repo, key, name, &object)?.history;
+    let numbers = history.iter().map(|cluster| cluster.number);
+    match !history.is_empty() && history.len() <= MAX_HISTORY && numbers.is_sorted_by(|a, b| a < b) {
+        true => Ok(history),
+        false => Err(Error::corrupt(key, "its history is empty or out of order")),
+    }
+}

@@ -1,0 +1,577 @@
+//! The seam to storage: bounded reads, creates that never overwrite, durable local files, and errors sorted by meaning.
+//!
+//! What [`object_store`]'s local file system does by itself with fsync on (read in its source, 0.14): the staged file is synced, then linked
+//! (create) or renamed (overwrite), then its directory is synced, and so are directories that it makes. What it does not do, and what this
+//! file adds for local stores:
+//!
+//! - A deletion is not synced: [`Store::delete_durable`] does it.
+//! - A directory made by *another* process may be there and not yet be synced: the first time that a process writes into a directory, the
+//!   directories above it are synced as well.
+//! - An object put by another process may be there and its directory not yet be synced: who relies on it calls [`Store::settle`].
+//! - Missing directories are made: an unmounted repository would grow beneath its mount point. Once a repository is known to be
+//!   here, each write first looks whether it still is.
+//! - Reading an object as a stream goes by steps of 8 KiB: everything here reads in one piece.
+
+use std::collections::HashSet;
+use std::fmt;
+use std::ops::Range;
+use std::path::{Path as FsPath, PathBuf};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+
+use bytes::{Bytes, BytesMut};
+use futures::stream::{BoxStream, StreamExt};
+use object_store::local::LocalFileSystem;
+use object_store::path::Path;
+use object_store::{
+    GetOptions, GetResult, GetResultPayload, ObjectStore, ObjectStoreExt, PutMode, PutOptions, PutPayload,
+};
+
+use crate::error::{Cause, Error, Result};
+use crate::keys::Layout;
+
+/// What became of a create.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[expect(clippy::exhaustive_enums, reason = "a create that did not fail has these two outcomes")]
+pub enum Created {
+    /// The object was not there, and is now.
+    New,
+    /// An object of this name was there and was left alone. It may be our own, put by a request that was repeated.
+    AlreadyThere,
+}
+
+/// Whose object stands under a name after a create.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[expect(clippy::exhaustive_enums, reason = "an object with a name is ours or it is not")]
+pub enum Resolved {
+    /// Ours: byte for byte what was to be put.
+    Ours,
+    /// Another one, with this content (empty where it is larger than asked for).
+    Others(Bytes),
+}
+
+/// An object in a listing.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Listed {
+    /// Its key.
+    pub key: Path,
+    /// Its size in bytes.
+    pub size: u64,
+}
+
+/// One level of a listing, both parts sorted.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Level {
+    /// Names of the directories.
+    pub directories: Vec<String>,
+    /// The objects.
+    pub objects: Vec<Listed>,
+}
+
+/// How many requests were made, and how many bytes they carried.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Requests {
+    /// Objects put, whether or not they were there.
+    pub puts: u64,
+    /// Objects or parts of objects read, and sizes asked for.
+    pub gets: u64,
+    /// Listings begun.
+    pub lists: u64,
+    /// Objects deleted.
+    pub deletes: u64,
+    /// Bytes read.
+    pub bytes_in: u64,
+    /// Bytes put.
+    pub bytes_out: u64,
+}
+
+/// A place for objects. Cheap to clone; clones share their counters.
+#[derive(Clone)]
+pub struct Store {
+    inner: Arc<Inner>,
+}
+
+struct Inner {
+    objects: Arc<dyn ObjectStore>,
+    local: Option<Local>,
+    place: String,
+    create_honoured: AtomicBool,
+    repository_expected: AtomicBool,
+    counters: Counters,
+}
+
+#[derive(Default)]
+struct Counters {
+    puts: AtomicU64,
+    gets: AtomicU64,
+    lists: AtomicU64,
+    deletes: AtomicU64,
+    bytes_in: AtomicU64,
+    bytes_out: AtomicU64,
+}
+
+/// The directory of a local store.
+struct Local {
+    root: PathBuf,
+    /// Directories whose ancestors this process has synced.
+    settled: Mutex<HashSet<PathBuf>>,
+}
+
+impl fmt::Debug for Store {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Store").field("place", &self.inner.place).finish_non_exhaustive()
+    }
+}
+
+impl fmt::Display for Store {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.inner.place)
+    }
+}
+
+impl Store {
+    /// A directory of this host. With `create` it is made where it is missing, and is durable when this returns.
+    ///
+    /// Files get the mode 0666 less the process's umask, which the program has to set.
+    ///
+    /// # Errors
+    /// [`Error::Unavailable`] where the directory is missing (an unmounted disk, more often than not) or is none.
+    pub fn local(root: &FsPath, create: bool) -> Result<Self> {
+        Self::local_wrapped(root, create, |objects| objects)
+    }
+
+    /// As [`Store::local`], with a wrapper about the file system: for limits, measurements and faults.
+    ///
+    /// # Errors
+    /// As [`Store::local`].
+    pub fn local_wrapped(
+        root: &FsPath,
+        create: bool,
+        wrap: impl FnOnce(Arc<dyn ObjectStore>) -> Arc<dyn ObjectStore>,
+    ) -> Result<Self> {
+        let place = root.display().to_string();
+        if create {
+            create_dir_durable(root)?;
+        }
+        let unavailable = |cause: Cause| Error::Unavailable { object: place.clone(), source: cause };
+        let root = root.canonicalize().map_err(|e| unavailable(e.into()))?;
+        if !root.is_dir() {
+            return Err(unavailable(Cause::new("it is not a directory")));
+        }
+        let files =
+            LocalFileSystem::new_with_prefix(&root).map_err(|e| unavailable(Cause::from_store(&e)))?;
+        let local = Local { root, settled: Mutex::default() };
+        Ok(Self::from_parts(wrap(Arc::new(files.with_fsync(true))), Some(local), place))
+    }
+
+    /// Any other store; `place` is what messages call it.
+    pub fn remote(objects: Arc<dyn ObjectStore>, place: impl Into<String>) -> Self {
+        Self::from_parts(objects, None, place.into())
+    }
+
+    fn from_parts(objects: Arc<dyn ObjectStore>, local: Option<Local>, place: String) -> Self {
+        Self {
+            inner: Arc::new(Inner {
+                objects,
+                local,
+                place,
+                create_honoured: AtomicBool::new(true),
+                repository_expected: AtomicBool::new(false),
+                counters: Counters::default(),
+            }),
+        }
+    }
+
+    /// What messages call this store: a directory or an address.
+    pub fn place(&self) -> &str {
+        &self.inner.place
+    }
+
+    /// Whether the store honours a conditional create, as the repository's probe found. Where it does not, names carry an
+    /// attempt or a digest, so that no overwrite can lose other content.
+    pub fn create_honoured(&self) -> bool {
+        self.inner.create_honoured.load(Ordering::Relaxed)
+    }
+
+    pub(crate) fn set_create_honoured(&self, honoured: bool) {
+        self.inner.create_honoured.store(honoured, Ordering::Relaxed);
+    }
+
+    /// From now on a missing `repo.json` means that the store is out of reach, not that it is empty.
+    pub(crate) fn expect_repository(&self) {
+        self.inner.repository_expected.store(true, Ordering::Relaxed);
+    }
+
+    /// The requests made so far by all clones of this store.
+    pub fn requests(&self) -> Requests {
+        let c = &self.inner.counters;
+        let read = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
+        Requests {
+            puts: read(&c.puts),
+            gets: read(&c.gets),
+            lists: read(&c.lists),
+            deletes: read(&c.deletes),
+            bytes_in: read(&c.bytes_in),
+            bytes_out: read(&c.bytes_out),
+        }
+    }
+
+    /// A whole object of at most `max` bytes.
+    ///
+    /// # Errors
+    /// [`Error::NotFound`] only where the repository was reached; [`Error::Corrupt`] where the object is larger.
+    pub async fn get(&self, key: &Path, max: u64) -> Result<Bytes> {
+        let result = match self.get_opts(key, GetOptions::default()).await {
+            Err(object_store::Error::NotFound { source, .. }) => return Err(self.missing(key, source).await),
+            other => other.map_err(|e| Error::from_store(key, e))?,
+        };
+        let size = result.meta.size;
+        if size > max {
+            return Err(Error::corrupt(key, format_args!("it has {size} bytes, more than {max}")));
+        }
+        self.collect(key, result, size).await
+    }
+
+    /// The bytes `range` of an object, all of them.
+    ///
+    /// # Errors
+    /// As [`Store::get`]; [`Error::Corrupt`] where the object ends before the range does.
+    pub async fn get_range(&self, key: &Path, range: Range<u64>) -> Result<Bytes> {
+        let Some(length) = range.end.checked_sub(range.start).filter(|&n| n > 0) else {
+            return Ok(Bytes::new());
+        };
+        let options = GetOptions::new().with_range(Some(range.clone()));
+        let result = match self.get_opts(key, options).await {
+            Ok(result) => result,
+            Err(object_store::Error::NotFound { source, .. }) => return Err(self.missing(key, source).await),
+            Err(error) => return Err(self.range_error(key, &range, error).await),
+        };
+        if result.range != range {
+            return Err(short(key, &range, result.meta.size));
+        }
+        self.collect(key, result, length).await
+    }
+
+    /// The size of an object.
+    ///
+    /// # Errors
+    /// As [`Store::get`].
+    pub async fn head(&self, key: &Path) -> Result<u64> {
+        let options = GetOptions::new().with_head(true);
+        match self.get_opts(key, options).await {
+            Ok(result) => Ok(result.meta.size),
+            Err(object_store::Error::NotFound { source, .. }) => Err(self.missing(key, source).await),
+            Err(error) => Err(Error::from_store(key, error)),
+        }
+    }
+
+    /// Whether there is an object of this name.
+    ///
+    /// # Errors
+    /// Where the repository could not be reached.
+    pub async fn exists(&self, key: &Path) -> Result<bool> {
+        match self.head(key).await {
+            Ok(_) => Ok(true),
+            Err(error) if error.is_not_found() => Ok(false),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// Everything below a directory, in no order, as it comes.
+    ///
+    /// An empty listing of a repository that is out of reach is an error, at the end of the stream.
+    pub fn list(&self, directory: &Path) -> BoxStream<'static, Result<Listed>> {
+        bump(&self.inner.counters.lists, 1);
+        let objects = self.inner.objects.list(Some(directory));
+        let directory = directory.clone();
+        let listed = objects.map(move |entry| match entry {
+            Ok(meta) => Ok(Listed { key: meta.location, size: meta.size }),
+            Err(error) => Err(Error::from_store(&directory, error)),
+        });
+        let state = (self.clone(), listed, false);
+        futures::stream::try_unfold(state, |(store, mut listed, mut some)| async move {
+            match listed.next().await {
+                Some(entry) => {
+                    some = true;
+                    Ok(Some((entry?, (store, listed, some))))
+                }
+                None if some => Ok(None),
+                None => store.check_reached().await.map(|()| None),
+            }
+        })
+        .boxed()
+    }
+
+    /// One level below a directory, sorted.
+    ///
+    /// # Errors
+    /// Where the repository could not be reached. A directory that is not there is empty.
+    pub async fn level(&self, directory: &Path) -> Result<Level> {
+        bump(&self.inner.counters.lists, 1);
+        let listed = self.inner.objects.list_with_delimiter(Some(directory)).await;
+        let listed = listed.map_err(|e| Error::from_store(directory, e))?;
+        if listed.common_prefixes.is_empty() && listed.objects.is_empty() {
+            self.check_reached().await?;
+        }
+        let mut directories: Vec<String> =
+            listed.common_prefixes.iter().filter_map(|p| p.filename().map(str::to_owned)).collect();
+        let objects = listed.objects.into_iter();
+        let mut objects: Vec<Listed> =
+            objects.map(|meta| Listed { key: meta.location, size: meta.size }).collect();
+        directories.sort_unstable();
+        objects.sort_unstable_by(|a, b| a.key.cmp(&b.key));
+        Ok(Level { directories, objects })
+    }
+
+    /// Puts an object that must not be there yet; when this returns [`Created::New`] it is durable.
+    ///
+    /// Where the store does not honour conditional creates this overwrites: the caller then has chosen a name that carries an
+    /// attempt or a digest. After [`Created::AlreadyThere`] and after any error the object may still be ours: read it back.
+    ///
+    /// # Errors
+    /// As the store failed; it is then unknown whether the object was stored.
+    pub async fn create(&self, key: &Path, content: Bytes) -> Result<Created> {
+        let mode = if self.create_honoured() { PutMode::Create } else { PutMode::Overwrite };
+        self.put(key, content, mode).await
+    }
+
+    /// As [`Store::create`], and settles every doubt: "exists" may be our own request, repeated; a request that failed or timed out
+    /// may have stored the object. What is there is read back, at most `max` bytes of it, and compared.
+    ///
+    /// # Errors
+    /// [`Error::Undecided`] where it is not known whether the object is or will be there: nothing that depends on it may be cleaned
+    /// up. Any other error says that it is not there.
+    pub async fn create_resolved(&self, key: &Path, content: Bytes, max: u64) -> Result<Resolved> {
+        let failed = match self.create(key, content.clone()).await {
+            Ok(Created::New) => return Ok(Resolved::Ours),
+            Ok(Created::AlreadyThere) => None,
+            Err(error) => Some(error),
+        };
+        match (self.get(key, max).await, failed) {
+            (Ok(found), _) if found == content => self.settle(key).await.map(|()| Resolved::Ours),
+            (Ok(found), _) => Ok(Resolved::Others(found)),
+            // It is larger than anything of its kind: somebody else's.
+            (Err(Error::Corrupt { .. }), _) => Ok(Resolved::Others(Bytes::new())),
+            // A request that timed out on its way to another host may still arrive.
+            (Err(error), Some(failed)) if error.is_not_found() => match self.inner.local {
+                None if matches!(failed, Error::Unavailable { .. }) => {
+                    Err(Error::Undecided { object: key.to_string(), source: Box::new(failed) })
+                }
+                _ => Err(failed),
+            },
+            (Err(error), _) => Err(Error::Undecided { object: key.to_string(), source: Box::new(error) }),
+        }
+    }
+
+    /// Puts an object, in the place of another if there is one: only for the few small records that may be rewritten.
+    ///
+    /// # Errors
+    /// As the store failed; it is then unknown which of the two is there.
+    pub async fn overwrite(&self, key: &Path, content: Bytes) -> Result<()> {
+        self.put(key, content, PutMode::Overwrite).await.map(|_| ())
+    }
+
+    /// Asks for a conditional create whatever the probe has found: the probe's own request.
+    pub(crate) async fn create_asked(&self, key: &Path, content: Bytes) -> Result<Created> {
+        self.put(key, content, PutMode::Create).await
+    }
+
+    /// Takes an object away; one that is not there is no error. A crash may bring it back: see [`Store::delete_durable`].
+    ///
+    /// # Errors
+    /// Where the store failed or could not be reached.
+    pub async fn delete(&self, key: &Path) -> Result<()> {
+        self.check_before_change().await?;
+        bump(&self.inner.counters.deletes, 1);
+        match self.inner.objects.delete(key).await {
+            Ok(()) | Err(object_store::Error::NotFound { .. }) => Ok(()),
+            Err(error) => Err(Error::from_store(key, error)),
+        }
+    }
+
+    /// Takes an object away for good, before this returns: where what comes next relies on it.
+    ///
+    /// # Errors
+    /// As [`Store::delete`].
+    pub async fn delete_durable(&self, key: &Path) -> Result<()> {
+        self.delete(key).await?;
+        let Some(local) = &self.inner.local else { return Ok(()) };
+        let directory = local.file(key).parent().map(FsPath::to_owned);
+        let Some(directory) = directory else { return Ok(()) };
+        let synced = blocking(move || match sync_dir(&directory) {
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(()),
+            other => other,
+        });
+        synced.await.map_err(|e| Error::Unavailable { object: key.to_string(), source: e.into() })
+    }
+
+    /// Makes sure that an object which somebody else put outlives a crash: its writer may have died before it synced.
+    ///
+    /// # Errors
+    /// Where the object is gone or the system could not sync it.
+    pub async fn settle(&self, key: &Path) -> Result<()> {
+        let Some(local) = &self.inner.local else { return Ok(()) };
+        let (file, root) = (local.file(key), local.root.clone());
+        let synced = blocking(move || {
+            std::fs::File::open(&file)?.sync_all()?;
+            file.parent().map_or(Ok(()), |directory| sync_up_to(directory, &root))
+        });
+        synced.await.map_err(|e| Error::Unavailable { object: key.to_string(), source: e.into() })
+    }
+
+    /// Finds out whether the repository is still where it was.
+    ///
+    /// # Errors
+    /// [`Error::Unavailable`] where neither `repo.json` nor its copy can be seen.
+    pub async fn check_reached(&self) -> Result<()> {
+        if !self.inner.repository_expected.load(Ordering::Relaxed) {
+            return Ok(());
+        }
+        let keys = Layout::new();
+        let mut cause = Cause::new("there is no repo.json: is the disk mounted, is the address right?");
+        for key in [keys.repo_json(), keys.repo_json_copy()] {
+            match self.get_opts(&key, GetOptions::new().with_head(true)).await {
+                Ok(_) => return Ok(()),
+                Err(object_store::Error::NotFound { .. }) => {}
+                Err(error) => cause = Cause::from_store(&error),
+            }
+        }
+        Err(Error::Unavailable { object: self.inner.place.clone(), source: cause })
+    }
+
+    async fn put(&self, key: &Path, content: Bytes, mode: PutMode) -> Result<Created> {
+        self.check_before_change().await?;
+        bump(&self.inner.counters.puts, 1);
+        bump(&self.inner.counters.bytes_out, content.len() as u64);
+        let options = PutOptions { mode, ..PutOptions::default() };
+        match self.inner.objects.put_opts(key, PutPayload::from_bytes(content), options).await {
+            Ok(_) => {}
+            Err(object_store::Error::AlreadyExists { .. } | object_store::Error::Precondition { .. }) => {
+                return Ok(Created::AlreadyThere);
+            }
+            Err(error) => return Err(Error::from_store(key, error)),
+        }
+        self.settle_ancestors(key).await?;
+        Ok(Created::New)
+    }
+
+    /// Syncs the directories above a new object's own, once a process and directory.
+    async fn settle_ancestors(&self, key: &Path) -> Result<()> {
+        let Some(local) = &self.inner.local else { return Ok(()) };
+        let file = local.file(key);
+        let Some(directory) = file.parent().map(FsPath::to_owned) else { return Ok(()) };
+        if local.settled.lock().unwrap_or_else(PoisonError::into_inner).contains(&directory) {
+            return Ok(());
+        }
+        let (above, root) = (directory.parent().map(FsPath::to_owned), local.root.clone());
+        let synced = blocking(move || above.map_or(Ok(()), |above| sync_up_to(&above, &root)));
+        synced.await.map_err(|e| Error::Unavailable { object: key.to_string(), source: e.into() })?;
+        local.settled.lock().unwrap_or_else(PoisonError::into_inner).insert(directory);
+        Ok(())
+    }
+
+    /// A local store would make the directories of a repository whose disk is not mounted any more.
+    async fn check_before_change(&self) -> Result<()> {
+        match &self.inner.local {
+            Some(_) => self.check_reached().await,
+            None => Ok(()),
+        }
+    }
+
+    async fn get_opts(&self, key: &Path, options: GetOptions) -> object_store::Result<GetResult> {
+        bump(&self.inner.counters.gets, 1);
+        self.inner.objects.get_opts(key, options).await
+    }
+
+    /// The body of an answer, which must have `length` bytes.
+    async fn collect(&self, key: &Path, result: GetResult, length: u64) -> Result<Bytes> {
+        let cut = || Error::corrupt(key, format_args!("fewer or more than {length} bytes arrived"));
+        let content = match result.payload {
+            GetResultPayload::File(..) => result.bytes().await.map_err(|e| Error::from_store(key, e))?,
+            GetResultPayload::Stream(mut parts) => {
+                let mut content = BytesMut::with_capacity(usize::try_from(length).map_err(|_| cut())?);
+                while let Some(part) = parts.next().await {
+                    let part = part.map_err(|e| Error::from_store(key, e))?;
+                    if (content.len() as u64).saturating_add(part.len() as u64) > length {
+                        return Err(cut());
+                    }
+                    content.extend_from_slice(&part);
+                }
+                content.freeze()
+            }
+        };
+        if content.len() as u64 != length {
+            return Err(cut());
+        }
+        bump(&self.inner.counters.bytes_in, length);
+        Ok(content)
+    }
+
+    /// "Not found" says something only if the repository itself is found.
+    async fn missing(&self, key: &Path, said: Box<dyn std::error::Error + Send + Sync>) -> Error {
+        drop(said);
+        match self.check_reached().await {
+            Ok(()) => Error::not_found(key),
+            Err(error) => error,
+        }
+    }
+
+    /// A range that is not there tells that the object is cut; other errors are the store's.
+    async fn range_error(&self, key: &Path, range: &Range<u64>, error: object_store::Error) -> Error {
+        match self.head(key).await {
+            Ok(size) if size < range.end => short(key, range, size),
+            _ => Error::from_store(key, error),
+        }
+    }
+}
+
+impl Local {
+    fn file(&self, key: &Path) -> PathBuf {
+        key.parts().fold(self.root.clone(), |path, part| path.join(part.as_ref()))
+    }
+}
+
+fn short(key: &Path, range: &Range<u64>, size: u64) -> Error {
+    Error::corrupt(
+        key,
+        format_args!("bytes {} to {} were asked for and it has {size}", range.start, range.end),
+    )
+}
+
+fn bump(counter: &AtomicU64, by: u64) {
+    counter.fetch_add(by, Ordering::Relaxed);
+}
+
+/// Runs file system work where it may block.
+async fn blocking<T: Send + 'static>(
+    work: impl FnOnce() -> std::io::Result<T> + Send + 'static,
+) -> std::io::Result<T> {
+    tokio::task::spawn_blocking(work).await.unwrap_or_else(|e| Err(std::io::Error::other(e)))
+}
+
+fn sync_dir(directory: &FsPath) -> std::io::Result<()> {
+    std::fs::File::open(directory)?.sync_all()
+}
+
+/// Syncs `directory` and those above it, up to and with `root`.
+fn sync_up_to(directory: &FsPath, root: &FsPath) -> std::io::Result<()> {
+    for directory in directory.ancestors().take_while(|d| d.starts_with(root)) {
+        sync_dir(directory)?;
+    }
+    Ok(())
+}
+
+/// Makes a directory and those above it, and syncs what has changed.
+fn create_dir_durable(path: &FsPath) -> Result<()> {
+    let existing = path.ancestors().find(|d| d.as_os_str().is_empty() || d.exists());
+    std::fs::create_dir_all(path).map_err(|e| Error::local("create directory", path, e))?;
+    let changed = path.ancestors().skip(1).take_while(|d| existing.is_none_or(|e| d.starts_with(e)));
+    for directory in changed.filter(|_| existing != Some(path)) {
+        let directory = if directory.as_os_str().is_empty() { FsPath::new(".") } else { directory };
+        sync_dir(directory).map_err(|e| Error::local("sync directory", directory, e))?;
+    }
+    Ok(())
+}

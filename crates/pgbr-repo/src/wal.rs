@@ -1,0 +1,298 @@
+//! The WAL archive: one object a file, never overwritten, and never "missing" by mistake.
+//!
+//! A push is one conditional create. Where the name is taken, the whole stored object is read and checked:
+//!
+//! | stored | pushed | then |
+//! |---|---|---|
+//! | the same content | anything | success |
+//! | other content that verifies | segment, `.history`, `.backup` | [`Error::WalConflict`]; what is stored stays |
+//! | other content that verifies | `.partial` | stored as `<file>-<digest>`; success |
+//! | damaged | anything | stored as `<file>-<digest>`; success with a warning |
+//!
+//! A get reads one object and checks it; where that is missing or damaged it looks for the variants of the name and takes the one that
+//! verifies. In a store that does not honour conditional creates every name carries its digest, and two contents of one name are an error.
+
+mod get;
+mod list;
+mod seal;
+
+use std::path::PathBuf;
+
+use bytes::Bytes;
+use object_store::path::Path;
+use pgbr_codec::{Compression, WalTrailer};
+use pgbr_manifest::{ArchiveId, StanzaName, SystemId, WalFileName};
+
+use crate::error::{Error, Result};
+use crate::keys::{Layout, WalDigest};
+use crate::repo_file::Repo;
+use crate::store::{Created, Store};
+
+pub use get::{WalFound, WalGet, WalSaved};
+pub use list::WalEntry;
+
+/// The largest content of a WAL file, in bytes: PostgreSQL's largest segment.
+const MAX_CONTENT: u64 = 1 << 30;
+/// The largest object of a WAL file, in bytes: each piece may be stored as it is, with 40 bytes more.
+const MAX_OBJECT: u64 = MAX_CONTENT + (1 << 20);
+
+/// The WAL archive of a stanza.
+#[derive(Debug, Clone)]
+pub struct WalStore {
+    repo: Repo,
+    stanza: StanzaName,
+}
+
+/// What to push.
+#[derive(Debug, Clone)]
+#[non_exhaustive]
+pub struct WalPush {
+    /// The archive of the cluster.
+    pub archive: ArchiveId,
+    /// The file's name.
+    pub file: WalFileName,
+    /// Its content.
+    pub source: WalSource,
+    /// The cluster's system identifier, where the content says it.
+    pub system_id: Option<SystemId>,
+    /// How to compress it.
+    pub compression: Compression,
+    /// On how many threads to compress and seal: 1 to 64.
+    pub workers: usize,
+}
+
+impl WalPush {
+    /// A push without compression, on one thread.
+    pub const fn new(archive: ArchiveId, file: WalFileName, source: WalSource) -> Self {
+        Self { archive, file, source, system_id: None, compression: Compression::NONE, workers: 1 }
+    }
+
+    /// With the cluster's system identifier.
+    #[must_use]
+    pub const fn with_system_id(mut self, system_id: SystemId) -> Self {
+        self.system_id = Some(system_id);
+        self
+    }
+
+    /// With this compression, on so many threads.
+    #[must_use]
+    pub const fn with_compression(mut self, compression: Compression, workers: usize) -> Self {
+        self.compression = compression;
+        self.workers = workers;
+        self
+    }
+}
+
+/// Where the content of a WAL file comes from.
+#[derive(Debug, Clone)]
+#[expect(clippy::exhaustive_enums, reason = "content is in a file or in memory")]
+pub enum WalSource {
+    /// A file.
+    Path(PathBuf),
+    /// Memory.
+    Bytes(Bytes),
+}
+
+/// What became of a push. All of these are success.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum PushOutcome {
+    /// It was stored.
+    Stored {
+        /// The size of the object.
+        size: u64,
+    },
+    /// It was there with the same content.
+    SameAlreadyThere,
+    /// What is stored under its name is damaged: it was stored beside it. Worth a warning.
+    StoredBeside {
+        /// The key that it was stored under.
+        object: String,
+        /// What is wrong with the one that was there.
+        damage: String,
+    },
+    /// A `.partial` of other content is there: this one was kept beside it.
+    PartialKept {
+        /// The key that it was stored under.
+        object: String,
+    },
+}
+
+/// What stands under a key.
+enum Stored {
+    /// A file of the right name with this digest.
+    Sound([u8; 32]),
+    /// Something that does not verify.
+    Unsound(Error),
+    /// Nothing.
+    Nothing,
+}
+
+impl WalStore {
+    /// The archive of `stanza` in `repo`.
+    pub fn new(repo: &Repo, stanza: &StanzaName) -> Self {
+        Self { repo: repo.clone(), stanza: stanza.clone() }
+    }
+
+    /// Archives a file. When this returns, the file is durable.
+    ///
+    /// # Errors
+    /// [`Error::WalConflict`] where it is archived with other content; [`Error::Local`] where the source cannot be read; as the
+    /// store failed. Pushing again is always safe.
+    pub async fn push(&self, push: WalPush) -> Result<PushOutcome> {
+        let (archive, file) = (push.archive, push.file);
+        let (object, digest) = seal::seal(&self.repo, push).await?;
+        let pushed = Pushed { archive, file, object, digest };
+        match self.store().create_honoured() {
+            true => self.push_create(&pushed).await,
+            false => self.push_variant(&pushed).await,
+        }
+    }
+
+    /// Puts a sealed file where conditional creates are honoured.
+    async fn push_create(&self, pushed: &Pushed) -> Result<PushOutcome> {
+        let key = Layout::new().wal(&self.stanza, pushed.archive, &pushed.file);
+        let failed = match self.store().create(&key, pushed.object.clone()).await {
+            Ok(Created::New) => return Ok(pushed.stored()),
+            Ok(Created::AlreadyThere) => None,
+            Err(error) => Some(error),
+        };
+        // "Exists" may be our own request, repeated, and a request that failed may have stored the object.
+        let stored = match self.examine(&key, &pushed.file).await {
+            Ok(stored) => stored,
+            Err(error) => return Err(failed.unwrap_or(error)),
+        };
+        match (stored, failed) {
+            (Stored::Sound(digest), _) if digest == pushed.digest => {
+                self.store().settle(&key).await?;
+                Ok(PushOutcome::SameAlreadyThere)
+            }
+            (_, Some(failed)) => Err(failed),
+            (Stored::Sound(_), None) if matches!(pushed.file, WalFileName::Partial(_)) => {
+                Ok(PushOutcome::PartialKept { object: self.put_variant(pushed).await? })
+            }
+            (Stored::Sound(digest), None) => Err(pushed.conflict(&digest)),
+            (Stored::Unsound(damage), None) => {
+                self.refuse_other_variants(pushed).await?;
+                let object = self.put_variant(pushed).await?;
+                Ok(PushOutcome::StoredBeside { object, damage: damage.to_string() })
+            }
+            // It was there a moment ago: whoever took it away is still at work. PostgreSQL tries again.
+            (Stored::Nothing, None) => Err(Error::not_found(&key)),
+        }
+    }
+
+    /// Puts a sealed file where a create may overwrite: under a name that no other content has, between two looks at the others.
+    async fn push_variant(&self, pushed: &Pushed) -> Result<PushOutcome> {
+        let partial = matches!(pushed.file, WalFileName::Partial(_));
+        if !partial {
+            self.refuse_other_variants(pushed).await?;
+        }
+        let key = Layout::new().wal_variant(
+            &self.stanza,
+            pushed.archive,
+            &pushed.file,
+            WalDigest::of(&pushed.digest),
+        );
+        if let Stored::Sound(digest) = self.examine(&key, &pushed.file).await?
+            && digest == pushed.digest
+        {
+            self.store().settle(&key).await?;
+            return Ok(PushOutcome::SameAlreadyThere);
+        }
+        // Nothing, or the same content damaged: there is nothing to lose.
+        self.store().overwrite(&key, pushed.object.clone()).await?;
+        if !partial {
+            self.refuse_other_variants(pushed).await?;
+        }
+        Ok(pushed.stored())
+    }
+
+    /// Puts a sealed file under the name that carries its digest.
+    async fn put_variant(&self, pushed: &Pushed) -> Result<String> {
+        let key = Layout::new().wal_variant(
+            &self.stanza,
+            pushed.archive,
+            &pushed.file,
+            WalDigest::of(&pushed.digest),
+        );
+        let failed = match self.store().create(&key, pushed.object.clone()).await {
+            Ok(Created::New) => return Ok(key.to_string()),
+            Ok(Created::AlreadyThere) => None,
+            Err(error) => Some(error),
+        };
+        match self.examine(&key, &pushed.file).await {
+            Ok(Stored::Sound(digest)) if digest == pushed.digest => {
+                self.store().settle(&key).await?;
+                Ok(key.to_string())
+            }
+            Ok(Stored::Sound(digest)) => Err(failed.unwrap_or_else(|| pushed.conflict(&digest))),
+            Ok(Stored::Unsound(error)) | Err(error) => Err(failed.unwrap_or(error)),
+            Ok(Stored::Nothing) => Err(failed.unwrap_or_else(|| Error::not_found(&key))),
+        }
+    }
+
+    /// Finds whether another content of this name is archived beside, and verifies.
+    async fn refuse_other_variants(&self, pushed: &Pushed) -> Result<()> {
+        for entry in self.variants(pushed.archive, &pushed.file).await? {
+            if entry.digest == Some(WalDigest::of(&pushed.digest)) {
+                continue;
+            }
+            if let Stored::Sound(digest) = self.examine(&entry.key, &pushed.file).await?
+                && digest != pushed.digest
+            {
+                return Err(pushed.conflict(&digest));
+            }
+        }
+        Ok(())
+    }
+
+    /// Reads the whole object under a key and finds whether it is a sound file of this name.
+    async fn examine(&self, key: &Path, file: &WalFileName) -> Result<Stored> {
+        let object = match self.store().get(key, MAX_OBJECT).await {
+            Ok(object) => object,
+            Err(error) if error.is_not_found() => return Ok(Stored::Nothing),
+            Err(error) if error.is_unverified() => return Ok(Stored::Unsound(error)),
+            Err(error) => return Err(error),
+        };
+        match get::open(&self.repo, key, file, object, std::io::sink()).await {
+            Ok((trailer, _)) => Ok(Stored::Sound(trailer.digest)),
+            Err(error) if error.is_unverified() => Ok(Stored::Unsound(error)),
+            Err(error) => Err(error),
+        }
+    }
+
+    fn store(&self) -> &Store {
+        self.repo.store()
+    }
+}
+
+/// A sealed file on its way.
+struct Pushed {
+    archive: ArchiveId,
+    file: WalFileName,
+    object: Bytes,
+    digest: [u8; 32],
+}
+
+impl Pushed {
+    fn stored(&self) -> PushOutcome {
+        PushOutcome::Stored { size: self.object.len() as u64 }
+    }
+
+    fn conflict(&self, stored: &[u8; 32]) -> Error {
+        Error::WalConflict {
+            file: self.file.to_string(),
+            stored: WalDigest::of(stored).to_string(),
+            given: WalDigest::of(&self.digest).to_string(),
+        }
+    }
+}
+
+/// Whether a trailer is of the file that was asked for.
+fn check_name(key: &Path, file: &WalFileName, trailer: &WalTrailer) -> Result<()> {
+    match trailer.name == file.to_string() {
+        true => Ok(()),
+        false => Err(Error::corrupt(key, format_args!("it holds the WAL file '{}'", trailer.name))),
+    }
+}

@@ -1,0 +1,167 @@
+//! What is in the archive: first and last segment, which of a range are there, histories, and what can be taken away.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use object_store::path::Path;
+use pgbr_manifest::{ArchiveId, TimelineId, WalFileName, WalSegmentName};
+
+use super::WalStore;
+use crate::error::Result;
+use crate::keys::{Layout, ParsedKey, WalDigest, WalLog};
+use crate::store::Listed;
+
+/// An object in the archive.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct WalEntry {
+    /// Its key.
+    pub key: Path,
+    /// The file that it is of.
+    pub file: WalFileName,
+    /// The digest in its name, if it is a variant.
+    pub digest: Option<WalDigest>,
+    /// Its size in bytes.
+    pub size: u64,
+}
+
+impl WalStore {
+    /// The archives of the stanza, sorted by number.
+    ///
+    /// # Errors
+    /// As the store failed.
+    pub async fn archives(&self) -> Result<Vec<ArchiveId>> {
+        let level = self.store().level(&Layout::new().archives_dir(&self.stanza)).await?;
+        let mut ids: Vec<ArchiveId> = level.directories.iter().filter_map(|name| name.parse().ok()).collect();
+        ids.sort_unstable();
+        Ok(ids)
+    }
+
+    /// The directories of an archive, sorted: the logs of the first timeline, of the second, ...
+    ///
+    /// # Errors
+    /// As the store failed.
+    pub async fn logs(&self, archive: ArchiveId) -> Result<Vec<WalLog>> {
+        let level = self.store().level(&Layout::new().archive_dir(&self.stanza, archive)).await?;
+        Ok(level.directories.iter().filter_map(|name| WalLog::parse(name)).collect())
+    }
+
+    /// The objects in one directory of an archive, sorted by name.
+    ///
+    /// # Errors
+    /// As the store failed.
+    pub async fn files(&self, archive: ArchiveId, log: &WalLog) -> Result<Vec<WalEntry>> {
+        let level = self.store().level(&Layout::new().wal_dir(&self.stanza, archive, log)).await?;
+        Ok(level.objects.into_iter().filter_map(entry).collect())
+    }
+
+    /// The objects of history files, sorted by timeline.
+    ///
+    /// # Errors
+    /// As the store failed.
+    pub async fn histories(&self, archive: ArchiveId) -> Result<Vec<WalEntry>> {
+        let level = self.store().level(&Layout::new().archive_dir(&self.stanza, archive)).await?;
+        Ok(level.objects.into_iter().filter_map(entry).collect())
+    }
+
+    /// The timelines that a history file is archived of, sorted.
+    ///
+    /// # Errors
+    /// As the store failed.
+    pub async fn history_timelines(&self, archive: ArchiveId) -> Result<Vec<TimelineId>> {
+        let timelines = self.histories(archive).await?.into_iter().filter_map(|entry| match entry.file {
+            WalFileName::History(timeline) => Some(timeline),
+            _ => None,
+        });
+        Ok(timelines.collect::<BTreeSet<_>>().into_iter().collect())
+    }
+
+    /// The first and the last segment of an archive, by name; `None` where there is none. Lists the first and last directory alone.
+    ///
+    /// # Errors
+    /// As the store failed.
+    pub async fn bounds(&self, archive: ArchiveId) -> Result<Option<(WalSegmentName, WalSegmentName)>> {
+        let logs = self.logs(archive).await?;
+        let mut first = None;
+        for log in &logs {
+            // A directory may hold nothing but a `.partial` or what a crash has left.
+            first = self.segments_in(archive, log).await?.pop_first();
+            if first.is_some() {
+                break;
+            }
+        }
+        let Some(first) = first else { return Ok(None) };
+        for log in logs.iter().rev() {
+            if let Some(last) = self.segments_in(archive, log).await?.pop_last() {
+                return Ok(Some((first, last)));
+            }
+        }
+        Ok(Some((first, first)))
+    }
+
+    /// Which of these segments are in the archive, by listing the directories that they would lie in.
+    ///
+    /// # Errors
+    /// As the store failed.
+    pub async fn segments_present(
+        &self,
+        archive: ArchiveId,
+        wanted: impl IntoIterator<Item = WalSegmentName>,
+    ) -> Result<BTreeSet<WalSegmentName>> {
+        let mut by_log: BTreeMap<WalLog, BTreeSet<WalSegmentName>> = BTreeMap::new();
+        for segment in wanted {
+            if let Some(log) = WalLog::of(&WalFileName::Segment(segment)) {
+                by_log.entry(log).or_default().insert(segment);
+            }
+        }
+        let mut present = BTreeSet::new();
+        for (log, wanted) in by_log {
+            let there = self.segments_in(archive, &log).await?;
+            present.extend(wanted.intersection(&there));
+        }
+        Ok(present)
+    }
+
+    /// Whether a file is in the archive, under its own name or beside it; nothing is said about its content.
+    ///
+    /// # Errors
+    /// As the store failed.
+    pub async fn exists(&self, archive: ArchiveId, file: &WalFileName) -> Result<bool> {
+        let key = Layout::new().wal(&self.stanza, archive, file);
+        let plain = self.store().create_honoured() && self.store().exists(&key).await?;
+        Ok(plain || !self.variants(archive, file).await?.is_empty())
+    }
+
+    /// Takes an object of the archive away. WAL goes last: after the manifests that need it.
+    ///
+    /// # Errors
+    /// As the store failed.
+    pub async fn delete(&self, entry: &WalEntry) -> Result<()> {
+        self.store().delete(&entry.key).await
+    }
+
+    /// The objects of a file that carry a digest in their names.
+    pub(super) async fn variants(&self, archive: ArchiveId, file: &WalFileName) -> Result<Vec<WalEntry>> {
+        let entries = match WalLog::of(file) {
+            Some(log) => self.files(archive, &log).await?,
+            None => self.histories(archive).await?,
+        };
+        Ok(entries.into_iter().filter(|entry| entry.file == *file && entry.digest.is_some()).collect())
+    }
+
+    async fn segments_in(&self, archive: ArchiveId, log: &WalLog) -> Result<BTreeSet<WalSegmentName>> {
+        let segments = self.files(archive, log).await?.into_iter().filter_map(|entry| match entry.file {
+            WalFileName::Segment(segment) => Some(segment),
+            _ => None,
+        });
+        Ok(segments.collect())
+    }
+}
+
+fn entry(listed: Listed) -> Option<WalEntry> {
+    match ParsedKey::parse(&listed.key) {
+        Some(ParsedKey::Wal { file, digest, .. }) => {
+            Some(WalEntry { key: listed.key, file, digest, size: listed.size })
+        }
+        _ => None,
+    }
+}
