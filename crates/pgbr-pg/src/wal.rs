@@ -127,6 +127,24 @@ mod tests {
     }
 
     #[test]
+    fn reads_the_segments_of_every_version() {
+        for (version, bytes, system_id) in [
+            (PgVersion::V13, include_bytes!("../tests/vectors/wal-13.bin"), 7_711_017_990_238_405_795),
+            (PgVersion::V14, include_bytes!("../tests/vectors/wal-14.bin"), 7_711_017_993_993_614_531),
+            (PgVersion::V15, include_bytes!("../tests/vectors/wal-15.bin"), 7_711_017_996_779_410_678),
+            (PgVersion::V16, include_bytes!("../tests/vectors/wal-16.bin"), 7_711_017_999_782_036_773),
+            (PgVersion::V17, include_bytes!("../tests/vectors/wal-17.bin"), 7_711_018_002_325_546_331),
+            (PgVersion::V18, include_bytes!("../tests/vectors/wal-18.bin"), 7_711_018_004_988_159_347_u64),
+        ] {
+            let header = WalHeader::parse(bytes).unwrap();
+            assert_eq!((header.version, header.system_id), (Some(version), SystemId::new(system_id)));
+            assert_eq!((header.segment_size.bytes(), header.block_size), (1 << 20, 8192));
+            let name = WalSegmentName::containing(TimelineId::new(1), header.page_addr, header.segment_size);
+            check_segment(name, 1 << 20, &header, header.system_id, version).unwrap();
+        }
+    }
+
+    #[test]
     fn each_mistake_has_its_error() {
         const NAME: &str = "000000010000000000000003";
         const LEN: u64 = 16 << 20;
