@@ -140,6 +140,16 @@ pub struct Tablespace {
     pub location: String,
 }
 
+/// A symbolic link in the data directory, other than those of tablespaces.
+#[derive(Debug, Clone, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub struct Link {
+    /// Its path in the data directory.
+    pub name: String,
+    /// Where it led.
+    pub destination: String,
+}
+
 /// A database of the cluster when the backup began.
 #[derive(Debug, Clone, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 #[serde(rename_all = "kebab-case")]
@@ -198,6 +208,8 @@ pub struct Body {
     pub cluster: ClusterFacts,
     /// Tablespaces outside of the data directory.
     pub tablespaces: Vec<Tablespace>,
+    /// Links in the data directory; the index has them, too.
+    pub links: Vec<Link>,
     /// Databases, for selective restore.
     pub databases: Vec<Database>,
     /// The text of `backup_label`; none for a backup of a stopped cluster.

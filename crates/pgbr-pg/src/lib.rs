@@ -54,6 +54,7 @@ mod error;
 mod exclude;
 mod label_file;
 mod owner;
+mod owner_ids;
 mod page;
 mod reader;
 mod recovery;
@@ -70,6 +71,7 @@ pub use durable::{TEMPORARY_SUFFIX, rename_durable, sync_dir, syncfs, write_dura
 pub use error::{Error, Result, ServerError};
 pub use exclude::{DirectoryRule, Exclusions};
 pub use label_file::{BackupLabelFile, TablespaceMapEntry, parse_tablespace_map, render_tablespace_map};
+pub use owner_ids::OwnerIds;
 pub use page::{PageVerdict, check_page, is_zero, page_checksum, page_lsn};
 pub use reader::{FileReader, PageContext, UpperLsn};
 pub use recovery::{RecoveryAction, RecoveryGoal, RecoveryPlan, SignalFile};
