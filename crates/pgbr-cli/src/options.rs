@@ -132,7 +132,7 @@ pub enum Support {
     Works,
     /// It is accepted and changes nothing, for this reason.
     NoEffect(&'static str),
-    /// Not yet: refused on the command line; elsewhere refused only where [`OptionRule::refused`] says so.
+    /// Not yet: refused on the command line; elsewhere refused only where the entry says `refused`.
     NotYet,
 }
 
@@ -283,11 +283,19 @@ impl OptionRule {
     const fn log(self) -> Self {
         self.section(Section::Global, None, Listed::Log)
     }
+    const fn stanza(self) -> Self {
+        self.section(Section::Stanza, None, Listed::Stanza)
+    }
     const fn pg(self) -> Self {
         self.section(Section::Stanza, Some(Group::Pg), Listed::Stanza)
     }
     const fn repo(self) -> Self {
         self.section(Section::Global, Some(Group::Repo), Listed::Repository)
+    }
+    /// An option of clusters that may stand in a global section as well.
+    const fn anywhere(mut self) -> Self {
+        self.section = Section::Global;
+        self
     }
     const fn listed(mut self, listed: Listed) -> Self {
         self.listed = listed;

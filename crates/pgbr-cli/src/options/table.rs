@@ -1,7 +1,7 @@
 //! The table of options, one line each, sorted by name.
 //!
-//! An entry reads: name, type, commands, help; then where it may be set (`global`, `log`, `pg`, `repo`; none of them: on
-//! the command line only) and what else is to be said. `own` holds what differs for some commands.
+//! An entry reads: name, type, commands, help; then where it may be set (`global`, `log`, `stanza`, `pg`,
+//! `repo`; none of them: on the command line only) and what else is to be said. `own` holds what differs for some commands.
 
 use super::Kind::{Boolean, Choice, Hash, Integer, List, Path, Size, Text, Time};
 use super::Listed::{Command, General, Maintainer, Repository};
@@ -73,23 +73,23 @@ pub static OPTIONS: [OptionRule; 201] = [
     opt("pg", Integer, MANIFEST, "PostgreSQL Cluster.").range("1", "256").internal().not_yet(),
     opt("pg-database", Text, WITH_DB, "PostgreSQL database.").pg().default("postgres").needs("pg-path", &[]),
     opt("pg-host", Text, ARCHIVE_GET | ARCHIVE_PUSH | BACKUP | CHECK | MANIFEST | RESTORE | STANZA_CREATE | STANZA_DELETE | STANZA_UPGRADE, "PostgreSQL host for operating remotely.").pg().needs("pg-local", &["n"]).was(&["db-host", "db?-host"]).refused().own(&[own(ARCHIVE_GET | ARCHIVE_PUSH | RESTORE).internal()]),
-    opt("pg-host-ca-file", Text, WITH_PG_HOST, "PostgreSQL host certificate authority file.").pg().needs("pg-host-type", &["tls"]).not_yet(),
-    opt("pg-host-ca-path", Text, WITH_PG_HOST, "PostgreSQL host certificate authority path.").pg().needs("pg-host-type", &["tls"]).not_yet(),
-    opt("pg-host-cert-file", Text, WITH_PG_HOST, "PostgreSQL host certificate file.").pg().required().needs("pg-host-type", &["tls"]).not_yet(),
+    opt("pg-host-ca-file", Text, WITH_PG_HOST, "PostgreSQL host certificate authority file.").pg().anywhere().needs("pg-host-type", &["tls"]).not_yet(),
+    opt("pg-host-ca-path", Text, WITH_PG_HOST, "PostgreSQL host certificate authority path.").pg().anywhere().needs("pg-host-type", &["tls"]).not_yet(),
+    opt("pg-host-cert-file", Text, WITH_PG_HOST, "PostgreSQL host certificate file.").pg().anywhere().required().needs("pg-host-type", &["tls"]).not_yet(),
     opt("pg-host-cmd", Text, WITH_PG_HOST, "PostgreSQL host pgBackRest command.").pg().default_bin().needs("pg-host-type", &["ssh"]).was(&["db-cmd", "db?-cmd"]).not_yet(),
     opt("pg-host-config", Path, WITH_PG_HOST, "pgBackRest database host configuration file.").pg().default_path("/etc/pgbackrest/pgbackrest.conf").needs("pg-host", &[]).was(&["db-config", "db?-config"]).not_yet(),
     opt("pg-host-config-include-path", Path, WITH_PG_HOST, "pgBackRest database host configuration include path.").pg().default_path("/etc/pgbackrest/conf.d").needs("pg-host", &[]).not_yet(),
     opt("pg-host-config-path", Path, WITH_PG_HOST, "pgBackRest database host configuration path.").pg().default_path("/etc/pgbackrest").needs("pg-host", &[]).not_yet(),
-    opt("pg-host-key-file", Text, WITH_PG_HOST, "PostgreSQL host key file.").pg().required().needs("pg-host-type", &["tls"]).not_yet(),
+    opt("pg-host-key-file", Text, WITH_PG_HOST, "PostgreSQL host key file.").pg().anywhere().required().needs("pg-host-type", &["tls"]).not_yet(),
     opt("pg-host-port", Integer, WITH_PG_HOST, "PostgreSQL host port when pg-host is set.").pg().default_map(&[("tls", "8432")]).range("0", "65535").needs("pg-host-type", &["ssh", "tls"]).was(&["db-ssh-port", "db?-ssh-port"]).not_yet(),
-    opt("pg-host-type", Choice, WITH_PG_HOST, "PostgreSQL host protocol type.").pg().default("ssh").values(&["ssh", "tls"]).needs("pg-host", &[]).not_yet(),
+    opt("pg-host-type", Choice, WITH_PG_HOST, "PostgreSQL host protocol type.").pg().anywhere().default("ssh").values(&["ssh", "tls"]).needs("pg-host", &[]).not_yet(),
     opt("pg-host-user", Text, WITH_PG_HOST, "PostgreSQL host logon user when pg-host is set.").pg().default("postgres").needs("pg-host-type", &["ssh"]).was(&["db-user", "db?-user"]).not_yet(),
     opt("pg-local", Boolean, ARCHIVE_GET | ARCHIVE_PUSH | BACKUP | CHECK | MANIFEST | RESTORE | STANZA_CREATE | STANZA_DELETE | STANZA_UPGRADE, "PostgreSQL is local.").pg().default("n").internal().not_yet(),
     opt("pg-path", Path, ARCHIVE_GET | ARCHIVE_PUSH | BACKUP | CHECK | MANIFEST | RESTORE | STANZA_CREATE | STANZA_DELETE | STANZA_UPGRADE, "PostgreSQL data directory.").pg().required().was(&["db-path", "db?-path"]).own(&[own(ARCHIVE_PUSH | MANIFEST).optional(), own(CHECK).needs("stanza", &[])]),
     opt("pg-port", Integer, WITH_DB, "PostgreSQL port.").pg().default("5432").range("0", "65535").needs("pg-path", &[]).was(&["db-port", "db?-port"]),
     opt("pg-socket-path", Text, WITH_DB, "PostgreSQL unix socket path.").pg().needs("pg-path", &[]).was(&["db-socket-path", "db?-socket-path"]),
     opt("pg-user", Text, WITH_DB, "PostgreSQL database user.").pg().needs("pg-path", &[]),
-    opt("pg-version-force", Text, ARCHIVE_GET | ARCHIVE_PUSH | BACKUP | CHECK | MANIFEST | RESTORE | STANZA_CREATE | STANZA_DELETE | STANZA_UPGRADE | VERIFY, "Force PostgreSQL version.").global().listed(Maintainer).not_yet(),
+    opt("pg-version-force", Text, ARCHIVE_GET | ARCHIVE_PUSH | BACKUP | CHECK | MANIFEST | RESTORE | STANZA_CREATE | STANZA_DELETE | STANZA_UPGRADE | VERIFY, "Force PostgreSQL version.").stanza().listed(Maintainer).not_yet(),
     opt("priority", Integer, ALL, "Set process priority.").global().range("-20", "19"),
     opt("process", Integer, ROLES_ONLY, "Process number of a local/remote child.").range("0", "1024").internal().not_yet(),
     opt("process-max", Integer, WITH_JOBS, "Max processes to use for compress/transfer.").global().default("1").range("1", "999"),

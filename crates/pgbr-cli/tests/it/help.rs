@@ -1,0 +1,90 @@
+//! Help and version texts, as whole snapshots under `tests/snapshots`.
+//!
+//! Run with `UPDATE_SNAPSHOTS=1` to write them anew, then look at the difference.
+
+use pgbr_cli::flavor::Flavor;
+use pgbr_cli::options::{COMMANDS, OPTIONS};
+use pgbr_cli::{help, parse};
+
+use crate::{all, fails, run};
+
+fn text(args: &str, flavor: Flavor) -> String {
+    let args: Vec<&str> = std::iter::once(flavor.program()).chain(args.split_whitespace()).collect();
+    let settings = parse::settings_of(&args, &[], "", flavor).expect("the arguments are right");
+    help::render(&settings).expect("there is help")
+}
+
+#[track_caller]
+fn matches_snapshot(name: &str, text: &str) {
+    let path = format!("{}/tests/snapshots/{name}.txt", env!("CARGO_MANIFEST_DIR"));
+    if std::env::var_os("UPDATE_SNAPSHOTS").is_some() {
+        std::fs::write(&path, text).expect("the snapshot can be written");
+    }
+    let expected = std::fs::read_to_string(&path).expect("the snapshot is in the tree");
+    assert!(text == expected, "{name} differs from its snapshot; it is now:\n{text}");
+}
+
+#[test]
+fn snapshots() {
+    matches_snapshot("help", &text("help", Flavor::Pgbr));
+    matches_snapshot("help-pgbackrest", &text("help", Flavor::Pgbackrest));
+    matches_snapshot("help-backup", &text("help backup", Flavor::Pgbr));
+    matches_snapshot("help-restore-pgbackrest", &text("help restore", Flavor::Pgbackrest));
+    matches_snapshot("help-backup-compress-type", &text("help backup compress-type", Flavor::Pgbr));
+    matches_snapshot("help-backup-compress-level", &text("help backup compress-level", Flavor::Pgbr));
+    matches_snapshot("help-info-repo-cipher-pass", &text("help info repo-cipher-pass", Flavor::Pgbackrest));
+}
+
+#[test]
+fn versions() {
+    assert_eq!(text("version", Flavor::Pgbr), format!("pgbr {}\n", env!("CARGO_PKG_VERSION")));
+    assert_eq!(text("version", Flavor::Pgbackrest), "pgBackRest 2.59.1\n");
+    assert_eq!(text("version --output=num", Flavor::Pgbackrest), "2059001");
+    assert_eq!(text("--version", Flavor::Pgbackrest), "pgBackRest 2.59.1\n");
+}
+
+#[test]
+fn current_values_are_shown_but_no_secrets() {
+    let config =
+        "[global]\nrepo1-path=/a\nrepo2-path=/b\nrepo1-cipher-type=aes-256-cbc\nrepo1-cipher-pass=hidden\n";
+    let help = |args: &str| help::render(&all(args, &[], config).unwrap()).unwrap();
+    assert!(help("help info").contains("[current=<multi>, default=/var/lib/pgbr]"));
+    assert!(!help("help info").contains("hidden"));
+    assert!(
+        help("help info repo-path").ends_with("current:\n  repo1: /a\n  repo2: /b\ndefault: /var/lib/pgbr\n")
+    );
+    let secret = help("help info repo-cipher-pass");
+    assert!(secret.contains("current: <redacted>\n") && !secret.contains("hidden"), "{secret}");
+    assert!(help("help backup --delta").contains("[current=y, default=n]"));
+}
+
+#[test]
+fn every_command_and_option_has_help_within_the_width() {
+    for rule in &COMMANDS {
+        let whole = text(&format!("help {}", rule.name), Flavor::Pgbackrest);
+        assert!(whole.lines().all(|line| line.len() <= 80), "{whole}");
+        for option in OPTIONS.iter().filter(|option| option.valid_for(rule.command)) {
+            let shown = whole.contains(&format!("\n  --{} ", option.name));
+            assert_eq!(shown, !option.internal_for(rule.command), "{} {}", rule.name, option.name);
+            let one = text(&format!("help {} {}", rule.name, option.name), Flavor::Pgbr);
+            assert!(one.contains(&format!("'{}' option help", option.name)), "{one}");
+        }
+    }
+}
+
+#[test]
+fn errors() {
+    let render = |args: &str| run(args).and_then(|settings| help::render(&settings).map(|_| settings));
+    assert_eq!(
+        fails(render("help backup bogus")),
+        (31, "option 'bogus' is not valid for command 'backup'".into())
+    );
+    assert_eq!(
+        fails(render("help backup sort")),
+        (31, "option 'sort' is not valid for command 'backup'".into())
+    );
+    assert_eq!(
+        fails(render("help backup delta type")),
+        (96, "only one option allowed for option help".into())
+    );
+}

@@ -1,0 +1,52 @@
+//! The option machinery from the outside: arguments, environment and config text in; settings, texts and errors out.
+
+mod command_line;
+mod help;
+mod listing;
+mod props;
+mod rules;
+mod sources;
+mod table;
+mod values;
+
+use pgbr_cli::exit::CliError;
+use pgbr_cli::flavor::Flavor;
+use pgbr_cli::parse;
+use pgbr_cli::settings::Settings;
+
+/// Settings of `pgbr ARGS` with an environment and the text of a config file.
+fn all(args: &str, env: &[(&str, &str)], config: &str) -> Result<Settings, CliError> {
+    let args: Vec<&str> = std::iter::once("pgbr").chain(args.split_whitespace()).collect();
+    parse::settings_of(&args, env, config, Flavor::Pgbr)
+}
+
+/// Settings of `pgbr ARGS` alone.
+fn run(args: &str) -> Result<Settings, CliError> {
+    all(args, &[], "")
+}
+
+/// Settings of `pgbr ARGS` with a config file.
+fn with_config(args: &str, config: &str) -> Result<Settings, CliError> {
+    all(args, &[], config)
+}
+
+/// Code and whole text of the error that must come.
+#[track_caller]
+fn fails(result: Result<Settings, CliError>) -> (u8, String) {
+    let error = result.expect_err("it must be refused");
+    (error.code.number(), error.text())
+}
+
+/// A backup that lacks nothing.
+const BACKUP: &str = "backup --stanza=demo --pg1-path=/pg --repo1-retention-full=2";
+
+#[test]
+fn every_file_of_tests_is_compiled() {
+    let dir = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/it");
+    let main = include_str!("main.rs");
+    for entry in std::fs::read_dir(dir).unwrap() {
+        let name = entry.unwrap().file_name().into_string().unwrap();
+        let module = name.strip_suffix(".rs").unwrap();
+        assert!(module == "main" || main.contains(&format!("\nmod {module};")), "{name} is forgotten");
+    }
+}
