@@ -110,6 +110,14 @@ impl BackupStore {
         self.store().delete(&key).await
     }
 
+    /// Removes the empty directories that a backup without objects has left in a local store.
+    ///
+    /// # Errors
+    /// As the store failed.
+    pub async fn tidy(&self, label: &BackupLabel) -> Result<()> {
+        self.store().remove_empty_directories(&Layout::new().label_dir(&self.stanza, label)).await
+    }
+
     /// Makes a backup exist: puts its manifest by one atomic create, and knows what became of it.
     ///
     /// `attempt` is the run's own, as in the names of its packs; `object` is the sealed manifest.

@@ -79,6 +79,6 @@ pub use pin::{Pin, PinKind, PinRecord, PinRequest, PinState, Pins};
 pub use probe::StoreTraits;
 pub use repo_file::{CreateOptions, Entropy, Repo};
 pub use stanza::{ClusterId, NewCluster, Stanza};
-pub use store::{Created, Level, Listed, Requests, Resolved, Store};
+pub use store::{Created, Leftover, Level, Listed, Requests, Resolved, Store};
 pub use wal::{PushOutcome, WalEntry, WalFound, WalGet, WalPush, WalSaved, WalSource, WalStore};
 pub use watch::Watch;

@@ -5,8 +5,9 @@
 //! - Who reads or writes a chain puts its pin, and *then* checks that the manifests of the chain exist.
 //! - A writer besides checks its pin and its parent right before and right after it puts its manifest, and takes the manifest back if
 //!   one of them is gone. It releases its pin last.
-//! - Expire removes manifests for good, and *then* reads the pins. Whoever sweeps lists the packs first, then reads the pins, then the
-//!   manifests: a pack is rubbish only if no manifest names it and no pin covers its attempt or label.
+//! - Expire removes manifests for good, and *then* lists packs, then reads the pins, then the manifests. A pack is rubbish only if no
+//!   manifest names it and no pin covers its attempt or its backup. A manifest that was put meanwhile and depends on one that was just
+//!   removed gets its parent back: no pack of it has been touched yet.
 //!
 //! A pin is created once and is never rewritten, so that its removal is final: its owner cannot bring it back by giving a sign of life. The
 //! signs of life are an object beside it. A pin is live until it is released, or until an observer has seen the sign of life
@@ -291,6 +292,9 @@ impl Pin {
         self.pins.break_stale(&self.id).await
     }
 }
+
+#[cfg(test)]
+mod order;
 
 /// Attempts as the 16 hex digits that stand in the names of packs: JSON numbers of that size are not read alike everywhere.
 mod attempt_hex {

@@ -1,9 +1,11 @@
 //! Stanzas: which clusters' backups and WAL lie under a name.
 
+use futures::stream::TryStreamExt;
 use object_store::path::Path;
 use pgbr_manifest::{ArchiveId, PgVersion, StanzaName, SystemId};
 use serde::{Deserialize, Serialize};
 
+use crate::backup_objects::BackupStore;
 use crate::error::{Error, Result};
 use crate::keys::{self, Layout};
 use crate::record::{self, MAX_OBJECT, Record};
@@ -87,6 +89,8 @@ impl Record for StanzaRecord {
 
 /// How many entries a stanza's history has at most.
 const MAX_HISTORY: usize = 1000;
+/// How many deletions are under way at once.
+const DELETIONS: usize = 16;
 
 impl Stanza {
     /// Makes a stanza for a cluster.
@@ -163,6 +167,36 @@ impl Stanza {
         upgraded.history.push(ClusterId::new(number, cluster, now));
         upgraded.write().await?;
         Ok(upgraded)
+    }
+
+    /// Takes a stanza away with everything in it: its backups first, its record last, so that what was begun can be done again.
+    ///
+    /// Only for who holds its lease, with nobody at work in it. A stanza that is not there is no error.
+    ///
+    /// # Errors
+    /// As the store failed.
+    pub async fn delete(repo: &Repo, name: &StanzaName) -> Result<()> {
+        let (keys, store) = (Layout::new(), repo.store());
+        let backups = BackupStore::new(repo, name);
+        // Newest dependant first: no listing ever shows a backup whose parent is gone.
+        for label in backups.list_backups().await?.iter().rev() {
+            backups.delete_manifest(label).await?;
+        }
+        let records = [keys.stanza_copy(name), keys.stanza(name)];
+        let others = store.list(&keys.stanza_dir(name)).try_filter(|object| {
+            let is_other = !records.contains(&object.key);
+            async move { is_other }
+        });
+        others
+            .try_for_each_concurrent(DELETIONS, |object| async move { store.delete(&object.key).await })
+            .await?;
+        for leftover in store.leftovers(&keys.stanza_dir(name)).await? {
+            store.remove_leftover(leftover).await?;
+        }
+        for record in &records {
+            store.delete_durable(record).await?;
+        }
+        store.remove_empty_directories(&keys.stanza_dir(name)).await
     }
 
     /// The stanza's name.

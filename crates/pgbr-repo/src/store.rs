@@ -70,6 +70,18 @@ pub struct Level {
     pub objects: Vec<Listed>,
 }
 
+/// A file that an interrupted put has left in a local store, or one that is being put right now.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Leftover {
+    /// The file.
+    pub path: PathBuf,
+    /// Its size in bytes.
+    pub size: u64,
+    /// When it was last written to: one that is being put changes or goes away within seconds.
+    pub modified: std::time::SystemTime,
+}
+
 /// How many requests were made, and how many bytes they carried.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 #[non_exhaustive]
@@ -387,7 +399,8 @@ impl Store {
         self.check_before_change().await?;
         bump(&self.inner.counters.deletes, 1);
         match self.inner.objects.delete(key).await {
-            Ok(()) | Err(object_store::Error::NotFound { .. }) => Ok(()),
+            Ok(()) => Ok(()),
+            Err(object_store::Error::NotFound { .. }) => self.check_reached().await,
             Err(error) => Err(Error::from_store(key, error)),
         }
     }
@@ -401,9 +414,10 @@ impl Store {
         let Some(local) = &self.inner.local else { return Ok(()) };
         let directory = local.file(key).parent().map(FsPath::to_owned);
         let Some(directory) = directory else { return Ok(()) };
-        let synced = blocking(move || match sync_dir(&directory) {
-            Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(()),
-            other => other,
+        let synced = blocking(move || {
+            // A directory that is gone as well was removed from the one above.
+            let there = directory.ancestors().find(|d| d.is_dir()).unwrap_or(&directory);
+            sync_dir(there)
         });
         synced.await.map_err(|e| Error::Unavailable { object: key.to_string(), source: e.into() })
     }
@@ -422,6 +436,50 @@ impl Store {
         synced.await.map_err(|e| Error::Unavailable { object: key.to_string(), source: e.into() })
     }
 
+    /// Removes the empty directories in and below a directory of a local store, and it itself: what is left of an expired backup.
+    ///
+    /// # Errors
+    /// As the system failed; a directory that is not empty is none.
+    pub async fn remove_empty_directories(&self, directory: &Path) -> Result<()> {
+        let Some(local) = &self.inner.local else { return Ok(()) };
+        let path = local.file(directory);
+        local.settled.lock().unwrap_or_else(PoisonError::into_inner).retain(|d| !d.starts_with(&path));
+        let failed =
+            |e: std::io::Error| Error::Unavailable { object: directory.to_string(), source: e.into() };
+        blocking(move || remove_empty(&path)).await.map_err(failed)
+    }
+
+    /// Files that interrupted puts have left below a directory of a local store. No listing shows them, and no object is ever one of them.
+    ///
+    /// # Errors
+    /// As the system failed.
+    pub async fn leftovers(&self, directory: &Path) -> Result<Vec<Leftover>> {
+        let Some(local) = &self.inner.local else { return Ok(Vec::new()) };
+        let path = local.file(directory);
+        let failed =
+            |e: std::io::Error| Error::Unavailable { object: directory.to_string(), source: e.into() };
+        blocking(move || {
+            let mut found = Vec::new();
+            find_leftovers(&path, &mut found)?;
+            Ok(found)
+        })
+        .await
+        .map_err(failed)
+    }
+
+    /// Removes a file that an interrupted put has left. Removed under a put that is still at work, it makes that put fail.
+    ///
+    /// # Errors
+    /// As the system failed; a file that is gone is none.
+    pub async fn remove_leftover(&self, leftover: Leftover) -> Result<()> {
+        let object = leftover.path.display().to_string();
+        let removed = blocking(move || match std::fs::remove_file(&leftover.path) {
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(()),
+            other => other,
+        });
+        removed.await.map_err(|e| Error::Unavailable { object, source: e.into() })
+    }
+
     /// Finds out whether the repository is still where it was.
     ///
     /// # Errors
@@ -433,13 +491,26 @@ impl Store {
         let keys = Layout::new();
         let mut cause = Cause::new("there is no repo.json: is the disk mounted, is the address right?");
         for key in [keys.repo_json(), keys.repo_json_copy()] {
-            match self.get_opts(&key, GetOptions::new().with_head(true)).await {
-                Ok(_) => return Ok(()),
-                Err(object_store::Error::NotFound { .. }) => {}
-                Err(error) => cause = Cause::from_store(&error),
+            match self.is_there(&key).await {
+                Ok(true) => return Ok(()),
+                Ok(false) => {}
+                Err(found) => cause = found,
             }
         }
         Err(Error::Unavailable { object: self.inner.place.clone(), source: cause })
+    }
+
+    /// Whether an object can be seen; in a local store by a look past the store, which is nothing to be counted.
+    async fn is_there(&self, key: &Path) -> Result<bool, Cause> {
+        if let Some(local) = &self.inner.local {
+            let file = local.file(key);
+            return blocking(move || file.try_exists()).await.map_err(Cause::from);
+        }
+        match self.get_opts(key, GetOptions::new().with_head(true)).await {
+            Ok(_) => Ok(true),
+            Err(object_store::Error::NotFound { .. }) => Ok(false),
+            Err(error) => Err(Cause::from_store(&error)),
+        }
     }
 
     async fn put(&self, key: &Path, content: Bytes, mode: PutMode) -> Result<Created> {
@@ -560,6 +631,47 @@ fn sync_dir(directory: &FsPath) -> std::io::Result<()> {
 fn sync_up_to(directory: &FsPath, root: &FsPath) -> std::io::Result<()> {
     for directory in directory.ancestors().take_while(|d| d.starts_with(root)) {
         sync_dir(directory)?;
+    }
+    Ok(())
+}
+
+/// Removes a directory if nothing but empty directories is in it.
+fn remove_empty(directory: &FsPath) -> std::io::Result<()> {
+    use std::io::ErrorKind::{DirectoryNotEmpty, NotFound};
+    let entries = match std::fs::read_dir(directory) {
+        Err(error) if error.kind() == NotFound => return Ok(()),
+        other => other?,
+    };
+    for entry in entries {
+        let entry = entry?;
+        if entry.file_type()?.is_dir() {
+            remove_empty(&entry.path())?;
+        }
+    }
+    match std::fs::remove_dir(directory) {
+        Err(error) if matches!(error.kind(), DirectoryNotEmpty | NotFound) => Ok(()),
+        other => other,
+    }
+}
+
+/// Collects the staging files below a directory: their names end in `#` and digits.
+fn find_leftovers(directory: &FsPath, found: &mut Vec<Leftover>) -> std::io::Result<()> {
+    let entries = match std::fs::read_dir(directory) {
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(()),
+        other => other?,
+    };
+    for entry in entries {
+        let entry = entry?;
+        if entry.file_type()?.is_dir() {
+            find_leftovers(&entry.path(), found)?;
+            continue;
+        }
+        let name = entry.file_name();
+        let digits = name.to_str().and_then(|name| name.rsplit_once('#')).map(|(_, digits)| digits);
+        if digits.is_some_and(|d| !d.is_empty() && d.bytes().all(|b| b.is_ascii_digit())) {
+            let about = entry.metadata()?;
+            found.push(Leftover { path: entry.path(), size: about.len(), modified: about.modified()? });
+        }
     }
     Ok(())
 }

@@ -175,6 +175,8 @@ impl WalStore {
             (Stored::Unsound(damage), None) => {
                 self.refuse_other_variants(pushed).await?;
                 let object = self.put_variant(pushed).await?;
+                // Another process may have done the same with other content.
+                self.refuse_other_variants(pushed).await?;
                 Ok(PushOutcome::StoredBeside { object, damage: damage.to_string() })
             }
             // It was there a moment ago: whoever took it away is still at work. PostgreSQL tries again.
@@ -184,27 +186,23 @@ impl WalStore {
 
     /// Puts a sealed file where a create may overwrite: under a name that no other content has, between two looks at the others.
     async fn push_variant(&self, pushed: &Pushed) -> Result<PushOutcome> {
-        let partial = matches!(pushed.file, WalFileName::Partial(_));
-        if !partial {
-            self.refuse_other_variants(pushed).await?;
-        }
+        self.refuse_other_variants(pushed).await?;
         let key = Layout::new().wal_variant(
             &self.stanza,
             pushed.archive,
             &pushed.file,
             WalDigest::of(&pushed.digest),
         );
-        if let Stored::Sound(digest) = self.examine(&key, &pushed.file).await?
-            && digest == pushed.digest
-        {
+        if let Stored::Sound(digest) = self.examine(&key, &pushed.file).await? {
+            if digest != pushed.digest {
+                return Err(pushed.conflict(&digest));
+            }
             self.store().settle(&key).await?;
             return Ok(PushOutcome::SameAlreadyThere);
         }
         // Nothing, or the same content damaged: there is nothing to lose.
         self.store().overwrite(&key, pushed.object.clone()).await?;
-        if !partial {
-            self.refuse_other_variants(pushed).await?;
-        }
+        self.refuse_other_variants(pushed).await?;
         Ok(pushed.stored())
     }
 
@@ -232,8 +230,11 @@ impl WalStore {
         }
     }
 
-    /// Finds whether another content of this name is archived beside, and verifies.
+    /// Finds whether another content of this name is archived beside, and verifies; a `.partial` may have several.
     async fn refuse_other_variants(&self, pushed: &Pushed) -> Result<()> {
+        if matches!(pushed.file, WalFileName::Partial(_)) {
+            return Ok(());
+        }
         for entry in self.variants(pushed.archive, &pushed.file).await? {
             if entry.digest == Some(WalDigest::of(&pushed.digest)) {
                 continue;

@@ -139,6 +139,15 @@ impl WalStore {
         self.store().delete(&entry.key).await
     }
 
+    /// Removes the directory of a log that has no objects any more in a local store.
+    ///
+    /// # Errors
+    /// As the store failed.
+    pub async fn tidy(&self, archive: ArchiveId, log: &WalLog) -> Result<()> {
+        let directory = Layout::new().wal_dir(&self.stanza, archive, log);
+        self.store().remove_empty_directories(&directory).await
+    }
+
     /// The objects of a file that carry a digest in their names.
     pub(super) async fn variants(&self, archive: ArchiveId, file: &WalFileName) -> Result<Vec<WalEntry>> {
         let entries = match WalLog::of(file) {
