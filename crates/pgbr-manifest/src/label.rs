@@ -63,6 +63,9 @@ pub struct LabelTime {
 }
 
 impl LabelTime {
+    /// The earliest that a label can name.
+    pub const EPOCH: Self = Self { date: 19_700_101, second: 0 };
+
     /// From the fields of a wall clock; `None` where they are no time of a day.
     pub fn new(year: u32, month: u32, day: u32, hour: u32, minute: u32, second: u32) -> Option<Self> {
         let date = (1970..=9999).contains(&year)

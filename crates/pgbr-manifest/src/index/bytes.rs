@@ -29,6 +29,11 @@ impl<'a> Reader<'a> {
         Self { what, bytes, at: 0 }
     }
 
+    /// Goes on at a place that [`Reader::position`] gave for the same bytes.
+    pub(crate) fn resume(what: &'static str, bytes: &'a [u8], at: usize) -> Self {
+        Self { what, bytes, at: at.min(bytes.len()) }
+    }
+
     pub(crate) const fn at_end(&self) -> bool {
         self.at == self.bytes.len()
     }

@@ -10,6 +10,8 @@ pub const MAX_LEAF_BYTES: usize = 1 << 20;
 /// The most ranges of bad pages that one file lists; their total is counted beyond.
 const MAX_BAD_RANGES: usize = 1024;
 const MAX_LINK_BYTES: usize = 4096;
+/// The most grains of one record that a writer takes: a leaf may be all but full when they come.
+const MAX_RUN_HASHES: usize = MAX_LEAF_BYTES / 16;
 const MAX_NAME_BYTES: usize = 255;
 
 /// Rights and owner of an entry. Empty names are unknown.
@@ -168,6 +170,28 @@ impl Record {
             Self::Grains { .. } | Self::Zeros { .. } | Self::End(_) => None,
         }
     }
+
+    /// What a reader would refuse in the record by itself.
+    pub(crate) fn fault(&self) -> Option<&'static str> {
+        let long_name = |meta: &Meta| meta.user.len().max(meta.group.len()) > MAX_NAME_BYTES;
+        match self {
+            Self::File(file) | Self::Kept(file) if file.size > i64::MAX.cast_unsigned() => {
+                Some("a file is too large")
+            }
+            Self::File(FileRecord { meta, .. })
+            | Self::Kept(FileRecord { meta, .. })
+            | Self::Directory { meta, .. }
+            | Self::Link { meta, .. }
+                if long_name(meta) =>
+            {
+                Some("a name of an owner is too long")
+            }
+            Self::Link { target, .. } if target.len() > MAX_LINK_BYTES => Some("a link's target is too long"),
+            Self::Grains { hashes, .. } if hashes.is_empty() => Some("a run of no grains"),
+            Self::Grains { hashes, .. } if hashes.len() > MAX_RUN_HASHES => Some("a run of too many grains"),
+            _ => None,
+        }
+    }
 }
 
 /// Builds one leaf.
@@ -281,6 +305,14 @@ fn put_bytes(out: &mut Vec<u8>, bytes: &[u8]) {
     out.extend_from_slice(bytes);
 }
 
+/// Where a [`LeafReader`] is in its leaf, for who keeps the bytes themselves.
+#[derive(Debug, Default)]
+pub(crate) struct LeafPlace {
+    at: usize,
+    path: Vec<u8>,
+    meta: Meta,
+}
+
 /// Reads the records of one leaf.
 #[derive(Debug, Clone)]
 pub struct LeafReader<'a> {
@@ -300,6 +332,17 @@ impl<'a> LeafReader<'a> {
             return Err(reader.damaged("it is too large"));
         }
         Ok(Self { bytes: reader, path: Vec::new(), meta: Meta::default() })
+    }
+
+    /// Goes on in a leaf where [`LeafReader::pause`] left it.
+    pub(crate) fn resume(bytes: &'a [u8], place: LeafPlace) -> Self {
+        let LeafPlace { at, path, meta } = place;
+        Self { bytes: Reader::resume("index leaf", bytes, at), path, meta }
+    }
+
+    /// The place to go on at.
+    pub(crate) fn pause(self) -> LeafPlace {
+        LeafPlace { at: self.bytes.position(), path: self.path, meta: self.meta }
     }
 
     /// How many bytes have been read.

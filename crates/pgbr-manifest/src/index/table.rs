@@ -120,84 +120,100 @@ impl FrameTableWriter {
     }
 }
 
-/// Reads the frame table from first to last, one node in memory.
+/// Reads the frame table from first to last: the bytes of one node in memory.
 #[derive(Debug)]
 pub struct FrameCursor {
     walk: Walk<ByStream>,
-    frames: std::vec::IntoIter<FramePlace>,
-    stream: u64,
+    table: Vec<u8>,
+    at: usize,
+    /// How many frames of this pack are left.
+    left: usize,
+    /// The next one, but for its lengths.
+    next: FramePlace,
 }
 
 impl FrameCursor {
     /// Begins at the first frame below `root`.
     pub fn new(root: Option<Root>) -> Self {
-        Self { walk: Walk::new(root), frames: Vec::new().into_iter(), stream: 0 }
+        let next = FramePlace {
+            stream: 0,
+            raw_len: 0,
+            pack: 0,
+            pack_size: 0,
+            lane: 0,
+            offset: 0,
+            len: 0,
+            number: 0,
+        };
+        Self { walk: Walk::new(root), table: Vec::new(), at: 0, left: 0, next }
     }
 
     /// The next frame; `None` at the end.
     ///
     /// # Errors
-    /// When the table is damaged, or the source fails.
+    /// When the table is damaged, or the source fails. There is no going on after that.
     pub fn next_frame<S: NodeSource>(&mut self, source: &mut S) -> Result<Option<FramePlace>, S::Error> {
         loop {
-            if let Some(frame) = self.frames.next() {
-                return Ok(Some(frame));
+            if self.left > 0 {
+                return Ok(Some(self.read_frame()?));
             }
-            let Some((raw, claim)) = self.walk.next_leaf(source)? else { return Ok(None) };
-            if claim.is_some_and(|(_, stream)| stream != self.stream) {
-                let reason = "it begins elsewhere than its fence says";
-                return Err(Error::Damaged { what: "frame table", at: 0, reason }.into());
+            if self.at < self.table.len() {
+                self.read_pack()?;
+            } else if !self.next_table(source)? {
+                return Ok(None);
             }
-            self.frames = self.read(&raw)?.into_iter();
         }
     }
 
-    fn read(&mut self, raw: &[u8]) -> Result<Vec<FramePlace>> {
-        let mut reader = Reader::new("frame table", raw);
+    fn next_table<S: NodeSource>(&mut self, source: &mut S) -> Result<bool, S::Error> {
+        let Some((raw, claim)) = self.walk.next_leaf(source)? else { return Ok(false) };
+        let mut reader = Reader::new("frame table", &raw);
         if raw.len() > MAX_TABLE_BYTES {
-            return Err(reader.damaged("it is too large"));
+            return Err(reader.damaged("it is too large").into());
         }
-        if reader.varint()? != self.stream {
-            return Err(reader.damaged("it begins elsewhere in the stream"));
+        let stream = self.next.stream;
+        if claim.is_some_and(|(_, said)| said != stream) {
+            return Err(reader.damaged("it begins elsewhere than its fence says").into());
         }
-        let mut places = Vec::new();
-        while !reader.at_end() {
-            self.read_pack(&mut reader, &mut places)?;
+        if reader.varint()? != stream {
+            return Err(reader.damaged("it begins elsewhere in the stream").into());
         }
-        Ok(places)
+        self.at = reader.position();
+        self.table = raw;
+        Ok(true)
     }
 
-    fn read_pack(&mut self, reader: &mut Reader<'_>, places: &mut Vec<FramePlace>) -> Result<()> {
+    fn read_pack(&mut self) -> Result<()> {
+        let mut reader = Reader::resume("frame table", &self.table, self.at);
         let (pack, pack_size, lane) = (reader.u32()?, reader.varint()?, reader.u32()?);
-        let (mut offset, mut number) = (reader.varint()?, reader.varint()?);
-        for _ in 0..reader.count(MAX_FRAMES_A_PACK)? {
-            let (raw_len, len) = (reader.u32()?, reader.u32()?);
-            if raw_len == 0 || raw_len.max(len) > MAX_FRAME_BYTES {
-                return Err(reader.damaged("a frame is empty or too large"));
-            }
-            places.push(FramePlace {
-                stream: self.stream,
-                raw_len,
-                pack,
-                pack_size,
-                lane,
-                offset,
-                len,
-                number,
-            });
-            let next = (
-                offset.checked_add(u64::from(len)),
-                number.checked_add(1),
-                self.stream.checked_add(u64::from(raw_len)),
-            );
-            let (Some(o), Some(n), Some(s)) = next else {
-                return Err(reader.damaged("a number is too large"));
-            };
-            (offset, number, self.stream) = (o, n, s);
-            if offset > pack_size {
-                return Err(reader.damaged("a frame lies behind the end of its pack"));
-            }
-        }
+        let (offset, number) = (reader.varint()?, reader.varint()?);
+        self.left = reader.count(MAX_FRAMES_A_PACK)?;
+        self.next = FramePlace { pack, pack_size, lane, offset, number, ..self.next };
+        self.at = reader.position();
         Ok(())
+    }
+
+    fn read_frame(&mut self) -> Result<FramePlace> {
+        let mut reader = Reader::resume("frame table", &self.table, self.at);
+        let (raw_len, len) = (reader.u32()?, reader.u32()?);
+        if raw_len == 0 || raw_len.max(len) > MAX_FRAME_BYTES {
+            return Err(reader.damaged("a frame is empty or too large"));
+        }
+        let frame = FramePlace { raw_len, len, ..self.next };
+        let next = (
+            frame.offset.checked_add(u64::from(len)),
+            frame.number.checked_add(1),
+            frame.stream.checked_add(u64::from(raw_len)),
+        );
+        let (Some(offset), Some(number), Some(stream)) = next else {
+            return Err(reader.damaged("a number is too large"));
+        };
+        if offset > frame.pack_size {
+            return Err(reader.damaged("a frame lies behind the end of its pack"));
+        }
+        self.next = FramePlace { offset, number, stream, ..self.next };
+        self.left -= 1;
+        self.at = reader.position();
+        Ok(frame)
     }
 }

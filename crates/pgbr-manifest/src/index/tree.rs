@@ -1,7 +1,7 @@
 //! Trees of nodes: leaves of records, fences above them, written and read in one direction.
 
 use super::bytes::{Reader, put_varint};
-use super::record::{FileRecord, LeafReader, LeafWriter, Record};
+use super::record::{FileRecord, LeafPlace, LeafReader, LeafWriter, Record};
 use crate::error::{Error, Result};
 use crate::hash::GRAIN;
 use crate::path::{MAX_PATH_BYTES, RelPath};
@@ -307,10 +307,13 @@ impl IndexWriter {
     /// Adds the next record ([`Record::Continue`] is this type's own business and is refused).
     ///
     /// # Errors
-    /// When it is out of order, or the sink fails.
+    /// When it is out of order or above a bound of the format, or the sink fails.
     pub fn push<S: NodeSink>(&mut self, sink: &mut S, record: Record) -> Result<(), S::Error> {
         if matches!(record, Record::Continue { .. }) {
             return Err(Error::Inconsistent { reason: "a record 'continue' from outside".to_owned() }.into());
+        }
+        if let Some(reason) = record.fault() {
+            return Err(Error::Inconsistent { reason: format!("an index record: {reason}") }.into());
         }
         if self.joined(&record) {
             return Ok(());
@@ -407,27 +410,33 @@ pub struct Placed {
     pub stream: u64,
 }
 
-/// Reads an index from first to last, one leaf in memory.
+/// Reads an index from first to last: the bytes of one leaf and one record of it in memory.
 #[derive(Debug)]
 pub struct IndexCursor {
     walk: Walk<IndexKey>,
-    leaf: std::vec::IntoIter<Record>,
+    leaf: Vec<u8>,
+    place: LeafPlace,
     state: Grains,
 }
 
 impl IndexCursor {
     /// Begins at the first record below `root`.
     pub fn new(root: Option<Root>) -> Self {
-        Self { walk: Walk::new(root), leaf: Vec::new().into_iter(), state: Grains::default() }
+        Self {
+            walk: Walk::new(root),
+            leaf: Vec::new(),
+            place: LeafPlace::default(),
+            state: Grains::default(),
+        }
     }
 
     /// The next record; `None` at the end.
     ///
     /// # Errors
-    /// When the index is damaged, or the source fails.
+    /// When the index is damaged, or the source fails. There is no going on after that.
     pub fn next_record<S: NodeSource>(&mut self, source: &mut S) -> Result<Option<Placed>, S::Error> {
         loop {
-            let Some(record) = self.leaf.next() else {
+            let Some(record) = self.read()? else {
                 if self.next_leaf(source)? {
                     continue;
                 }
@@ -441,16 +450,19 @@ impl IndexCursor {
         }
     }
 
+    /// The next record of this leaf. They are decoded one by one: all at once can take a thousand times the leaf's size.
+    fn read(&mut self) -> Result<Option<Record>> {
+        let mut reader = LeafReader::resume(&self.leaf, std::mem::take(&mut self.place));
+        let record = reader.next_record()?;
+        self.place = reader.pause();
+        Ok(record)
+    }
+
     fn next_leaf<S: NodeSource>(&mut self, source: &mut S) -> Result<bool, S::Error> {
         let Some((raw, claim)) = self.walk.next_leaf(source)? else { return Ok(false) };
-        let mut reader = LeafReader::new(&raw)?;
-        let mut records = Vec::new();
-        while let Some(record) = reader.next_record()? {
-            records.push(record);
-        }
         let damaged = |reason| Error::Damaged { what: "index leaf", at: 0, reason };
-        let first = match records.first() {
-            Some(Record::Continue { path, grain }) => Some((path.clone(), *grain)),
+        let first = match LeafReader::new(&raw)?.next_record()? {
+            Some(Record::Continue { path, grain }) => Some((path, grain)),
             Some(record) => record.path().map(|path| (path.clone(), 0)),
             None => None,
         };
@@ -460,7 +472,7 @@ impl IndexCursor {
         {
             return Err(damaged("it begins elsewhere than its fence says").into());
         }
-        self.leaf = records.into_iter();
+        (self.leaf, self.place) = (raw, LeafPlace::default());
         Ok(true)
     }
 }

@@ -141,6 +141,9 @@ fn what_breaks_a_rule_is_refused_at_writing() {
         ("too many grains", vec![file("a", 8192), grain(0, 2), end(8192)]),
         ("gap leads out", vec![file("a", 8192), grain(1, 1), end(8192)]),
         ("end behind the size", vec![file("a", 8192), end(8193)]),
+        ("a run of nothing", vec![file("a", 1), grain(1, 0), end(1)]),
+        ("a run that no leaf can hold", vec![file("a", 1 << 40), grain(0, 1 << 17), end(1 << 40)]),
+        ("a size that no file has", vec![file("a", 1 << 63), end(1 << 63)]),
         ("continue", vec![file("a", 8192), Record::Continue { path: RelPath::new("a").unwrap(), grain: 0 }]),
     ] {
         assert!(write(&records).is_err(), "{rule}");
