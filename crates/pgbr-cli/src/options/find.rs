@@ -127,17 +127,17 @@ fn split_key(written: &str, bare: &str) -> Result<(String, Option<u16>), CliErro
 }
 
 /// The option that a name without index means, and the former name it was found under: exact, then by unique prefix,
-/// then by former name, then by unique prefix of a former name.
+/// then by former name, then by unique prefix of a former name. A prefix of several present names means none of them.
 fn search(name: &str, spelling: Spelling) -> Option<(usize, Option<String>)> {
     if let Some(id) = id_of(name) {
         return Some((id, None));
     }
     let prefix = spelling == Spelling::Prefix;
-    if prefix
-        && let Some((id, _)) =
-            only(OPTIONS.iter().enumerate().filter(|(_, rule)| rule.name.starts_with(name)))
-    {
-        return Some((id, None));
+    let mut present = OPTIONS.iter().enumerate().filter(|(_, rule)| prefix && rule.name.starts_with(name));
+    match (present.next(), present.next()) {
+        (Some((id, _)), None) => return Some((id, None)),
+        (Some(_), Some(_)) => return None,
+        (None, _) => {}
     }
     let exact = old_names().find(|(_, old)| old == name);
     exact

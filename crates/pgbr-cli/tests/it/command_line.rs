@@ -107,6 +107,8 @@ fn ambiguous_prefixes_are_refused_with_the_candidates() {
         (code, text.as_str()),
         (31, "invalid option '--link'\nHINT: it could mean link-all, link-map.")
     );
+    // pgBackRest takes this for the former name of archive-push-queue-max, with which WAL is dropped.
+    assert_eq!(fails(run("archive-push --stanza=d --arch=1 x")), (31, "invalid option '--arch'".into()));
     let (code, text) = fails(run("backup --repo1-retention-f=1"));
     assert_eq!(code, 31);
     assert!(text.starts_with("invalid option '--repo1-retention-f'\n"), "{text}");
