@@ -1,1 +1,65 @@
 //! Backup, restore and WAL archiving for PostgreSQL as plain functions: the engine of pgbr.
+//!
+//! One function a command: [`stanza_create`], [`check`], [`backup()`], [`archive_push`], [`archive_get`], [`restore()`], [`info`]. Each takes a
+//! [`Host`] (clock, randomness, a listener) and a request of plain data, and gives a report. Nothing here reads a config file or an
+//! environment variable, or prints. They run in a tokio runtime; what costs CPU runs on threads of its own.
+//!
+//! ```
+//! use pgbr::{Host, InfoRequest, RepoAccess, info};
+//!
+//! # tokio::runtime::Builder::new_current_thread().enable_all().build()?.block_on(async {
+//! let directory = std::env::temp_dir().join("pgbr-no-such-repository");
+//! let request = InfoRequest { repo: RepoAccess::plain(directory), stanza: None, set: None };
+//! let error = info(&Host::system(), request).await.unwrap_err();
+//! assert!(matches!(error, pgbr::Error::Repo(pgbr::RepoError::NoRepository { .. })));
+//! # });
+//! # Ok::<(), std::io::Error>(())
+//! ```
+//!
+//! `examples/backup_and_restore.rs` makes a backup of a running cluster and restores it.
+
+mod archive;
+mod backup;
+mod check;
+mod cluster;
+mod error;
+mod held;
+mod host;
+mod info;
+mod load;
+mod observe;
+mod packs;
+mod place;
+mod pool;
+mod report;
+mod restore;
+mod run;
+mod stanza;
+
+pub use archive::{
+    ArchiveGetRequest, ArchivePushRequest, Got, RecoveryMode, archive_get, archive_push, recovery_mode,
+};
+pub use backup::{BackupReport, BackupRequest, backup};
+pub use check::{CheckReport, CheckRequest, check};
+pub use cluster::ClusterAccess;
+pub use error::{Error, Result};
+pub use host::{Clock, Entropy, Host, OsEntropy, Owner, Stop, SystemClock};
+pub use info::{InfoReport, InfoRequest, StanzaInfo, info};
+pub use load::{Backup, load, summaries};
+pub use observe::{Event, Observer, Silent};
+pub use place::{RepoAccess, StanzaPlace};
+pub use restore::{Places, RestoreReport, RestoreRequest, restore};
+pub use stanza::{StanzaCreateRequest, StanzaCreated, stanza_create};
+
+// The words that requests and reports are made of, so that an embedder needs one dependency.
+pub use pgbr_codec::{Cipher, Codec, Compression, Error as CodecError, Passphrase};
+pub use pgbr_manifest::manifest::{Body, Summary};
+pub use pgbr_manifest::{
+    ArchiveId, BackupLabel, BackupType, Error as ManifestError, Lsn, PgVersion, StanzaName, SystemId,
+    WalFileName, WalSegmentName,
+};
+pub use pgbr_pg::{ConnectOptions, Error as PgError, Password, RecoveryAction, RecoveryGoal};
+pub use pgbr_repo::{
+    ClusterId, Error as RepoError, Lock, LockHolder, LockProgress, LockRequest, LockType, PushOutcome,
+    StopFile, create_stop_file, lock_holder, lock_path, remove_stop_file, stop_file,
+};

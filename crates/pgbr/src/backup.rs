@@ -1,0 +1,542 @@
+//! Backup: a running cluster copied while it is written to, with the WAL that makes it consistent.
+
+mod copy;
+mod gather;
+mod label;
+mod read;
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::{Duration, Instant};
+
+use bytes::Bytes;
+use pgbr_codec::{Compression, LaneSalt, seal_manifest};
+use pgbr_manifest::manifest::{
+    Body, ClusterFacts as ManifestFacts, Database, DatabaseRef, Layer, MANIFEST_FORMAT, Sizes, Span, Summary,
+    Tablespace,
+};
+use pgbr_manifest::{BackupId, BackupLabel, BackupType, HashKey, StanzaName, WalSegmentName};
+use pgbr_pg::{
+    FinishedBackup, PageContext, RunningBackup, Scan, ScanOptions, UpperLsn, external_config_files,
+};
+use pgbr_repo::PinKind;
+use tokio::runtime::Handle;
+use tokio::task::JoinHandle;
+
+use self::copy::{Copied, CopyOptions, copy_cluster};
+use crate::cluster::{
+    ClusterAccess, Connected, check_archiving, check_identity, segments_between, wait_for_wal,
+};
+use crate::error::{Error, Result};
+use crate::held::Held;
+use crate::host::Host;
+use crate::load;
+use crate::observe::Event;
+use crate::packs::{DataPacked, DataPacks, IndexPacked, IndexPacks, Uploads};
+use crate::place::{RepoAccess, StanzaPlace};
+
+/// The most raw bytes of a frame in a full backup.
+const FULL_FRAME: usize = 1 << 20;
+/// How often the server is asked how far its log has come.
+const PULSE: Duration = Duration::from_millis(200);
+
+/// What to back up, and how.
+#[derive(Debug, Clone)]
+pub struct BackupRequest {
+    /// The repository.
+    pub repo: RepoAccess,
+    /// The stanza.
+    pub stanza: StanzaName,
+    /// The cluster.
+    pub cluster: ClusterAccess,
+    /// The type that is wanted. Diff and incr become a full where there is no prior backup to build on.
+    pub kind: BackupType,
+    /// How to compress.
+    pub compression: Compression,
+    /// Worker threads.
+    pub threads: usize,
+    /// Size at which packs are closed, in bytes.
+    pub pack_size: usize,
+    /// Whether the checkpoint is done at once.
+    pub start_fast: bool,
+    /// Whether to see that the WAL is in the archive. Without it a backup may not be restorable.
+    pub archive_check: bool,
+    /// Whether `archive_mode` must be on.
+    pub archive_mode_check: bool,
+    /// How long to wait for WAL.
+    pub archive_timeout: Duration,
+    /// Whether to check page checksums: by default, where the cluster has them.
+    pub checksum_page: Option<bool>,
+    /// Paths to leave out.
+    pub exclude: Vec<String>,
+    /// The operator's notes.
+    pub annotation: BTreeMap<String, String>,
+    /// What `archive_command` must contain.
+    pub archive_program: String,
+}
+
+/// What was backed up.
+#[derive(Debug, Clone, serde::Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub struct BackupReport {
+    /// Its name.
+    pub label: BackupLabel,
+    /// Its type.
+    #[serde(rename = "type")]
+    pub kind: BackupType,
+    /// Sizes in bytes.
+    pub sizes: Sizes,
+    /// Regular files.
+    pub files: u64,
+    /// Pages with a wrong checksum.
+    pub bad_pages: u64,
+    /// Files that hold them, the first hundred, with how many each.
+    pub bad_files: Vec<(String, u64)>,
+    /// Sockets, pipes and devices that were not copied.
+    pub skipped: Vec<String>,
+    /// First and last WAL segment that it needs.
+    pub wal: Span<WalSegmentName>,
+    /// Requests to the repository.
+    pub requests: BTreeMap<&'static str, u64>,
+}
+
+/// Makes a backup.
+///
+/// # Errors
+/// Before the server is asked to begin: when cluster and stanza do not belong together, when it does not archive, when another backup
+/// runs. Later: on any failure of server, disk or store. Nothing is listed unless all of it is durable, its WAL included.
+pub async fn backup(host: &Host, request: BackupRequest) -> Result<BackupReport> {
+    let place = request.repo.open_stanza(host, &request.stanza).await?;
+    let connected = request.cluster.connect().await?;
+    check_cluster(&place, &connected, &request)?;
+    let lease = Held::lease(host, &place).await?;
+    let made = under_lease(host, &place, connected, &request, &lease).await;
+    let released = lease.release().await;
+    let report = made?;
+    released?;
+    Ok(report)
+}
+
+fn check_cluster(place: &StanzaPlace, connected: &Connected, request: &BackupRequest) -> Result<()> {
+    check_identity(&place.stanza, &connected.identity())?;
+    if connected.facts.in_recovery {
+        return Err(Error::Standby);
+    }
+    if connected.facts.wal_level == "minimal" {
+        return Err(Error::Unfit { reason: "wal_level is minimal".to_owned() });
+    }
+    if request.archive_check {
+        check_archiving(&connected.facts, &request.archive_program, request.archive_mode_check)?;
+    }
+    Ok(())
+}
+
+async fn under_lease(
+    host: &Host,
+    place: &StanzaPlace,
+    connected: Connected,
+    request: &BackupRequest,
+    lease: &Held<pgbr_repo::Lease>,
+) -> Result<BackupReport> {
+    let prior = load::summaries(&place.backups).await?;
+    if request.kind != BackupType::Full {
+        let why = if prior.is_empty() { "no prior backup exists" } else { "this version makes full backups" };
+        host.warn(format!("{why}, {} backup has been changed to full", request.kind));
+    }
+    let newest = place.backups.list_labels().await?.into_iter().max_by_key(|label| label.time());
+    let label = label::next(host, newest);
+    let attempt = u64::from_le_bytes(host.random()?);
+    let pin = Held::pin(host, place, PinKind::Backup, Vec::new(), Some(attempt)).await?;
+    let run = Run { host, place, request, label, attempt };
+    let made = match run.copy(connected).await {
+        Ok(copied) => {
+            lease.check().await?;
+            pin.check().await?;
+            run.commit(copied, &pin).await
+        }
+        Err(error) => {
+            // Nothing was committed, so nothing can need these.
+            run.sweep().await;
+            Err(error)
+        }
+    };
+    let released = pin.release().await;
+    let report = made?;
+    released?;
+    Ok(report)
+}
+
+/// One run of a backup.
+struct Run<'a> {
+    host: &'a Host,
+    place: &'a StanzaPlace,
+    request: &'a BackupRequest,
+    label: BackupLabel,
+    attempt: u64,
+}
+
+/// Everything that the manifest needs.
+struct Complete {
+    summary: Summary,
+    body: Body,
+    report: BackupReport,
+}
+
+/// What copying left, on its way to the manifest.
+struct Packed {
+    copied: Copied,
+    data: DataPacked,
+    index: IndexPacked,
+    tablespaces: Vec<(u32, PathBuf)>,
+    skipped: Vec<String>,
+}
+
+impl Run<'_> {
+    /// From the start of the backup to the last durable pack, with all WAL in the archive.
+    async fn copy(&self, connected: Connected) -> Result<Complete> {
+        let Connected { session, facts, control, .. } = connected;
+        let started_at = self.host.now_seconds();
+        let databases = session.databases().await?;
+        let names = session.tablespaces().await?;
+        let config_files = external_config_files(&facts);
+        self.host.tell(Event::BackupStarting { fast: self.request.start_fast });
+        let begun = Instant::now();
+        let running =
+            session.start_backup(&format!("pgbr backup {}", self.label), self.request.start_fast).await?;
+        let size = facts.wal_segment_size;
+        let segment = WalSegmentName::containing(running.timeline(), running.start_lsn(), size);
+        self.host.tell(Event::BackupStarted { lsn: running.start_lsn(), segment });
+        self.step("start", begun);
+        self.check_prior_segment(&running, size).await?;
+
+        let begun = Instant::now();
+        let (hash_key, copy_start_ns) = (HashKey::from_bytes(self.host.random()?), self.host.clock.now_ns());
+        let packed = self.copy_files(&running, &facts, &control, &config_files, &hash_key).await?;
+        self.step("copy", begun);
+
+        let begun = Instant::now();
+        self.host.tell(Event::BackupStopping);
+        let (start_lsn, start_time) = (running.start_lsn(), running.start_time());
+        let finished = running.stop().await?;
+        let segments = segments_between(finished.timeline, start_lsn, finished.stop_lsn, size)?;
+        let last = *segments.last().ok_or(Error::Internal { what: "a backup without WAL" })?;
+        self.host.tell(Event::BackupStopped { lsn: finished.stop_lsn, segment: last });
+        if self.request.archive_check {
+            wait_for_wal(self.host, self.place, &segments, self.request.archive_timeout).await?;
+        }
+        self.step("stop", begun);
+
+        let wal = Span { start: segment, stop: last };
+        let times = Times {
+            host: Span { start: started_at, stop: self.host.now_seconds() },
+            server_start: start_time,
+        };
+        let tablespaces = packed.tablespaces.iter().map(|(oid, path)| Tablespace {
+            oid: *oid,
+            name: names.iter().find(|t| t.oid == *oid).map(|t| t.name.clone()).unwrap_or_default(),
+            location: path.to_string_lossy().into_owned(),
+        });
+        let parts = Parts {
+            tablespaces: tablespaces.collect(),
+            databases: databases
+                .into_iter()
+                .map(|d| Database { oid: d.oid, name: d.name, template: d.is_template })
+                .collect(),
+            config_files: config_files.iter().map(|p| p.to_string_lossy().into_owned()).collect(),
+            hash_key,
+            copy_start_ns,
+            lsn: Span { start: start_lsn, stop: finished.stop_lsn },
+            wal,
+            times,
+        };
+        self.complete(parts, packed, &facts, &control, finished)
+    }
+
+    /// The switch at the start has closed the segment before: when that does not arrive, waiting at the end would be in vain.
+    async fn check_prior_segment(
+        &self,
+        running: &RunningBackup,
+        size: pgbr_manifest::WalSegmentSize,
+    ) -> Result<()> {
+        let number = running.start_lsn().as_u64() / u64::from(size.bytes());
+        // The segment before may belong to the timeline before: it was archived by another server, or as a `.partial`.
+        if !self.request.archive_check || number <= 1 || running.timeline().as_u32() > 1 {
+            return Ok(());
+        }
+        let prior = WalSegmentName::from_number(running.timeline(), number - 1, size);
+        wait_for_wal(self.host, self.place, &[prior], self.request.archive_timeout).await
+    }
+
+    async fn copy_files(
+        &self,
+        running: &RunningBackup,
+        facts: &pgbr_pg::ClusterFacts,
+        control: &pgbr_pg::ControlFile,
+        config_files: &[PathBuf],
+        key: &HashKey,
+    ) -> Result<Packed> {
+        let upper = UpperLsn::new(running.insert_lsn().await?);
+        let check = self.request.checksum_page.unwrap_or(facts.data_checksums) && facts.data_checksums;
+        let block_size = control.block_size;
+        let context = PageContext {
+            start_lsn: running.start_lsn(),
+            upper_lsn: upper.clone(),
+            block_size,
+            segment_start: 0,
+        };
+        let estimate = Arc::new(AtomicU64::new(0));
+        let options = CopyOptions {
+            threads: self.request.threads,
+            compression: self.request.compression,
+            frame_limit: FULL_FRAME,
+            key: key.clone(),
+            pages: check.then(|| Arc::new(context)),
+            segment_pages: control.relseg_size,
+            estimate: Arc::clone(&estimate),
+        };
+        let scan = ScanOptions {
+            pg_data: self.request.cluster.pg_data.clone(),
+            version: facts.version,
+            exclude: self.request.exclude.clone(),
+            external_config: config_files.to_vec(),
+            wal_inside: false,
+        };
+        self.start_estimate(estimate);
+        let stop = self.host.stop.child();
+        let host = Host { stop: stop.clone(), ..self.host.clone() };
+        let uploads = Uploads::new(self.place.backups.clone(), self.label, self.attempt, Handle::current());
+        let keys = self.place.repo.keyring().clone();
+        let salts = (LaneSalt::from_bytes(host.random()?), LaneSalt::from_bytes(host.random()?));
+        let (attempt, pack_size) = (self.attempt, self.request.pack_size);
+        let work = move || -> Result<Packed> {
+            let mut scan = Scan::open(scan)?;
+            let mut data = DataPacks::new(&keys, attempt, salts.0, pack_size)?;
+            let index = IndexPacks::new(uploads, &keys, salts.1, pack_size)?;
+            let (copied, mut index) = copy_cluster(&host, &mut scan, &options, &mut data, index)?;
+            let data = data.finish(&mut index)?;
+            let index = index.finish()?;
+            let tablespaces = scan.tablespaces().iter().map(|t| (t.oid, t.target.clone())).collect();
+            let skipped =
+                scan.skipped().iter().map(|s| format!("{} ({})", s.path.display(), s.kind)).collect();
+            Ok(Packed { copied, data, index, tablespaces, skipped })
+        };
+        let mut copying = tokio::task::spawn_blocking(work);
+        let kept = keep_in_touch(running, &upper, &mut copying).await;
+        match kept {
+            Ok(packed) => packed,
+            Err(lost) => {
+                stop.stop();
+                drop(copying.await);
+                Err(lost)
+            }
+        }
+    }
+
+    /// Counts the bytes to come, beside the copying.
+    fn start_estimate(&self, estimate: Arc<AtomicU64>) {
+        let (host, pg_data) = (self.host.clone(), self.request.cluster.pg_data.clone());
+        tokio::task::spawn_blocking(move || {
+            let bytes = directory_size(&pg_data, 0);
+            estimate.store(bytes, Ordering::Relaxed);
+            host.tell(Event::CopyStarted { estimate: bytes });
+        });
+    }
+
+    fn complete(
+        &self,
+        parts: Parts,
+        packed: Packed,
+        facts: &pgbr_pg::ClusterFacts,
+        control: &pgbr_pg::ControlFile,
+        finished: FinishedBackup,
+    ) -> Result<Complete> {
+        let Packed { copied, data, index, skipped, .. } = packed;
+        let gathered = copied.gathered;
+        if gathered.stream != data.stream {
+            return Err(Error::Internal {
+                what: "index and frame table disagree on the length of the stream",
+            });
+        }
+        let id = BackupId(self.host.random()?);
+        let totals = gathered.totals;
+        let sizes = Sizes {
+            database: totals.bytes,
+            delta: totals.bytes,
+            stored: index.stored,
+            stored_delta: index.stored,
+        };
+        let current = self.place.stanza.current();
+        let summary = Summary {
+            format: MANIFEST_FORMAT,
+            id,
+            label: self.label,
+            kind: BackupType::Full,
+            prior: None,
+            program: self.host.program.clone(),
+            database: DatabaseRef { id: current.number, system_id: facts.system_id, version: facts.version },
+            time: parts.times.host,
+            server_time_us: Span { start: parts.times.server_start, stop: finished.stop_time },
+            lsn: parts.lsn,
+            wal: parts.wal,
+            sizes,
+            entries: totals.entries,
+            error: totals.bad_pages > 0,
+            annotation: self.request.annotation.clone(),
+        };
+        let layer = Layer {
+            attempt: self.attempt,
+            data_lanes: vec![data.salt],
+            index_lane: index.salt,
+            index_packs: index.sizes,
+            data_packs: data.packs,
+            index: gathered.index,
+            frames: data.frames,
+            stream: data.stream,
+        };
+        let body = Body {
+            format: MANIFEST_FORMAT,
+            id,
+            parent: None,
+            hash_key: parts.hash_key,
+            copy_start_ns: parts.copy_start_ns,
+            layers: vec![layer],
+            resolved_entries: gathered.entries,
+            resolved_digest: gathered.digest,
+            cluster: manifest_facts(facts, control, finished.timeline),
+            tablespaces: parts.tablespaces,
+            links: gathered.links,
+            databases: parts.databases,
+            tablespace_map: (!finished.tablespace_map.is_empty()).then_some(finished.tablespace_map),
+            backup_label: Some(finished.label_file),
+            config_files: parts.config_files,
+            bad_pages: totals.bad_pages,
+            options: self.options(),
+        };
+        let report = BackupReport {
+            label: self.label,
+            kind: BackupType::Full,
+            sizes,
+            files: totals.files,
+            bad_pages: totals.bad_pages,
+            bad_files: copied.bad_files,
+            skipped,
+            wal: parts.wal,
+            requests: BTreeMap::new(),
+        };
+        Ok(Complete { summary, body, report })
+    }
+
+    fn options(&self) -> BTreeMap<String, String> {
+        let request = self.request;
+        BTreeMap::from([
+            ("archive-check".to_owned(), request.archive_check.to_string()),
+            (
+                "checksum-page".to_owned(),
+                request.checksum_page.map_or_else(|| "auto".to_owned(), |c| c.to_string()),
+            ),
+            ("compress-level".to_owned(), request.compression.level().to_string()),
+            ("compress-type".to_owned(), request.compression.codec().to_string()),
+            ("online".to_owned(), "true".to_owned()),
+        ])
+    }
+
+    /// The commit: one create of the manifest, after everything that it names is durable.
+    async fn commit(&self, complete: Complete, pin: &Held<pgbr_repo::Pin>) -> Result<BackupReport> {
+        let begun = Instant::now();
+        let Complete { summary, body, mut report } = complete;
+        let salt = LaneSalt::from_bytes(self.host.random()?);
+        let object = seal_manifest(self.place.repo.keyring(), salt, &summary.to_json()?, &body.to_json()?)?;
+        self.place.backups.commit_manifest(&self.label, self.attempt, Bytes::from(object)).await?;
+        if let Err(lost) = pin.check().await {
+            // What the manifest names may have been swept while it was put: it must not be believed.
+            self.place.backups.withdraw_manifest(&self.label, self.attempt).await?;
+            return Err(lost);
+        }
+        self.host.tell(Event::BackupCommitted { label: self.label });
+        self.step("commit", begun);
+        report.requests = crate::report::requests(&self.place.repo);
+        Ok(report)
+    }
+
+    /// Takes away what a failed run has stored. Best effort: what stays is rubbish that nothing names.
+    async fn sweep(&self) {
+        let Ok(packs) = self.place.backups.list_packs(&self.label).await else { return };
+        for pack in packs.iter().filter(|pack| pack.attempt == self.attempt) {
+            if let Err(error) = self.place.backups.delete_pack(&self.label, pack).await {
+                self.host.warn(format!("a pack of the failed backup could not be removed: {error}"));
+                return;
+            }
+        }
+    }
+
+    fn step(&self, name: &'static str, begun: Instant) {
+        self.host.tell(Event::Step { name, took: begun.elapsed() });
+    }
+}
+
+struct Times {
+    host: Span<i64>,
+    server_start: i64,
+}
+
+/// What is known when the backup has stopped.
+struct Parts {
+    tablespaces: Vec<Tablespace>,
+    databases: Vec<Database>,
+    config_files: Vec<String>,
+    hash_key: HashKey,
+    copy_start_ns: i64,
+    lsn: Span<pgbr_manifest::Lsn>,
+    wal: Span<WalSegmentName>,
+    times: Times,
+}
+
+fn manifest_facts(
+    facts: &pgbr_pg::ClusterFacts,
+    control: &pgbr_pg::ControlFile,
+    timeline: pgbr_manifest::TimelineId,
+) -> ManifestFacts {
+    ManifestFacts {
+        catalog_version: control.catalog_version,
+        control_version: control.control_version,
+        block_size: control.block_size,
+        segment_pages: control.relseg_size,
+        wal_segment_size: facts.wal_segment_size,
+        data_checksums: facts.data_checksums,
+        timeline,
+        data_directory: facts.data_directory.to_string_lossy().into_owned(),
+    }
+}
+
+/// Waits for the copy. Meanwhile the server says how far its log has come, and with that, that the backup is still on.
+async fn keep_in_touch(
+    running: &RunningBackup,
+    upper: &UpperLsn,
+    copying: &mut JoinHandle<Result<Packed>>,
+) -> Result<Result<Packed>> {
+    loop {
+        tokio::select! {
+            done = &mut *copying => return done.map_err(|_| Error::Internal { what: "the copy thread panicked" }),
+            () = tokio::time::sleep(PULSE) => upper.advance(running.insert_lsn().await?),
+        }
+    }
+}
+
+/// Bytes of the files below a directory, roughly what a backup of it reads; what cannot be read counts nothing.
+fn directory_size(path: &Path, depth: usize) -> u64 {
+    let Ok(entries) = std::fs::read_dir(path) else { return 0 };
+    let sizes = entries.flatten().map(|entry| {
+        let name = entry.file_name();
+        let Ok(meta) = std::fs::metadata(entry.path()) else { return 0 };
+        if !meta.is_dir() {
+            return meta.len();
+        }
+        if depth > 16 || name == "pg_wal" || name.as_encoded_bytes().starts_with(b"pgsql_tmp") {
+            return 0;
+        }
+        directory_size(&entry.path(), depth + 1)
+    });
+    sizes.sum()
+}

@@ -1,0 +1,63 @@
+//! check: does WAL go all the way from the server into the archive?
+
+use std::time::Duration;
+
+use pgbr_manifest::{StanzaName, WalSegmentName};
+
+use crate::cluster::{ClusterAccess, check_archiving, check_identity, wait_for_wal};
+use crate::error::Result;
+use crate::host::Host;
+use crate::place::RepoAccess;
+
+/// What to check.
+#[derive(Debug, Clone)]
+pub struct CheckRequest {
+    /// The repository.
+    pub repo: RepoAccess,
+    /// The stanza.
+    pub stanza: StanzaName,
+    /// The cluster.
+    pub cluster: ClusterAccess,
+    /// Whether WAL has to arrive in the archive.
+    pub archive_check: bool,
+    /// Whether `archive_mode` must be on.
+    pub archive_mode_check: bool,
+    /// How long to wait for it.
+    pub archive_timeout: Duration,
+    /// What `archive_command` must contain.
+    pub archive_program: String,
+}
+
+/// What was found.
+#[derive(Debug, Clone, serde::Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub struct CheckReport {
+    /// The segment that was seen to arrive; none on a standby, or where that was not wanted.
+    pub segment: Option<WalSegmentName>,
+    /// Whether the server is a standby.
+    pub standby: bool,
+}
+
+/// Checks the way of the WAL: asks the server to end a segment and waits for it in the archive.
+///
+/// # Errors
+/// When the repository does not open, when the server is another one than the stanza's, or when the segment does not arrive.
+pub async fn check(host: &Host, request: CheckRequest) -> Result<CheckReport> {
+    let place = request.repo.open_stanza(host, &request.stanza).await?;
+    let connected = request.cluster.connect().await?;
+    check_identity(&place.stanza, &connected.identity())?;
+    if !request.archive_check {
+        return Ok(CheckReport { segment: None, standby: connected.facts.in_recovery });
+    }
+    check_archiving(&connected.facts, &request.archive_program, request.archive_mode_check)?;
+    if connected.facts.in_recovery {
+        return Ok(CheckReport { segment: None, standby: true });
+    }
+    // Something has to be in the segment, or the server does not end it.
+    connected.session.create_restore_point("pgbr archive check").await?;
+    let end = connected.session.switch_wal().await?;
+    let timeline = connected.session.timeline_id().await?;
+    let segment = WalSegmentName::containing(timeline, end.previous_byte(), connected.facts.wal_segment_size);
+    wait_for_wal(host, &place, &[segment], request.archive_timeout).await?;
+    Ok(CheckReport { segment: Some(segment), standby: false })
+}

@@ -1,0 +1,135 @@
+//! The running cluster against its stanza: the same one, in the right place, archiving.
+
+use std::path::{Path, PathBuf};
+
+use pgbr_manifest::{WalSegmentName, WalSegmentSize};
+use pgbr_pg::{ClusterFacts, ConnectOptions, ControlFile, Session, read_control_file};
+use pgbr_repo::{NewCluster, Stanza};
+
+use crate::error::{Error, Result};
+use crate::host::Host;
+use crate::observe::Event;
+use crate::place::StanzaPlace;
+
+/// How to reach a cluster: its server and its data directory.
+#[derive(Debug, Clone)]
+pub struct ClusterAccess {
+    /// How to connect.
+    pub connect: ConnectOptions,
+    /// The data directory on this machine.
+    pub pg_data: PathBuf,
+}
+
+/// A connection to a server whose data directory is the one that was given.
+pub(crate) struct Connected {
+    pub(crate) session: Session,
+    pub(crate) facts: ClusterFacts,
+    pub(crate) control: ControlFile,
+}
+
+impl ClusterAccess {
+    /// Connects, and sees that server and directory belong together.
+    pub(crate) async fn connect(&self) -> Result<Connected> {
+        let session = Session::connect(&self.connect).await?;
+        let facts = session.facts().await?;
+        let (control, _) = read_control_file(self.pg_data.join("global/pg_control"))?;
+        if !same_directory(&facts.data_directory, &self.pg_data) {
+            return Err(Error::OtherDirectory {
+                found: facts.data_directory,
+                expected: self.pg_data.clone(),
+            });
+        }
+        if control.system_id != facts.system_id {
+            let reason = "its data directory and its server are of different clusters".to_owned();
+            return Err(Error::Unfit { reason });
+        }
+        Ok(Connected { session, facts, control })
+    }
+}
+
+fn same_directory(one: &Path, other: &Path) -> bool {
+    let real = |path: &Path| path.canonicalize().unwrap_or_else(|_| path.to_owned());
+    real(one) == real(other)
+}
+
+impl Connected {
+    pub(crate) fn identity(&self) -> NewCluster {
+        NewCluster {
+            system_id: self.facts.system_id,
+            version: self.facts.version,
+            catalog_version: self.control.catalog_version,
+            control_version: self.control.control_version,
+        }
+    }
+}
+
+/// Sees that this is the stanza's current cluster.
+pub(crate) fn check_identity(stanza: &Stanza, cluster: &NewCluster) -> Result<()> {
+    let current = stanza.current();
+    if current.is(cluster) {
+        return Ok(());
+    }
+    Err(Error::OtherCluster {
+        stanza: stanza.name().to_string(),
+        expected: current.system_id,
+        expected_version: current.version.to_string(),
+        found: cluster.system_id,
+        found_version: cluster.version.to_string(),
+    })
+}
+
+/// Sees that the server archives, and by a command that calls this program.
+pub(crate) fn check_archiving(facts: &ClusterFacts, program: &str, mode_check: bool) -> Result<()> {
+    if mode_check && facts.archive_mode == "off" {
+        return Err(Error::ArchiveDisabled { reason: "archive_mode is off".to_owned() });
+    }
+    if facts.archive_mode != "off"
+        && facts.archive_library.is_empty()
+        && !facts.archive_command.contains(program)
+    {
+        return Err(Error::ArchiveCommand {
+            command: facts.archive_command.clone(),
+            expected: program.to_owned(),
+        });
+    }
+    Ok(())
+}
+
+/// Waits until all these segments are in the archive. They are looked for by listing, which costs one request a directory.
+pub(crate) async fn wait_for_wal(
+    host: &Host,
+    place: &StanzaPlace,
+    segments: &[WalSegmentName],
+    timeout: std::time::Duration,
+) -> Result<()> {
+    let archive = place.stanza.archive_id();
+    let (Some(first), Some(last)) = (segments.first(), segments.last()) else { return Ok(()) };
+    host.tell(Event::WaitingForWal { first: *first, last: *last });
+    let begun = host.clock.monotonic();
+    loop {
+        host.stop.check()?;
+        let present = place.wal.segments_present(archive, segments.iter().copied()).await?;
+        let Some(missing) = segments.iter().find(|s| !present.contains(s)) else { return Ok(()) };
+        if host.clock.monotonic().saturating_sub(begun) >= timeout {
+            return Err(Error::ArchiveTimeout { segment: *missing, seconds: timeout.as_secs() });
+        }
+        tokio::time::sleep(std::time::Duration::from_millis(100)).await;
+    }
+}
+
+/// The segments from the one with byte `start` to the one with the byte before `stop`.
+pub(crate) fn segments_between(
+    timeline: pgbr_manifest::TimelineId,
+    start: pgbr_manifest::Lsn,
+    stop: pgbr_manifest::Lsn,
+    size: WalSegmentSize,
+) -> Result<Vec<WalSegmentName>> {
+    let last = WalSegmentName::containing(timeline, stop.previous_byte(), size);
+    let mut next = WalSegmentName::containing(timeline, start, size);
+    let mut segments = vec![next];
+    while next < last {
+        next = next.next(size).ok_or(Error::Internal { what: "WAL segments end before the backup does" })?;
+        segments.push(next);
+    }
+    Ok(segments)
+}

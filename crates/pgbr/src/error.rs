@@ -1,0 +1,198 @@
+//! What can go wrong in a command, and what kind of thing that is for whoever has to react.
+
+use std::io;
+use std::path::{Path, PathBuf};
+
+use pgbr_manifest::{BackupLabel, SystemId, WalSegmentName};
+
+/// Why a command did not do what it was asked for.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum Error {
+    /// The repository.
+    #[error(transparent)]
+    Repo(#[from] pgbr_repo::Error),
+    /// The cluster.
+    #[error(transparent)]
+    Pg(#[from] pgbr_pg::Error),
+    /// The contents of an index or manifest.
+    #[error(transparent)]
+    Manifest(#[from] pgbr_manifest::Error),
+    /// Compressing or sealing.
+    #[error(transparent)]
+    Codec(#[from] pgbr_codec::Error),
+    /// A file or directory of this machine.
+    #[error("cannot {doing} '{}'", path.display())]
+    Io {
+        /// What was tried.
+        doing: &'static str,
+        /// With what.
+        path: PathBuf,
+        /// Why not.
+        source: io::Error,
+    },
+    /// The command was asked to end.
+    #[error("stopped on request")]
+    Stopped,
+    /// A defect of this program.
+    #[error("internal error: {what}")]
+    Internal {
+        /// What should have held.
+        what: &'static str,
+    },
+    /// The cluster is another one than the stanza's.
+    #[error(
+        "stanza '{stanza}' is of cluster {expected} (PostgreSQL {expected_version}), this is {found} (PostgreSQL {found_version})"
+    )]
+    OtherCluster {
+        /// The stanza.
+        stanza: String,
+        /// Its system identifier.
+        expected: SystemId,
+        /// Its major version.
+        expected_version: String,
+        /// That of the cluster at hand.
+        found: SystemId,
+        /// The major version of the cluster at hand.
+        found_version: String,
+    },
+    /// `pg1-path` and the server's `data_directory` differ.
+    #[error("the server's data directory is '{}', not '{}'", found.display(), expected.display())]
+    OtherDirectory {
+        /// What the server says.
+        found: PathBuf,
+        /// What was given.
+        expected: PathBuf,
+    },
+    /// The server does not archive.
+    #[error("the server does not archive its WAL: {reason}")]
+    ArchiveDisabled {
+        /// The setting at fault.
+        reason: String,
+    },
+    /// The server's `archive_command` does not call this program.
+    #[error("archive_command '{command}' must contain '{expected}'")]
+    ArchiveCommand {
+        /// As the server has it.
+        command: String,
+        /// The name looked for.
+        expected: String,
+    },
+    /// The server is a standby where a primary is needed.
+    #[error("the server is in recovery; a backup needs the primary")]
+    Standby,
+    /// WAL did not come in time.
+    #[error("WAL segment {segment} did not arrive in the archive within {seconds} s")]
+    ArchiveTimeout {
+        /// The first that is missing.
+        segment: WalSegmentName,
+        /// How long it was waited for.
+        seconds: u64,
+    },
+    /// Settings of the backup are not as they must be.
+    #[error("the cluster cannot be backed up: {reason}")]
+    Unfit {
+        /// Why.
+        reason: String,
+    },
+    /// No backup can serve the restore.
+    #[error("no backup set to restore")]
+    NoBackup {
+        /// Why.
+        source: pgbr_manifest::Error,
+    },
+    /// A target cannot be understood.
+    #[error("'{value}' is not a valid {what} target")]
+    Target {
+        /// Its kind.
+        what: &'static str,
+        /// As given.
+        value: String,
+    },
+    /// A server runs on the directory to restore to.
+    #[error("unable to restore while PostgreSQL is running ('{}' exists)", path.display())]
+    Running {
+        /// The server's lock file.
+        path: PathBuf,
+    },
+    /// The directory to restore to holds something.
+    #[error("unable to restore to path '{}' because it contains files", path.display())]
+    NotEmpty {
+        /// The directory.
+        path: PathBuf,
+    },
+    /// The directory to restore to does not look like a cluster, and files would be removed from it.
+    #[error("'{}' does not look like a data directory: neither PG_VERSION nor a restore in progress was found", path.display())]
+    NotACluster {
+        /// The directory.
+        path: PathBuf,
+    },
+    /// The directory to restore to is missing.
+    #[error("unable to restore to missing path '{}'", path.display())]
+    MissingPath {
+        /// The directory.
+        path: PathBuf,
+    },
+    /// A mapping of a tablespace or link cannot be followed.
+    #[error("{what} cannot be mapped: {reason}")]
+    Map {
+        /// The tablespace or link.
+        what: String,
+        /// Why.
+        reason: String,
+    },
+    /// The repository does not hold what a backup is made of.
+    #[error("backup {label} is damaged: {reason}")]
+    Damaged {
+        /// The backup.
+        label: BackupLabel,
+        /// What is missing or wrong, with the object's name.
+        reason: String,
+    },
+    /// A thing that this version cannot do.
+    #[error("{what} is not supported")]
+    Unsupported {
+        /// The thing.
+        what: String,
+    },
+    /// A WAL file cannot be taken or given.
+    #[error("WAL file '{file}' {reason}")]
+    Wal {
+        /// Its name, or what was given as one.
+        file: String,
+        /// What is wrong.
+        reason: String,
+    },
+    /// A WAL file is of another cluster or version.
+    #[error("WAL file '{file}' is not of this stanza")]
+    ForeignWal {
+        /// Its name.
+        file: String,
+        /// In what it differs.
+        source: pgbr_pg::Error,
+    },
+    /// Something did not happen in time.
+    #[error("timed out after {seconds} s waiting for {what}")]
+    Timeout {
+        /// What was waited for.
+        what: &'static str,
+        /// How long.
+        seconds: u64,
+    },
+}
+
+/// The result of this crate's functions.
+pub type Result<T, E = Error> = std::result::Result<T, E>;
+
+impl Error {
+    /// Attaches what was done with which path to an [`io::Error`].
+    pub(crate) fn io(doing: &'static str, path: impl AsRef<Path>) -> impl FnOnce(io::Error) -> Self {
+        move |source| Self::Io { doing, path: path.as_ref().to_owned(), source }
+    }
+}
+
+impl From<crate::pool::WorkerLost> for Error {
+    fn from(_: crate::pool::WorkerLost) -> Self {
+        Self::Internal { what: "a worker thread panicked" }
+    }
+}

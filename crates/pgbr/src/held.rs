@@ -1,0 +1,173 @@
+//! Pins and leases of a running command: taken, kept alive in the background, checked, given back.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use pgbr_manifest::BackupLabel;
+use pgbr_repo::{Lease, LeaseName, LeaseRequest, Leases, Pin, PinKind, PinRequest, Pins, Watch};
+use tokio::sync::Mutex;
+use tokio::task::JoinHandle;
+
+use crate::error::{Error, Result};
+use crate::host::Host;
+use crate::observe::Event;
+use crate::place::StanzaPlace;
+
+/// How long a pin or lease counts without a sign of life.
+const TTL: Duration = Duration::from_secs(60);
+/// How often a sign of life is given.
+const BEAT: Duration = Duration::from_secs(15);
+/// How often a lease is looked at that another process has.
+const LOOK: Duration = Duration::from_secs(2);
+
+/// A pin or a lease that is kept alive until it is released. Dropped without that, it goes stale by itself.
+pub(crate) struct Held<T> {
+    inner: Arc<Mutex<Option<T>>>,
+    task: JoinHandle<()>,
+}
+
+impl<T> Drop for Held<T> {
+    fn drop(&mut self) {
+        self.task.abort();
+    }
+}
+
+impl<T: Send + 'static> Held<T> {
+    fn new(host: &Host, inner: T, what: &'static str, beat: impl AsyncBeat<T>) -> Self {
+        let inner = Arc::new(Mutex::new(Some(inner)));
+        let (shared, host) = (Arc::clone(&inner), host.clone());
+        let task = tokio::spawn(async move {
+            loop {
+                tokio::time::sleep(BEAT).await;
+                let mut slot = shared.lock().await;
+                let Some(inner) = slot.as_mut() else { return };
+                if let Err(error) = beat.beat(inner).await {
+                    // What it means is decided where the work is committed; until then the store may come back.
+                    host.warn(format!("no sign of life could be given for the {what}: {error}"));
+                }
+            }
+        });
+        Self { inner, task }
+    }
+
+    async fn take(&self) -> Result<T> {
+        self.inner.lock().await.take().ok_or(Error::Internal { what: "a pin or lease is released twice" })
+    }
+}
+
+trait AsyncBeat<T>: Send + Sync + 'static {
+    fn beat<'a>(&'a self, inner: &'a mut T) -> futures::future::BoxFuture<'a, Result<(), pgbr_repo::Error>>;
+}
+
+struct PinBeat;
+
+impl AsyncBeat<Pin> for PinBeat {
+    fn beat<'a>(&'a self, pin: &'a mut Pin) -> futures::future::BoxFuture<'a, Result<(), pgbr_repo::Error>> {
+        Box::pin(pin.beat())
+    }
+}
+
+struct LeaseBeat;
+
+impl AsyncBeat<Lease> for LeaseBeat {
+    fn beat<'a>(
+        &'a self,
+        lease: &'a mut Lease,
+    ) -> futures::future::BoxFuture<'a, Result<(), pgbr_repo::Error>> {
+        Box::pin(lease.renew())
+    }
+}
+
+impl Held<Pin> {
+    /// Puts a pin, and then sees that what it names is there: in this order nothing can be taken away unnoticed.
+    pub(crate) async fn pin(
+        host: &Host,
+        place: &StanzaPlace,
+        kind: PinKind,
+        labels: Vec<BackupLabel>,
+        attempt: Option<u64>,
+    ) -> Result<Self> {
+        let holder = host.owner.as_str().to_owned();
+        let request =
+            PinRequest { kind, labels: labels.clone(), attempt, holder, now: host.now_seconds(), ttl: TTL };
+        let pin = Pins::new(&place.repo, place.stanza.name()).put(request).await?;
+        let held = Self::new(host, pin, "pin", PinBeat);
+        for label in labels {
+            if !place.backups.exists(&label).await? {
+                held.release().await?;
+                return Err(Error::Damaged { label, reason: "it was removed a moment ago".to_owned() });
+            }
+        }
+        Ok(held)
+    }
+
+    /// Sees that nobody broke the pin.
+    pub(crate) async fn check(&self) -> Result<()> {
+        match self.inner.lock().await.as_ref() {
+            Some(pin) => Ok(pin.check().await?),
+            None => Err(Error::Internal { what: "a pin is checked after its release" }),
+        }
+    }
+
+    pub(crate) async fn release(self) -> Result<()> {
+        let pin = self.take().await?;
+        Ok(pin.release().await?)
+    }
+}
+
+impl Held<Lease> {
+    /// Takes the lease of the stanza's writers. Waits where its holder may be dead and cannot be asked.
+    pub(crate) async fn lease(host: &Host, place: &StanzaPlace) -> Result<Self> {
+        let leases = Leases::new(&place.repo, Some(place.stanza.name()), LeaseName::backup());
+        let request = LeaseRequest { holder: host.owner.as_str().to_owned(), ttl: TTL };
+        let mut watch = Watch::new();
+        let begun = host.clock.monotonic();
+        let mut told = false;
+        loop {
+            host.stop.check()?;
+            let waited = host.clock.monotonic().saturating_sub(begun);
+            let error = match leases.try_acquire(&request, &mut watch, waited).await {
+                Ok(lease) => return Ok(Self::new(host, lease, "lease", LeaseBeat)),
+                Err(error) => error,
+            };
+            let pgbr_repo::Error::LeaseHeld { holder, .. } = &error else { return Err(error.into()) };
+            if host.owner.knows_dead(holder) {
+                // Nobody has to be waited for: the notes say that it was seen dead for long enough.
+                if let Ok(lease) = leases.try_acquire(&request, &mut watch, waited + TTL).await {
+                    return Ok(Self::new(host, lease, "lease", LeaseBeat));
+                }
+            }
+            // A holder that lives gives a sign of life well before this.
+            if waited > TTL + BEAT {
+                return Err(error.into());
+            }
+            if !told {
+                let text =
+                    format!("another process holds the stanza ({holder}); waiting to see whether it lives");
+                host.tell(Event::Note { text });
+                told = true;
+            }
+            let changed = leases.state().await?;
+            let before = changed.as_ref().map(|state| (state.owner.clone(), state.beat));
+            tokio::time::sleep(LOOK).await;
+            let after = leases.state().await?.map(|state| (state.owner, state.beat));
+            if after != before {
+                // It moved: its owner lives.
+                return Err(error.into());
+            }
+        }
+    }
+
+    /// Sees that nobody took the lease over.
+    pub(crate) async fn check(&self) -> Result<()> {
+        match self.inner.lock().await.as_ref() {
+            Some(lease) => Ok(lease.check().await?),
+            None => Err(Error::Internal { what: "a lease is checked after its release" }),
+        }
+    }
+
+    pub(crate) async fn release(self) -> Result<()> {
+        let lease = self.take().await?;
+        Ok(lease.release().await?)
+    }
+}

@@ -1,0 +1,112 @@
+//! info: which stanzas and backups there are, and which WAL.
+
+use pgbr_codec::Cipher;
+use pgbr_manifest::manifest::{Body, Summary};
+use pgbr_manifest::{ArchiveId, BackupLabel, StanzaName, WalSegmentName};
+use pgbr_repo::{ClusterId, Error as RepoError};
+
+use crate::error::{Error, Result};
+use crate::host::Host;
+use crate::load::{load, summaries};
+use crate::place::RepoAccess;
+
+/// What to tell about.
+#[derive(Debug, Clone)]
+pub struct InfoRequest {
+    /// The repository.
+    pub repo: RepoAccess,
+    /// Only this stanza.
+    pub stanza: Option<StanzaName>,
+    /// This backup in full.
+    pub set: Option<BackupLabel>,
+}
+
+/// What a repository holds.
+#[derive(Debug)]
+pub struct InfoReport {
+    /// How it is sealed.
+    pub cipher: Cipher,
+    /// Its stanzas, by name.
+    pub stanzas: Vec<StanzaInfo>,
+}
+
+/// What a stanza holds.
+#[derive(Debug)]
+pub struct StanzaInfo {
+    /// Its name.
+    pub name: StanzaName,
+    /// Its clusters, oldest first; empty where it does not exist.
+    pub clusters: Vec<ClusterId>,
+    /// First and last segment of each archive that has any.
+    pub archives: Vec<(ArchiveId, Option<(WalSegmentName, WalSegmentName)>)>,
+    /// Its backups, oldest first.
+    pub backups: Vec<Summary>,
+    /// Backups that cannot be read, and why.
+    pub unreadable: Vec<(BackupLabel, Error)>,
+    /// The backup asked for, in full.
+    pub set: Option<(Summary, Body)>,
+    /// Why the stanza cannot be read.
+    pub error: Option<Error>,
+}
+
+/// Reads the heads of all backups: 4 KiB each.
+///
+/// # Errors
+/// When the repository cannot be opened. What is wrong with one stanza or one backup is told in its place.
+pub async fn info(host: &Host, request: InfoRequest) -> Result<InfoReport> {
+    let repo = request.repo.open(host).await?;
+    let names = match request.stanza.clone() {
+        Some(name) => vec![name],
+        None => repo.stanzas().await?,
+    };
+    let mut stanzas = Vec::with_capacity(names.len());
+    for name in names {
+        let mut found = StanzaInfo::empty(name.clone());
+        match stanza_info(host, &request, &mut found).await {
+            Ok(()) | Err(Error::Repo(RepoError::StanzaMissing { .. })) => {}
+            Err(error) => found.error = Some(error),
+        }
+        stanzas.push(found);
+    }
+    Ok(InfoReport { cipher: repo.cipher(), stanzas })
+}
+
+impl StanzaInfo {
+    const fn empty(name: StanzaName) -> Self {
+        Self {
+            name,
+            clusters: Vec::new(),
+            archives: Vec::new(),
+            backups: Vec::new(),
+            unreadable: Vec::new(),
+            set: None,
+            error: None,
+        }
+    }
+}
+
+async fn stanza_info(host: &Host, request: &InfoRequest, found: &mut StanzaInfo) -> Result<()> {
+    let place = request.repo.open_stanza(host, &found.name).await?;
+    found.clusters = place.stanza.history().to_vec();
+    for cluster in place.stanza.history() {
+        let archive = cluster.archive_id();
+        let bounds = place.wal.bounds(archive).await?;
+        if bounds.is_some() || cluster.number == place.stanza.current().number {
+            found.archives.push((archive, bounds));
+        }
+    }
+    for (label, summary) in summaries(&place.backups).await? {
+        match summary {
+            Ok(summary) => found.backups.push(summary),
+            Err(error) => found.unreadable.push((label, error)),
+        }
+    }
+    found.backups.sort_by_key(|backup| (backup.time.stop, backup.label));
+    if let Some(label) = request.set
+        && found.backups.iter().any(|backup| backup.label == label)
+    {
+        let backup = load(&place.backups, label).await?;
+        found.set = Some((backup.summary, backup.body));
+    }
+    Ok(())
+}

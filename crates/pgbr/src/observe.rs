@@ -1,0 +1,105 @@
+//! What the engine tells while it works. Lines, bars and JSON are made of these by whoever listens.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use pgbr_manifest::{BackupLabel, Lsn, WalSegmentName};
+
+/// Something that happened.
+#[derive(Debug, Clone, PartialEq)]
+#[non_exhaustive]
+pub enum Event {
+    /// PostgreSQL was asked to begin a backup (which waits for a checkpoint).
+    BackupStarting {
+        /// Whether the checkpoint is done at once.
+        fast: bool,
+    },
+    /// The backup has begun.
+    BackupStarted {
+        /// Redo position of the checkpoint.
+        lsn: Lsn,
+        /// The segment that holds it.
+        segment: WalSegmentName,
+    },
+    /// Copying begins.
+    CopyStarted {
+        /// Bytes of the cluster, as PostgreSQL counts them; an estimate for progress.
+        estimate: u64,
+    },
+    /// Bytes read, or written back, so far.
+    Progress {
+        /// Bytes done.
+        done: u64,
+        /// Bytes in all, an estimate while a backup runs.
+        total: u64,
+    },
+    /// A file was taken or written.
+    File {
+        /// Its path in the backup.
+        path: String,
+        /// Its size in bytes.
+        size: u64,
+    },
+    /// PostgreSQL was asked to end the backup.
+    BackupStopping,
+    /// The backup has ended; its WAL is waited for.
+    BackupStopped {
+        /// The first position at which it is consistent.
+        lsn: Lsn,
+        /// The last segment that it needs.
+        segment: WalSegmentName,
+    },
+    /// WAL is waited for.
+    WaitingForWal {
+        /// From this segment.
+        first: WalSegmentName,
+        /// To this one.
+        last: WalSegmentName,
+    },
+    /// A backup can be restored from now on.
+    BackupCommitted {
+        /// Its name.
+        label: BackupLabel,
+    },
+    /// A restore begins.
+    RestoreStarting {
+        /// The backup it begins with.
+        label: BackupLabel,
+    },
+    /// A step that takes time is done.
+    Step {
+        /// What it was, a few words.
+        name: &'static str,
+        /// How long it took.
+        took: Duration,
+    },
+    /// Something the operator should know; it is in the report, too, where it concerns the result.
+    Warning {
+        /// One sentence or more.
+        text: String,
+    },
+    /// Something an operator may like to know.
+    Note {
+        /// One sentence.
+        text: String,
+    },
+    /// A file that restore does not write by itself.
+    ConfigFile {
+        /// Where it lay.
+        path: PathBuf,
+    },
+}
+
+/// Listens. It is called from several threads and must be quick.
+pub trait Observer: Send + Sync {
+    /// Takes note of `event`.
+    fn event(&self, event: &Event);
+}
+
+/// Listens to nothing.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Silent;
+
+impl Observer for Silent {
+    fn event(&self, _: &Event) {}
+}

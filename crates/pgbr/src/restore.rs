@@ -1,0 +1,305 @@
+//! Restore: a cluster as it was, from one backup and the archive, that recovers to the moment asked for.
+
+mod fetch;
+mod goal;
+mod target;
+mod write;
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+use std::time::Instant;
+
+use pgbr_manifest::manifest::Summary;
+use pgbr_manifest::plan_restore::{Goal, RestoreChoice, plan_restore};
+use pgbr_manifest::{BackupLabel, StanzaName, WalFileName};
+use pgbr_pg::{
+    RecoveryAction, RecoveryGoal, RecoveryPlan, SignalFile, TablespaceMapEntry, render_tablespace_map,
+};
+use pgbr_repo::{PinKind, WalGet};
+use tokio::runtime::Handle;
+
+use crate::error::{Error, Result};
+use crate::held::Held;
+use crate::host::Host;
+use crate::load::{self, Backup};
+use crate::observe::Event;
+use crate::place::{RepoAccess, StanzaPlace};
+
+pub use target::Places;
+use target::{Layout, Plan, plan_places};
+
+/// What to restore, where, and how far it recovers.
+#[derive(Debug, Clone)]
+pub struct RestoreRequest {
+    /// The repository.
+    pub repo: RepoAccess,
+    /// The stanza.
+    pub stanza: StanzaName,
+    /// Only this backup; without it the newest that can reach the goal.
+    pub set: Option<BackupLabel>,
+    /// Where things go.
+    pub places: Places,
+    /// Where recovery ends.
+    pub goal: RecoveryGoal,
+    /// Whether it ends just before the goal.
+    pub exclusive: bool,
+    /// What the server does then.
+    pub action: RecoveryAction,
+    /// The timeline to follow: `current`, `latest` or a number.
+    pub timeline: Option<String>,
+    /// The command by which the server gets WAL.
+    pub restore_command: String,
+    /// More settings for the recovery.
+    pub recovery_options: Vec<(String, String)>,
+    /// Whether the restored server shall not archive.
+    pub archive_off: bool,
+    /// Worker threads.
+    pub threads: usize,
+}
+
+/// What was restored.
+#[derive(Debug, Clone, serde::Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub struct RestoreReport {
+    /// The backup.
+    pub label: BackupLabel,
+    /// Bytes of all files.
+    pub bytes: u64,
+    /// Regular files.
+    pub files: u64,
+    /// Config files that lay outside of the data directory and are in the backup.
+    pub config_files: Vec<PathBuf>,
+    /// Whether they were written.
+    pub config_written: bool,
+    /// Pages that had a wrong checksum when the backup was made, and have it again.
+    pub bad_pages: u64,
+    /// Requests to the repository.
+    pub requests: BTreeMap<&'static str, u64>,
+}
+
+/// Restores.
+///
+/// # Errors
+/// Before anything in the target is touched: when no backup can reach the goal, when the repository does not hold what the backup is
+/// made of, when a server runs, when a directory is not empty. Afterwards: when an object turns out to be damaged, or on any failure
+/// of disk or store; the target has no control file then, so that no server starts on it, and the restore can be run again.
+pub async fn restore(host: &Host, request: RestoreRequest) -> Result<RestoreReport> {
+    let place = request.repo.open_stanza(host, &request.stanza).await?;
+    let chosen = choose(host, &place, &request).await?;
+    host.tell(Event::RestoreStarting { label: chosen.label });
+    let pin = Held::pin(host, &place, PinKind::Restore, vec![chosen.label], None).await?;
+    let backup = load::load(&place.backups, chosen.label).await?;
+    let restored = run(host, &place, &request, &backup).await;
+    let released = pin.release().await;
+    let report = restored?;
+    released?;
+    Ok(report)
+}
+
+async fn run(
+    host: &Host,
+    place: &StanzaPlace,
+    request: &RestoreRequest,
+    backup: &Backup,
+) -> Result<RestoreReport> {
+    let version = backup.summary.database.version;
+    let plan = plan_places(&request.places, &backup.body, version.tablespace_directory())?;
+    let recovery = plan_recovery(host, request)?;
+    recovery.settings()?;
+    check_packs(host, place, backup).await?;
+    check_first_segment(place, backup).await?;
+    plan.check()?;
+
+    let (host, place, backup) = (host.clone(), place.clone(), backup.clone());
+    let (threads, config_written) = (request.threads, request.places.config.is_some());
+    let runtime = Handle::current();
+    let work =
+        move || write_cluster(&host, &place, &backup, plan, &recovery, threads, &runtime, config_written);
+    tokio::task::spawn_blocking(work)
+        .await
+        .map_err(|_| Error::Internal { what: "the restore thread panicked" })?
+}
+
+/// From here on the target changes. The order matters: nothing starts before the last line.
+#[expect(clippy::too_many_arguments, reason = "the parts of a restore, handed to another thread")]
+fn write_cluster(
+    host: &Host,
+    place: &StanzaPlace,
+    backup: &Backup,
+    plan: Plan,
+    recovery: &RecoveryPlan,
+    threads: usize,
+    runtime: &Handle,
+    config_written: bool,
+) -> Result<RestoreReport> {
+    let begun = Instant::now();
+    let mut layout = plan.prepare()?;
+    let written = fetch::write_files(host, place, backup, &mut layout, threads, runtime)?;
+    host.tell(Event::Step { name: "copy", took: begun.elapsed() });
+    let begun = Instant::now();
+    layout.link_tablespaces()?;
+    write_labels(&mut layout, backup)?;
+    write_recovery(&mut layout, recovery)?;
+    layout.close_directories()?;
+    for root in layout.roots() {
+        pgbr_pg::syncfs(root)?;
+    }
+    layout.open_cluster(host)?;
+    host.tell(Event::Step { name: "sync", took: begun.elapsed() });
+    let config_files = layout.config_files().to_vec();
+    config_files.iter().for_each(|path| host.tell(Event::ConfigFile { path: path.clone() }));
+    let requests = crate::report::requests(&place.repo);
+    let (label, bad_pages) = (backup.summary.label, backup.body.bad_pages);
+    Ok(RestoreReport {
+        label,
+        bytes: written.bytes,
+        files: written.files,
+        config_files,
+        config_written,
+        bad_pages,
+        requests,
+    })
+}
+
+/// Chooses the backup: the newest that can reach the goal, on the way of the timeline that recovery follows.
+async fn choose(host: &Host, place: &StanzaPlace, request: &RestoreRequest) -> Result<Summary> {
+    let mut backups = Vec::new();
+    for (label, summary) in load::summaries(&place.backups).await? {
+        match summary {
+            Ok(summary) => backups.push(summary),
+            Err(error) if request.set == Some(label) => return Err(error),
+            Err(error) => host.warn(format!("backup {label} is passed over: {error}")),
+        }
+    }
+    let current = place.stanza.current();
+    if request.set.is_none() {
+        backups.retain(|b| b.database.id == current.number);
+    }
+    let goal = match &request.goal {
+        RecoveryGoal::Lsn(lsn) => Goal::Lsn(*lsn),
+        RecoveryGoal::Time(text) => goal::time(host, text),
+        _ => Goal::Newest,
+    };
+    let history = goal::history(place, request).await?;
+    let choice = RestoreChoice { set: request.set, goal, history: history.as_ref() };
+    let chosen = plan_restore(&backups, &choice).map_err(|source| Error::NoBackup { source })?;
+    if let Some(newest) = backups.iter().max_by_key(|b| b.label)
+        && newest.label != chosen.label
+        && request.set.is_none()
+    {
+        let (used, newest) = (chosen.label, newest.label);
+        host.tell(Event::Note {
+            text: format!("backup {used} is used, as the newest, {newest}, cannot reach the target"),
+        });
+    }
+    Ok(chosen.clone())
+}
+
+fn plan_recovery(host: &Host, request: &RestoreRequest) -> Result<RecoveryPlan> {
+    let now = jiff::Timestamp::from_nanosecond(i128::from(host.clock.now_ns())).unwrap_or_default();
+    let when = now.to_zoned(host.zone.clone()).strftime("%Y-%m-%d %H:%M:%S").to_string();
+    Ok(RecoveryPlan {
+        goal: request.goal.clone(),
+        exclusive: request.exclusive,
+        action: request.action,
+        timeline: request.timeline.clone(),
+        restore_command: request.restore_command.clone(),
+        archive_off: request.archive_off,
+        options: request.recovery_options.clone(),
+        program: "pgbr".to_owned(),
+        when,
+    })
+}
+
+/// Sees that every pack is there with its size.
+async fn check_packs(host: &Host, place: &StanzaPlace, backup: &Backup) -> Result<()> {
+    let label = backup.summary.label;
+    let listed = place.backups.list_packs(&label).await?;
+    let sizes: BTreeMap<_, _> = listed.iter().map(|p| ((p.attempt, p.index, p.number), p.size)).collect();
+    let missing = |attempt: u64, index: bool, number: u32, size: u64| {
+        let name = format!("pack {attempt:016x}-{}{number:08x}", if index { "i" } else { "" });
+        match sizes.get(&(attempt, index, number)) {
+            Some(found) if *found == size => None,
+            Some(found) => Some(format!("{name} has {found} bytes, not {size}")),
+            None => Some(format!("{name} is missing")),
+        }
+    };
+    let damaged = |reason| Error::Damaged { label, reason };
+    for layer in &backup.body.layers {
+        for (number, size) in (0..).zip(&layer.index_packs) {
+            if let Some(reason) = missing(layer.attempt, true, number, *size) {
+                return Err(damaged(reason));
+            }
+        }
+        for (number, size) in load::pack_sizes(host, place, label, layer).await? {
+            if let Some(reason) = missing(layer.attempt, false, number, size) {
+                return Err(damaged(reason));
+            }
+        }
+    }
+    Ok(())
+}
+
+/// Sees that recovery can begin: the segment with the checkpoint's redo position opens.
+async fn check_first_segment(place: &StanzaPlace, backup: &Backup) -> Result<()> {
+    if backup.body.backup_label.is_none() {
+        return Ok(());
+    }
+    let label = backup.summary.label;
+    let number = backup.summary.database.id;
+    let cluster = place.stanza.history().iter().find(|c| c.number == number);
+    let cluster = cluster
+        .ok_or_else(|| Error::Damaged { label, reason: format!("the stanza has no cluster {number}") })?;
+    let segment = backup.summary.wal.start;
+    match place.wal.get(cluster.archive_id(), &WalFileName::Segment(segment)).await? {
+        WalGet::Found(_) => Ok(()),
+        _ => Err(Error::Damaged {
+            label,
+            reason: format!("WAL segment {segment}, which recovery begins with, is not in the archive"),
+        }),
+    }
+}
+
+/// `backup_label` as PostgreSQL gave it, and `tablespace_map` as the tablespaces lie now.
+fn write_labels(layout: &mut Layout, backup: &Backup) -> Result<()> {
+    if let Some(text) = &backup.body.backup_label {
+        layout.write("backup_label", text.as_bytes(), 0o600)?;
+    }
+    if backup.body.tablespace_map.is_some() {
+        let map = |(oid, path): (u32, &std::path::Path)| TablespaceMapEntry { oid, path: path.to_owned() };
+        let entries: Vec<_> = layout.tablespaces().map(map).collect();
+        if !entries.is_empty() {
+            let text = render_tablespace_map(backup.summary.database.version, &entries)?;
+            layout.write("tablespace_map", text.as_bytes(), 0o600)?;
+        }
+    }
+    Ok(())
+}
+
+fn write_recovery(layout: &mut Layout, recovery: &RecoveryPlan) -> Result<()> {
+    let path = layout.pg_data().join("postgresql.auto.conf");
+    let current = match std::fs::read(&path) {
+        Ok(bytes) => bytes,
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => Vec::new(),
+        Err(error) => return Err(Error::io("read", &path)(error)),
+    };
+    let text = recovery.auto_conf(&current)?;
+    if text != current {
+        layout.write("postgresql.auto.conf", &text, 0o600)?;
+    }
+    if recovery.goal == RecoveryGoal::Preserve {
+        return Ok(());
+    }
+    for stale in SignalFile::ALL {
+        match std::fs::remove_file(layout.pg_data().join(stale.file_name())) {
+            Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
+                return Err(Error::io("remove", layout.pg_data().join(stale.file_name()))(error));
+            }
+            _ => {}
+        }
+    }
+    match recovery.signal_file() {
+        Some(signal) => layout.write(signal.file_name(), b"", 0o600),
+        None => Ok(()),
+    }
+}

@@ -1,0 +1,113 @@
+//! What a recovery goal means for the choice of the backup.
+
+use jiff::civil::DateTime;
+use jiff::tz::TimeZone;
+use pgbr_manifest::plan_restore::Goal;
+use pgbr_manifest::{TimelineHistory, TimelineId, WalFileName};
+use pgbr_pg::RecoveryGoal;
+use pgbr_repo::WalGet;
+
+use super::RestoreRequest;
+use crate::error::{Error, Result};
+use crate::host::Host;
+use crate::place::StanzaPlace;
+
+/// The moment that a target names. One that only PostgreSQL understands leaves the choice at the newest backup, with a warning.
+pub(crate) fn time(host: &Host, text: &str) -> Goal {
+    match parse_time(text, &host.zone) {
+        Some(micros) => Goal::Time(micros),
+        None => {
+            host.warn(format!("target time '{text}' is not of the form YYYY-MM-DD HH:MM:SS with a zone: the newest backup is used"));
+            Goal::Newest
+        }
+    }
+}
+
+/// Microseconds since 1970 of `2026-11-22 13:27:32.5+01`; without a zone it is local time.
+fn parse_time(text: &str, local: &TimeZone) -> Option<i64> {
+    let text = text.trim();
+    let micros = |t: jiff::Timestamp| t.as_microsecond();
+    if let Some(utc) = text.strip_suffix(" UTC").or_else(|| text.strip_suffix('Z')) {
+        let civil: DateTime = utc.trim_end().parse().ok()?;
+        return civil.to_zoned(TimeZone::UTC).ok().map(|z| micros(z.timestamp()));
+    }
+    let (date, rest) = text.split_once([' ', 'T'])?;
+    let sign = rest.rfind(['+', '-']);
+    let Some(at) = sign else {
+        let civil: DateTime = text.parse().ok()?;
+        return civil.to_zoned(local.clone()).ok().map(|z| micros(z.timestamp()));
+    };
+    let (time, zone) = rest.split_at(at);
+    let civil: DateTime = format!("{date} {}", time.trim_end()).parse().ok()?;
+    let seconds = offset_seconds(zone)?;
+    let offset = jiff::tz::Offset::from_seconds(seconds).ok()?;
+    offset.to_timestamp(civil).ok().map(micros)
+}
+
+/// `+01`, `-0330`, `+05:30`.
+fn offset_seconds(zone: &str) -> Option<i32> {
+    let sign = if zone.starts_with('-') { -1 } else { 1 };
+    let digits: String = zone[1..].chars().filter(|c| *c != ':').collect();
+    if !digits.bytes().all(|b| b.is_ascii_digit()) || !matches!(digits.len(), 1 | 2 | 4 | 6) {
+        return None;
+    }
+    let part = |range: std::ops::Range<usize>| digits.get(range).map_or(Some(0), |d| d.parse::<i32>().ok());
+    let hours = digits.get(..digits.len().min(2))?.parse::<i32>().ok()?;
+    Some(sign * (hours * 3600 + part(2..4)? * 60 + part(4..6)?))
+}
+
+/// The history of the timeline that recovery will follow; none where it stays on the backup's own, whichever that is.
+pub(crate) async fn history(
+    place: &StanzaPlace,
+    request: &RestoreRequest,
+) -> Result<Option<TimelineHistory>> {
+    let archive = place.stanza.archive_id();
+    let wanted = match (&request.goal, request.timeline.as_deref()) {
+        (RecoveryGoal::Immediate | RecoveryGoal::Preserve | RecoveryGoal::None, _) | (_, Some("current")) => {
+            return Ok(None);
+        }
+        (_, None | Some("latest")) => match place.wal.history_timelines(archive).await?.into_iter().max() {
+            Some(newest) => newest,
+            None => return Ok(None),
+        },
+        (_, Some(number)) => {
+            let id = match number.strip_prefix("0x") {
+                Some(hex) => u32::from_str_radix(hex, 16).ok(),
+                None => number.parse().ok(),
+            };
+            TimelineId::new(id.ok_or_else(|| Error::Target { what: "timeline", value: number.to_owned() })?)
+        }
+    };
+    if wanted.as_u32() <= 1 {
+        return Ok(Some(TimelineHistory::first(wanted)));
+    }
+    match place.wal.get(archive, &WalFileName::History(wanted)).await? {
+        WalGet::Found(found) => Ok(Some(TimelineHistory::parse(wanted, &found.content)?)),
+        _ => Err(Error::Target {
+            what: "timeline (its history file is not in the archive)",
+            value: wanted.to_string(),
+        }),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn times_are_read_as_postgresql_writes_them() {
+        let utc = TimeZone::UTC;
+        let base = 1_795_354_052_000_000;
+        assert_eq!(parse_time("2026-11-22 13:27:32+00", &utc), Some(base));
+        assert_eq!(parse_time("2026-11-22 13:27:32.25+00", &utc), Some(base + 250_000));
+        assert_eq!(parse_time("2026-11-22 14:27:32+01:00", &utc), Some(base));
+        assert_eq!(parse_time("2026-11-22 09:57:32-0330", &utc), Some(base));
+        assert_eq!(parse_time("2026-11-22 13:27:32 UTC", &utc), Some(base));
+        assert_eq!(parse_time("2026-11-22T13:27:32Z", &utc), Some(base));
+        let east = TimeZone::fixed(jiff::tz::offset(2));
+        assert_eq!(parse_time("2026-11-22 15:27:32", &east), Some(base));
+        for odd in ["yesterday", "", "2026-11-22", "2026-11-22 13:27:32+x", "2026-11-22 13:27:32+é"] {
+            assert_eq!(parse_time(odd, &utc), None, "{odd}");
+        }
+    }
+}

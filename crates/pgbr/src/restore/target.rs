@@ -1,0 +1,459 @@
+//! Where a restore puts things: the directories it was given, checked before anything is touched, emptied, and filled.
+
+use std::collections::BTreeMap;
+use std::ffi::OsStr;
+use std::fs::{self, DirBuilder, Permissions};
+use std::io;
+use std::os::unix::ffi::OsStrExt;
+use std::os::unix::fs::{DirBuilderExt, PermissionsExt, symlink};
+use std::path::{Component, Path, PathBuf};
+
+use pgbr_manifest::RelPath;
+use pgbr_manifest::index::{FileRecord, Meta};
+use pgbr_manifest::manifest::{Body, Tablespace};
+use pgbr_pg::{OwnerIds, ServerState, server_state};
+use rustix::fs::{Gid, Uid};
+
+use super::write::Target;
+use crate::error::{Error, Result};
+use crate::host::Host;
+use crate::observe::Event;
+
+/// Says that a restore has begun and has not ended; the server does not start on such a directory, for it has no control file.
+pub(crate) const MARKER: &str = "pgbr.restore";
+/// The name under which the control file waits until everything else is safe.
+const CONTROL_WAITING: &str = "global/pg_control.pgbr";
+const CONTROL: &str = "global/pg_control";
+
+/// Where the operator wants things.
+#[derive(Debug, Clone, Default)]
+pub struct Places {
+    /// The data directory.
+    pub pg_data: PathBuf,
+    /// New locations of tablespaces, by name or OID.
+    pub tablespace_map: Vec<(String, PathBuf)>,
+    /// A directory in which tablespaces that are not mapped get one each, by their name.
+    pub tablespace_map_all: Option<PathBuf>,
+    /// New destinations of links, by their path in the data directory.
+    pub link_map: Vec<(String, PathBuf)>,
+    /// Whether links that are not mapped are made again as they were. Without it what they led to takes their place.
+    pub link_all: bool,
+    /// Where config files go that lay outside of the data directory; without it they are named and not written.
+    pub config: Option<PathBuf>,
+    /// Whether directories that hold a cluster, or an unfinished restore, may be emptied.
+    pub replace: bool,
+}
+
+/// What goes where, decided: nothing was touched yet.
+#[derive(Debug)]
+pub(crate) struct Plan {
+    pg_data: PathBuf,
+    tablespaces: Vec<(Tablespace, PathBuf)>,
+    links: BTreeMap<Vec<u8>, PathBuf>,
+    config: Option<PathBuf>,
+    version_directory: String,
+    replace: bool,
+}
+
+/// Decides what goes where.
+pub(crate) fn plan_places(places: &Places, body: &Body, version_directory: String) -> Result<Plan> {
+    let pg_data = places.pg_data.clone();
+    let tablespaces = plan_tablespaces(places, body)?;
+    let links = plan_links(places, body)?;
+    let mut seen: Vec<(&Path, &str)> = vec![(&pg_data, "the data directory")];
+    for (tablespace, location) in &tablespaces {
+        let other = seen.iter().find(|(path, _)| location.starts_with(path) || path.starts_with(location));
+        if let Some((_, what)) = other {
+            let reason = format!("its location '{}' overlaps with {what}", location.display());
+            return Err(Error::Map { what: format!("tablespace '{}'", name_of(tablespace)), reason });
+        }
+        seen.push((location, "another tablespace"));
+    }
+    for (name, destination) in &links {
+        let what = || format!("link '{}'", String::from_utf8_lossy(name));
+        if destination.starts_with(&pg_data) || pg_data.starts_with(destination) {
+            let reason =
+                format!("its destination '{}' overlaps with the data directory", destination.display());
+            return Err(Error::Map { what: what(), reason });
+        }
+    }
+    Ok(Plan {
+        pg_data,
+        tablespaces,
+        links,
+        config: places.config.clone(),
+        version_directory,
+        replace: places.replace,
+    })
+}
+
+fn name_of(tablespace: &Tablespace) -> String {
+    if tablespace.name.is_empty() { tablespace.oid.to_string() } else { tablespace.name.clone() }
+}
+
+fn plan_tablespaces(places: &Places, body: &Body) -> Result<Vec<(Tablespace, PathBuf)>> {
+    let is = |t: &Tablespace, key: &str| t.name == key || t.oid.to_string() == key;
+    for (key, _) in &places.tablespace_map {
+        if !body.tablespaces.iter().any(|t| is(t, key)) {
+            let reason = "the backup has no such tablespace".to_owned();
+            return Err(Error::Map { what: format!("tablespace '{key}'"), reason });
+        }
+    }
+    let place = |t: &Tablespace| {
+        let mapped = places.tablespace_map.iter().find(|(key, _)| is(t, key)).map(|(_, path)| path.clone());
+        let all = || places.tablespace_map_all.as_ref().map(|dir| dir.join(name_of(t)));
+        mapped.or_else(all).unwrap_or_else(|| PathBuf::from(&t.location))
+    };
+    let planned = body.tablespaces.iter().map(|t| (t.clone(), place(t)));
+    planned
+        .map(|(t, path)| absolute(&format!("tablespace '{}'", name_of(&t)), &path).map(|path| (t, path)))
+        .collect()
+}
+
+fn plan_links(places: &Places, body: &Body) -> Result<BTreeMap<Vec<u8>, PathBuf>> {
+    for (name, _) in &places.link_map {
+        if !body.links.iter().any(|link| link.name == *name) {
+            return Err(Error::Map {
+                what: format!("link '{name}'"),
+                reason: "the backup has no such link".to_owned(),
+            });
+        }
+    }
+    let mut planned = BTreeMap::new();
+    for link in &body.links {
+        let mapped =
+            places.link_map.iter().find(|(name, _)| *name == link.name).map(|(_, path)| path.clone());
+        let all = || {
+            let parent = places.pg_data.join(&link.name);
+            places.link_all.then(|| parent.parent().unwrap_or(&parent).join(&link.destination))
+        };
+        if let Some(path) = mapped.or_else(all) {
+            planned
+                .insert(link.name.clone().into_bytes(), absolute(&format!("link '{}'", link.name), &path)?);
+        }
+    }
+    Ok(planned)
+}
+
+/// Paths from a backup or an operator are made plain, so that comparing them means something.
+fn absolute(what: &str, path: &Path) -> Result<PathBuf> {
+    if !path.is_absolute() {
+        return Err(Error::Map {
+            what: what.to_owned(),
+            reason: format!("'{}' is not an absolute path", path.display()),
+        });
+    }
+    let mut plain = PathBuf::new();
+    for part in path.components() {
+        match part {
+            Component::ParentDir => drop(plain.pop()),
+            Component::CurDir => {}
+            other => plain.push(other),
+        }
+    }
+    Ok(plain)
+}
+
+impl Plan {
+    /// Looks at everything that will be written to, and touches nothing.
+    pub(crate) fn check(&self) -> Result<()> {
+        if !self.pg_data.is_dir() {
+            return Err(Error::MissingPath { path: self.pg_data.clone() });
+        }
+        if server_state(&self.pg_data)? != ServerState::Stopped {
+            return Err(Error::Running { path: self.pg_data.join("postmaster.pid") });
+        }
+        if !is_empty(&self.pg_data)? {
+            if !self.replace {
+                return Err(Error::NotEmpty { path: self.pg_data.clone() });
+            }
+            if !["PG_VERSION", MARKER, CONTROL].iter().any(|name| self.pg_data.join(name).exists()) {
+                return Err(Error::NotACluster { path: self.pg_data.clone() });
+            }
+        }
+        for (_, location) in &self.tablespaces {
+            let own = location.join(&self.version_directory);
+            if !self.replace && own.is_dir() && !is_empty(&own)? {
+                return Err(Error::NotEmpty { path: own });
+            }
+        }
+        for destination in self.links.values() {
+            if !self.replace && destination.is_dir() && !is_empty(destination)? {
+                return Err(Error::NotEmpty { path: destination.clone() });
+            }
+            if !self.replace && destination.is_file() {
+                return Err(Error::NotEmpty { path: destination.clone() });
+            }
+        }
+        Ok(())
+    }
+
+    /// Takes the old cluster away, its control file first, and makes the roots.
+    pub(crate) fn prepare(self) -> Result<Layout> {
+        let control = self.pg_data.join(CONTROL);
+        if remove_file(&control)? {
+            pgbr_pg::sync_dir(self.pg_data.join("global"))?;
+        }
+        pgbr_pg::write_durable(
+            self.pg_data.join(MARKER),
+            b"a restore has begun here and has not ended\n",
+            0o600,
+        )?;
+        clear(&self.pg_data, Some(MARKER))?;
+        for (_, location) in &self.tablespaces {
+            let own = location.join(&self.version_directory);
+            if own.is_dir() {
+                clear(&own, None)?;
+                fs::remove_dir(&own).map_err(Error::io("remove", &own))?;
+            }
+            make_all(location)?;
+        }
+        for destination in self.links.values() {
+            if destination.is_dir() {
+                clear(destination, None)?;
+            }
+            remove_file(destination)?;
+        }
+        let root = rustix::process::geteuid().is_root();
+        let owners = if root { Some(OwnerIds::of_directory(&self.pg_data)?) } else { None };
+        Ok(Layout { plan: self, owners, config_files: Vec::new(), closed: Vec::new() })
+    }
+}
+
+/// Removes a file or link; false where there is none, or a directory.
+fn remove_file(path: &Path) -> Result<bool> {
+    match fs::symlink_metadata(path) {
+        Ok(meta) if meta.is_dir() => Ok(false),
+        Ok(_) => fs::remove_file(path).map(|()| true).map_err(Error::io("remove", path)),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(false),
+        Err(error) => Err(Error::io("look at", path)(error)),
+    }
+}
+
+fn is_empty(dir: &Path) -> Result<bool> {
+    // `lost+found` belongs to a file system, not to what lies in it.
+    let entries = fs::read_dir(dir).map_err(Error::io("list", dir))?;
+    for entry in entries {
+        if entry.map_err(Error::io("list", dir))?.file_name() != "lost+found" {
+            return Ok(false);
+        }
+    }
+    Ok(true)
+}
+
+/// Empties a directory; links in it are removed, not followed.
+fn clear(dir: &Path, keep: Option<&str>) -> Result<()> {
+    for entry in fs::read_dir(dir).map_err(Error::io("list", dir))? {
+        let entry = entry.map_err(Error::io("list", dir))?;
+        let name = entry.file_name();
+        if keep.is_some_and(|keep| name == keep) || name == "lost+found" {
+            continue;
+        }
+        let path = entry.path();
+        let is_dir = entry.file_type().map_err(Error::io("look at", &path))?.is_dir();
+        let removed = if is_dir { fs::remove_dir_all(&path) } else { fs::remove_file(&path) };
+        removed.map_err(Error::io("remove", &path))?;
+    }
+    Ok(())
+}
+
+fn make_all(dir: &Path) -> Result<()> {
+    DirBuilder::new().recursive(true).mode(0o700).create(dir).map_err(Error::io("create", dir))
+}
+
+/// The directories of a restore under way.
+#[derive(Debug)]
+pub(crate) struct Layout {
+    plan: Plan,
+    owners: Option<OwnerIds>,
+    config_files: Vec<PathBuf>,
+    /// Directories whose mode keeps their owner out: set at the end.
+    closed: Vec<(PathBuf, u32)>,
+}
+
+impl Layout {
+    pub(crate) fn pg_data(&self) -> &Path {
+        &self.plan.pg_data
+    }
+
+    /// Config files outside of the data directory that the backup holds, as far as they were passed.
+    pub(crate) fn config_files(&self) -> &[PathBuf] {
+        &self.config_files
+    }
+
+    /// Where each tablespace is now.
+    pub(crate) fn tablespaces(&self) -> impl Iterator<Item = (u32, &Path)> {
+        self.plan.tablespaces.iter().map(|(t, path)| (t.oid, path.as_path()))
+    }
+
+    /// The directories that have to be synced: one in each file system that was written to.
+    pub(crate) fn roots(&self) -> Vec<PathBuf> {
+        let places = self.plan.tablespaces.iter().map(|(_, path)| path.clone());
+        let links =
+            self.plan.links.values().map(|path| if path.is_dir() { path.clone() } else { parent(path) });
+        let config = self.plan.config.iter().cloned();
+        [self.plan.pg_data.clone()].into_iter().chain(places).chain(links).chain(config).collect()
+    }
+
+    fn path_of(&self, path: &RelPath) -> Result<Option<PathBuf>> {
+        if let Some(rest) = path.strip("pg_data") {
+            if rest.is_empty() {
+                return Ok(Some(self.plan.pg_data.clone()));
+            }
+            if path.is_pg_control() {
+                return Ok(Some(self.plan.pg_data.join(CONTROL_WAITING)));
+            }
+            return Ok(Some(self.plan.pg_data.join(OsStr::from_bytes(rest))));
+        }
+        if let Some(rest) = path.strip("config") {
+            return Ok(self.plan.config.as_ref().map(|dir| dir.join(OsStr::from_bytes(rest))));
+        }
+        let mut parts = path.components();
+        let (root, oid) = (parts.next(), parts.next());
+        if root != Some(b"pg_tblspc") {
+            return Err(Error::Map {
+                what: format!("'{path}'"),
+                reason: "it has no place in a cluster".to_owned(),
+            });
+        }
+        let Some(oid) = oid else { return Ok(None) };
+        let known = self.plan.tablespaces.iter().find(|(t, _)| t.oid.to_string().as_bytes() == oid);
+        let Some((_, location)) = known else {
+            return Err(Error::Map {
+                what: format!("'{path}'"),
+                reason: "the backup has no such tablespace".to_owned(),
+            });
+        };
+        Ok(Some(parts.fold(location.clone(), |at, part| at.join(OsStr::from_bytes(part)))))
+    }
+
+    /// Where a link that is made again leads.
+    fn destination(&self, path: &RelPath) -> Option<&PathBuf> {
+        self.plan.links.get(path.strip("pg_data")?)
+    }
+
+    pub(crate) fn directory(&mut self, path: &RelPath, meta: &Meta) -> Result<()> {
+        let real = match self.destination(path) {
+            Some(destination) => {
+                make_all(destination)?;
+                destination.clone()
+            }
+            None => match self.path_of(path)? {
+                None => return Ok(()),
+                Some(real) if path.strip("config").is_some() => {
+                    make_all(&real)?;
+                    real
+                }
+                Some(real) => {
+                    match DirBuilder::new().mode(0o700).create(&real) {
+                        Err(error) if error.kind() == io::ErrorKind::AlreadyExists && is_root(path) => {}
+                        made => made.map_err(Error::io("create", &real))?,
+                    }
+                    real
+                }
+            },
+        };
+        self.set_owner(&real, meta)?;
+        if meta.mode & 0o700 == 0o700 {
+            fs::set_permissions(&real, Permissions::from_mode(meta.mode))
+                .map_err(Error::io("set the mode of", &real))
+        } else {
+            self.closed.push((real, meta.mode));
+            Ok(())
+        }
+    }
+
+    /// Makes a link again where the operator wants it; else says that what it led to takes its place.
+    pub(crate) fn link(&mut self, host: &Host, path: &RelPath, target: &[u8]) -> Result<()> {
+        let Some(real) = self.path_of(path)? else { return Ok(()) };
+        match self.destination(path) {
+            Some(destination) => symlink(destination, &real).map_err(Error::io("create link", &real)),
+            None => {
+                let target = String::from_utf8_lossy(target);
+                host.warn(format!("what link '{path}' led to ('{target}') is restored in the link's place"));
+                Ok(())
+            }
+        }
+    }
+
+    /// Where a file's content goes.
+    pub(crate) fn file(&mut self, record: &FileRecord) -> Result<Target> {
+        let owner = self.owner(&record.meta);
+        if let Some(rest) = record.path.strip("config") {
+            self.config_files.push(Path::new("/").join(OsStr::from_bytes(rest)));
+        }
+        let real = match self.destination(&record.path) {
+            Some(destination) => {
+                make_all(&parent(destination))?;
+                Some(destination.clone())
+            }
+            None => self.path_of(&record.path)?,
+        };
+        match real {
+            Some(real) => {
+                if record.path.strip("config").is_some() {
+                    make_all(&parent(&real))?;
+                    remove_file(&real)?;
+                }
+                Ok(Target::new(real, record, owner))
+            }
+            None => Ok(Target::discarded(record)),
+        }
+    }
+
+    fn owner(&mut self, meta: &Meta) -> Option<(Uid, Gid)> {
+        let owners = self.owners.as_mut()?;
+        Some(owners.ids(&meta.user, &meta.group))
+    }
+
+    fn set_owner(&mut self, path: &Path, meta: &Meta) -> Result<()> {
+        let Some((user, group)) = self.owner(meta) else { return Ok(()) };
+        let changed = rustix::fs::chown(path, Some(user), Some(group));
+        changed.map_err(|e| Error::io("set the owner of", path)(e.into()))
+    }
+
+    /// A small file of the restore itself, owned as the data directory is.
+    pub(crate) fn write(&mut self, name: &str, bytes: &[u8], mode: u32) -> Result<()> {
+        let path = self.plan.pg_data.join(name);
+        pgbr_pg::write_durable(&path, bytes, mode)?;
+        self.set_owner(&path, &Meta::default())
+    }
+
+    /// The links to the tablespaces.
+    pub(crate) fn link_tablespaces(&self) -> Result<()> {
+        for (oid, location) in self.tablespaces() {
+            let link = self.plan.pg_data.join("pg_tblspc").join(oid.to_string());
+            symlink(location, &link).map_err(Error::io("create link", &link))?;
+        }
+        Ok(())
+    }
+
+    /// Sets the modes that had to wait.
+    pub(crate) fn close_directories(&mut self) -> Result<()> {
+        for (path, mode) in self.closed.drain(..).rev() {
+            fs::set_permissions(&path, Permissions::from_mode(mode))
+                .map_err(Error::io("set the mode of", &path))?;
+        }
+        Ok(())
+    }
+
+    /// The last act: the marker goes, and the control file, which everything waits for, gets its name.
+    pub(crate) fn open_cluster(&self, host: &Host) -> Result<()> {
+        let (waiting, control) = (self.plan.pg_data.join(CONTROL_WAITING), self.plan.pg_data.join(CONTROL));
+        let marker = self.plan.pg_data.join(MARKER);
+        fs::remove_file(&marker).map_err(Error::io("remove", &marker))?;
+        pgbr_pg::sync_dir(&self.plan.pg_data)?;
+        pgbr_pg::rename_durable(&waiting, &control)?;
+        host.tell(Event::Note { text: format!("restored '{}', last of all", control.display()) });
+        Ok(())
+    }
+}
+
+fn parent(path: &Path) -> PathBuf {
+    path.parent().unwrap_or(path).to_owned()
+}
+
+/// The data directory itself, which was there before.
+fn is_root(path: &RelPath) -> bool {
+    path.strip("pg_data").is_some_and(<[u8]>::is_empty)
+}

@@ -1,0 +1,86 @@
+//! stanza-create: a repository where there is none, and a stanza for a cluster in it.
+
+use pgbr_manifest::StanzaName;
+use pgbr_pg::read_control_file;
+use pgbr_repo::{CreateOptions, Error as RepoError, NewCluster, Repo, Stanza, Store};
+
+use crate::cluster::ClusterAccess;
+use crate::error::{Error, Result};
+use crate::host::Host;
+use crate::observe::Event;
+use crate::place::RepoAccess;
+
+/// A stanza to make.
+#[derive(Debug, Clone)]
+pub struct StanzaCreateRequest {
+    /// The repository; it is made where there is none.
+    pub repo: RepoAccess,
+    /// The stanza.
+    pub stanza: StanzaName,
+    /// The cluster.
+    pub cluster: ClusterAccess,
+    /// Whether the server is asked; else the control file is enough.
+    pub online: bool,
+}
+
+/// What became of it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[expect(clippy::exhaustive_enums, reason = "a stanza is made or it was there")]
+pub enum StanzaCreated {
+    /// It was made.
+    New,
+    /// It was there, for this cluster.
+    AlreadyThere,
+}
+
+/// Makes a stanza. Repeating it does no harm.
+///
+/// # Errors
+/// When the stanza is there for another cluster, when the repository is sealed with another passphrase, or as the store failed.
+pub async fn stanza_create(host: &Host, request: StanzaCreateRequest) -> Result<StanzaCreated> {
+    let cluster = identify(&request).await?;
+    let repo = open_or_create(host, &request.repo).await?;
+    match Stanza::create(&repo, &request.stanza, cluster, host.now_seconds()).await {
+        Ok(_) => Ok(StanzaCreated::New),
+        Err(RepoError::StanzaExists { .. }) => Ok(StanzaCreated::AlreadyThere),
+        Err(error) => Err(error.into()),
+    }
+}
+
+async fn identify(request: &StanzaCreateRequest) -> Result<NewCluster> {
+    if request.online {
+        let connected = request.cluster.connect().await?;
+        if connected.facts.in_recovery {
+            return Err(Error::Standby);
+        }
+        return Ok(connected.identity());
+    }
+    let (control, _) = read_control_file(request.cluster.pg_data.join("global/pg_control"))?;
+    Ok(NewCluster {
+        system_id: control.system_id,
+        version: control.version,
+        catalog_version: control.catalog_version,
+        control_version: control.control_version,
+    })
+}
+
+async fn open_or_create(host: &Host, access: &RepoAccess) -> Result<Repo> {
+    match access.open(host).await {
+        Err(Error::Repo(RepoError::NoRepository { .. })) => {}
+        opened => return opened,
+    }
+    let store = Store::local(&access.path, true)?;
+    let options = CreateOptions {
+        cipher: access.cipher(),
+        passphrase: access.passphrase.clone(),
+        kdf: None,
+        now: host.now_seconds(),
+        entropy: host.entropy.clone(),
+    };
+    let repo = Repo::create(store, options).await?;
+    let cipher = repo.cipher();
+    host.tell(Event::Note {
+        text: format!("made a repository in '{}' (cipher: {cipher})", access.path.display()),
+    });
+    Ok(repo)
+}
