@@ -2,7 +2,7 @@
 
 use super::bytes::{Reader, put_varint};
 use super::tree::{FenceKey, Fences, NodeKind, NodeSink, NodeSource, Root, TARGET_NODE_BYTES, Walk};
-use crate::error::{Error, Result};
+use crate::error::Result;
 
 /// The most frames that one pack has: a reader's bound.
 const MAX_FRAMES_A_PACK: usize = 1 << 20;
