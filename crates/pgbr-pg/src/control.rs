@@ -121,7 +121,7 @@ impl ControlFile {
 
 /// Reads a control file that a server may be writing: again and again until its checksum is right. Gives it with its bytes.
 ///
-/// Waits with `std::thread::sleep` where it must, at most [a fifth of a second](PAUSE); call it where that does no harm.
+/// Waits with `std::thread::sleep` where it must, at most a fifth of a second; call it where that does no harm.
 ///
 /// # Errors
 /// When it cannot be read; when it stays damaged.

@@ -32,8 +32,11 @@ impl OwnerIds {
     /// The numbers of a user and a group.
     pub fn ids(&mut self, user: &str, group: &str) -> (Uid, Gid) {
         let (default_user, default_group) = self.default;
-        let find_user = || User::from_name(user).ok().flatten().map_or(default_user, |u| Uid::from_raw(u.uid.as_raw()));
-        let find_group = || Group::from_name(group).ok().flatten().map_or(default_group, |g| Gid::from_raw(g.gid.as_raw()));
+        let find_user =
+            || User::from_name(user).ok().flatten().map_or(default_user, |u| Uid::from_raw(u.uid.as_raw()));
+        let find_group = || {
+            Group::from_name(group).ok().flatten().map_or(default_group, |g| Gid::from_raw(g.gid.as_raw()))
+        };
         let user = match self.users.get(user) {
             Some(id) => *id,
             None => *self.users.entry(user.to_owned()).or_insert_with(find_user),

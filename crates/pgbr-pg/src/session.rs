@@ -179,8 +179,9 @@ impl Session {
     /// # Errors
     /// When the server fails.
     pub async fn databases(&self) -> Result<Vec<Database>> {
-        let sql = "SELECT oid::text, datname::text, datistemplate::text, \
-                   (SELECT oid FROM pg_database WHERE datname = 'template0')::text FROM pg_database ORDER BY oid";
+        let sql = "SELECT d.oid::text, d.datname::text, d.datistemplate::text, \
+                   (SELECT t.oid::text FROM pg_database t WHERE t.datname = 'template0') \
+                   FROM pg_database d ORDER BY d.oid";
         let rows = self.rows("list its databases", sql).await?;
         rows.iter()
             .map(|row| {
@@ -203,8 +204,8 @@ impl Session {
     /// # Errors
     /// When the server fails.
     pub async fn tablespaces(&self) -> Result<Vec<Tablespace>> {
-        let sql = "SELECT oid::text, spcname::text, pg_tablespace_location(oid) FROM pg_tablespace \
-                   WHERE spcname NOT IN ('pg_default', 'pg_global') ORDER BY oid";
+        let sql = "SELECT t.oid::text, t.spcname::text, pg_tablespace_location(t.oid) FROM pg_tablespace t \
+                   WHERE t.spcname NOT IN ('pg_default', 'pg_global') ORDER BY t.oid";
         let rows = self.rows("list its tablespaces", sql).await?;
         rows.iter()
             .map(|row| {
