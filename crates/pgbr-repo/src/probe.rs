@@ -44,7 +44,7 @@ async fn try_out(store: &Store, id: &str) -> Result<StoreTraits> {
     let first = Bytes::from_static(b"what was stored first stays");
 
     store.overwrite(&key, first.clone()).await?;
-    let second = create(store, &key, Bytes::from_static(b"something else")).await?;
+    let second = store.create_asked(&key, Bytes::from_static(b"something else")).await?;
     let kept = store.get(&key, 1024).await? == first;
     if !kept {
         store.overwrite(&key, first.clone()).await?;
@@ -61,40 +61,25 @@ async fn try_out(store: &Store, id: &str) -> Result<StoreTraits> {
         return Err(unfit("it does not delete objects"));
     }
 
-    let mut create_honoured = kept && second == Outcome::Refused;
+    let mut create_honoured = kept && second == Some(Created::AlreadyThere);
     for race in 0..RACES {
         create_honoured = create_honoured && one_winner(store, id, race).await?;
     }
     Ok(StoreTraits { create: create_honoured })
 }
 
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Outcome {
-    Stored,
-    Refused,
-    Unknown,
-}
-
-/// A create; a store that does not know conditional creates at all does not honour them.
-async fn create(store: &Store, key: &object_store::path::Path, content: Bytes) -> Result<Outcome> {
-    match store.create_asked(key, content).await {
-        Ok(Created::New) => Ok(Outcome::Stored),
-        Ok(Created::AlreadyThere) => Ok(Outcome::Refused),
-        Err(Error::Unavailable { .. }) => Ok(Outcome::Unknown),
-        Err(error) => Err(error),
-    }
-}
-
 /// Lets several creates race for a name: one must win, and its content must be the one that is there.
 async fn one_winner(store: &Store, id: &str, race: u8) -> Result<bool> {
     let key = Layout::new().probe_dir(id).join(format!("race-{race}"));
     let content = |racer: u8| Bytes::from(vec![racer; 512]);
-    let racers = (0..RACERS).map(|racer| create(store, &key, content(racer)));
+    let racers = (0..RACERS).map(|racer| store.create_asked(&key, content(racer)));
     let outcomes = futures::future::try_join_all(racers).await?;
-    let mut winners = (0..RACERS).zip(&outcomes).filter(|(_, outcome)| **outcome == Outcome::Stored);
-    let (Some((winner, _)), None) = (winners.next(), winners.next()) else { return Ok(false) };
-    let refused = outcomes.iter().filter(|o| **o == Outcome::Refused).count();
-    Ok(refused + 1 == usize::from(RACERS) && store.get(&key, 1024).await? == content(winner))
+    let won = |outcome: &Option<Created>| *outcome == Some(Created::New);
+    let refused = outcomes.iter().filter(|o| **o == Some(Created::AlreadyThere)).count();
+    let Some((winner, _)) = (0..RACERS).zip(&outcomes).find(|(_, outcome)| won(outcome)) else {
+        return Ok(false);
+    };
+    Ok(refused + 1 == outcomes.len() && store.get(&key, 1024).await? == content(winner))
 }
 
 async fn clean(store: &Store, id: &str) -> Result<()> {

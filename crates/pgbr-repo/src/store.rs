@@ -386,9 +386,13 @@ impl Store {
         self.put(key, content, PutMode::Overwrite).await.map(|_| ())
     }
 
-    /// Asks for a conditional create whatever the probe has found: the probe's own request.
-    pub(crate) async fn create_asked(&self, key: &Path, content: Bytes) -> Result<Created> {
-        self.put(key, content, PutMode::Create).await
+    /// Asks for a conditional create whatever the probe has found: the probe's own request. `None` where the store knows no such thing.
+    pub(crate) async fn create_asked(&self, key: &Path, content: Bytes) -> Result<Option<Created>> {
+        use object_store::Error::{NotImplemented, NotSupported};
+        match self.request_put(key, content, PutMode::Create).await {
+            Err(NotImplemented { .. } | NotSupported { .. }) => Ok(None),
+            other => other.map(Some).map_err(|e| Error::from_store(key, e)),
+        }
     }
 
     /// Takes an object away; one that is not there is no error. A crash may bring it back: see [`Store::delete_durable`].
@@ -515,18 +519,23 @@ impl Store {
 
     async fn put(&self, key: &Path, content: Bytes, mode: PutMode) -> Result<Created> {
         self.check_before_change().await?;
+        let created = self.request_put(key, content, mode).await.map_err(|e| Error::from_store(key, e))?;
+        if created == Created::New {
+            self.settle_ancestors(key).await?;
+        }
+        Ok(created)
+    }
+
+    async fn request_put(&self, key: &Path, content: Bytes, mode: PutMode) -> object_store::Result<Created> {
+        use object_store::Error::{AlreadyExists, Precondition};
         bump(&self.inner.counters.puts, 1);
         bump(&self.inner.counters.bytes_out, content.len() as u64);
         let options = PutOptions { mode, ..PutOptions::default() };
         match self.inner.objects.put_opts(key, PutPayload::from_bytes(content), options).await {
-            Ok(_) => {}
-            Err(object_store::Error::AlreadyExists { .. } | object_store::Error::Precondition { .. }) => {
-                return Ok(Created::AlreadyThere);
-            }
-            Err(error) => return Err(Error::from_store(key, error)),
+            Ok(_) => Ok(Created::New),
+            Err(AlreadyExists { .. } | Precondition { .. }) => Ok(Created::AlreadyThere),
+            Err(error) => Err(error),
         }
-        self.settle_ancestors(key).await?;
-        Ok(Created::New)
     }
 
     /// Syncs the directories above a new object's own, once a process and directory.

@@ -1,0 +1,169 @@
+//! Stanza records: two copies, one place, one history.
+
+use pgbr_manifest::StanzaName;
+use pgbr_repo::{BackupStore, Error, Repo, Stanza, WalPush, WalSource, WalStore};
+
+use crate::faults::failures;
+use crate::fixture::*;
+
+async fn create(repo: &Repo) -> Stanza {
+    Stanza::create(repo, &stanza(), cluster(1), NOW).await.unwrap()
+}
+
+#[tokio::test]
+async fn a_stanza_is_made_once_for_one_cluster() {
+    let dir = tempfile::tempdir().unwrap();
+    let repo = repo(dir.path()).await;
+    let missing = Stanza::open(&repo, &stanza()).await.unwrap_err();
+    assert!(matches!(missing, Error::StanzaMissing { .. }), "{missing}");
+    let made = create(&repo).await;
+    assert_eq!(made.archive_id().to_string(), "15-1");
+    assert_eq!(repo.stanzas().await.unwrap(), [stanza()]);
+    let opened = Stanza::open(&repo, &stanza()).await.unwrap();
+    assert_eq!(opened.history(), made.history());
+    assert_eq!((opened.current().added, opened.current().catalog_version), (NOW, 202_209_061));
+
+    let same = Stanza::create(&repo, &stanza(), cluster(1), NOW).await.unwrap_err();
+    assert!(matches!(same, Error::StanzaExists { .. }), "{same}");
+    let other = Stanza::create(&repo, &stanza(), cluster(2), NOW).await.unwrap_err();
+    assert!(matches!(other, Error::StanzaMismatch { .. }), "{other}");
+
+    let upgraded = opened.upgrade(cluster(2), NOW + 1).await.unwrap();
+    assert_eq!(upgraded.archive_id().to_string(), "15-2");
+    let opened = Stanza::open(&repo, &stanza()).await.unwrap();
+    assert_eq!(opened.history(), upgraded.history());
+    assert_eq!(opened.history().len(), 2);
+    assert!(matches!(opened.upgrade(cluster(2), NOW).await, Err(Error::StanzaExists { .. })));
+}
+
+#[tokio::test]
+async fn names_cannot_leave_their_place() {
+    for name in ["..", ".", "a/b", "/etc", "", "a\0b", "-x"] {
+        assert!(name.parse::<StanzaName>().is_err(), "{name}");
+    }
+    let dir = tempfile::tempdir().unwrap();
+    let repo = repo(dir.path()).await;
+    let name: StanzaName = "repo.json.lease".parse().unwrap();
+    let error = Stanza::create(&repo, &name, cluster(1), NOW).await.unwrap_err();
+    assert!(matches!(error, Error::Invalid { .. }), "{error}");
+}
+
+#[tokio::test]
+async fn either_copy_is_enough_and_both_damaged_are_an_error() {
+    let dir = tempfile::tempdir().unwrap();
+    let repo = repo(dir.path()).await;
+    let made = create(&repo).await;
+    let main = dir.path().join("pgbr/main/stanza.json");
+    let copy = dir.path().join("pgbr/main/stanza.json.copy");
+    for at in [0, 8, 40, 100, 130, 200] {
+        damage(&main, at);
+        let opened = Stanza::open(&repo, &stanza()).await.unwrap();
+        assert_eq!((opened.history(), opened.warnings().len()), (made.history(), 1), "byte {at}");
+        let healed = Stanza::create(&repo, &stanza(), cluster(1), NOW).await.unwrap_err();
+        assert!(matches!(healed, Error::StanzaExists { .. }), "{healed}");
+        assert!(Stanza::open(&repo, &stanza()).await.unwrap().warnings().is_empty());
+    }
+    std::fs::remove_file(&copy).unwrap();
+    Stanza::create(&repo, &stanza(), cluster(1), NOW).await.unwrap_err();
+    assert!(copy.exists(), "a missing copy is made again");
+
+    damage(&main, 150);
+    damage(&copy, 150);
+    let error = Stanza::open(&repo, &stanza()).await.unwrap_err();
+    assert!(error.is_damage(), "{error}");
+    assert!(Stanza::create(&repo, &stanza(), cluster(1), NOW).await.unwrap_err().is_damage());
+    std::fs::remove_file(&main).unwrap();
+    assert!(Stanza::open(&repo, &stanza()).await.unwrap_err().is_damage(), "a missing one is no excuse");
+}
+
+#[tokio::test]
+async fn a_record_in_anothers_place_is_damage() {
+    let dir = tempfile::tempdir().unwrap();
+    let repo = repo(dir.path()).await;
+    create(&repo).await;
+    let other: StanzaName = "other".parse().unwrap();
+    let from = dir.path().join("pgbr/main/stanza.json");
+    std::fs::create_dir(dir.path().join("pgbr/other")).unwrap();
+    std::fs::copy(from, dir.path().join("pgbr/other/stanza.json")).unwrap();
+    let error = Stanza::open(&repo, &other).await.unwrap_err();
+    assert!(error.is_damage() && error.to_string().contains("pgbr/main/stanza.json"), "{error}");
+}
+
+#[tokio::test]
+async fn a_failure_at_any_request_is_healed_by_the_next_try() {
+    let mut n = 0;
+    loop {
+        let mut requests = 0;
+        for fault in failures(n) {
+            let dir = tempfile::tempdir().unwrap();
+            let healthy = repo(dir.path()).await;
+            let (faulty, wrapper) = faulty_repo(dir.path(), fault).await;
+            let made = Stanza::create(&faulty, &stanza(), cluster(1), NOW).await;
+            requests = wrapper.requests();
+            let there = Stanza::open(&healthy, &stanza()).await;
+            assert!(made.is_err() || there.is_ok(), "{fault:?}: {there:?}");
+            match Stanza::create(&healthy, &stanza(), cluster(1), NOW).await {
+                Ok(_) | Err(Error::StanzaExists { .. }) => {}
+                Err(error) => panic!("{fault:?}: {error}"),
+            }
+            let copy = dir.path().join("pgbr/main/stanza.json.copy");
+            assert!(copy.exists(), "{fault:?}");
+
+            let (faulty, wrapper) = faulty_repo(dir.path(), fault).await;
+            if let Ok(opened) = Stanza::open(&faulty, &stanza()).await {
+                let upgraded = opened.upgrade(cluster(2), NOW).await;
+                let now = Stanza::open(&healthy, &stanza()).await.unwrap();
+                assert!(upgraded.is_err() || now.history().len() == 2, "{fault:?}");
+                requests = requests.max(wrapper.requests());
+            }
+        }
+        n += 1;
+        if n > requests {
+            return;
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn two_makers_of_different_clusters_end_with_one() {
+    for _ in 0..10 {
+        let dir = tempfile::tempdir().unwrap();
+        let repo = repo(dir.path()).await;
+        let make = |system_id: u64| {
+            let repo = repo.clone();
+            tokio::spawn(async move { Stanza::create(&repo, &stanza(), cluster(system_id), NOW).await })
+        };
+        let (a, b) = (make(1), make(2));
+        let (a, b) = (a.await.unwrap(), b.await.unwrap());
+        assert!(a.is_ok() != b.is_ok(), "{a:?} {b:?}");
+        let winner = a.or(b).unwrap();
+        std::fs::remove_file(dir.path().join("pgbr/main/stanza.json")).unwrap();
+        assert_eq!(
+            Stanza::open(&repo, &stanza()).await.unwrap().history(),
+            winner.history(),
+            "the copy agrees"
+        );
+    }
+}
+
+#[tokio::test]
+async fn a_stanza_goes_with_everything_in_it() {
+    let dir = tempfile::tempdir().unwrap();
+    let repo = repo(dir.path()).await;
+    let made = create(&repo).await;
+    let other = Stanza::create(&repo, &"other".parse().unwrap(), cluster(3), NOW).await.unwrap();
+    let backups = BackupStore::new(&repo, &stanza());
+    backups.put_pack(&label("20261122-120000F"), 1, 0, false, content(1, 10)).await.unwrap();
+    backups.commit_manifest(&label("20261122-120000F"), 1, content(1, 5000)).await.unwrap();
+    let source = WalSource::Bytes(content(1, 10));
+    let push = WalPush::new(made.archive_id(), "00000002.history".parse().unwrap(), source);
+    WalStore::new(&repo, &stanza()).push(push).await.unwrap();
+    std::fs::write(dir.path().join("pgbr/main/archive/15-1/x#1"), b"half").unwrap();
+
+    for _ in 0..2 {
+        Stanza::delete(&repo, &stanza()).await.unwrap();
+        assert!(!dir.path().join("pgbr/main").exists());
+    }
+    assert_eq!(repo.stanzas().await.unwrap(), [other.name().clone()]);
+    create(&repo).await;
+}
