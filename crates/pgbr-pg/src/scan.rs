@@ -174,7 +174,7 @@ impl Scan {
         roots.push((top.clone(), Root::Directory { path: top, source: pg_data.clone(), only: None }));
         for tablespace in &tablespaces {
             let path = RelPath::new(format!("pg_tblspc/{}", tablespace.oid))?;
-            let source = places.add_tablespace(&pg_data, tablespace)?;
+            let Some(source) = places.add_tablespace(&pg_data, tablespace)? else { continue };
             let only = Some(options.version.tablespace_directory().into());
             roots.push((path.clone(), Root::Directory { path, source, only }));
         }
@@ -243,8 +243,13 @@ impl Scan {
                 None => Ok(None),
             },
             Root::Directory { path, source, only } => {
-                let meta = std::fs::metadata(&source).map_err(Error::io("examine", &source))?;
-                self.enter(path.clone(), &source)?;
+                let Some(meta) = existing(std::fs::metadata(&source), &source)? else {
+                    // A tablespace may be dropped and its place removed; the data directory may not.
+                    return if only.is_some() { Ok(None) } else { Err(Error::Missing { path: source }) };
+                };
+                if !self.enter(path.clone(), &source)? {
+                    return Ok(None);
+                }
                 if let (Some(only), Some(level)) = (only, self.stack.last_mut()) {
                     let names: Vec<OsString> = level.names.by_ref().filter(|name| *name == only).collect();
                     level.names = names.into_iter();

@@ -24,8 +24,12 @@ impl Places {
         Self { pg_data, tablespaces: Vec::new(), taken: Vec::new() }
     }
 
-    /// Notes a tablespace and gives its canonical directory.
-    pub(super) fn add_tablespace(&mut self, pg_data: &Path, tablespace: &TablespaceLink) -> Result<PathBuf> {
+    /// Notes a tablespace and gives its canonical directory. `None` if it has been dropped since it was listed.
+    pub(super) fn add_tablespace(
+        &mut self,
+        pg_data: &Path,
+        tablespace: &TablespaceLink,
+    ) -> Result<Option<PathBuf>> {
         let link = pg_data.join("pg_tblspc").join(tablespace.oid.to_string());
         let refuse = |reason: &str| Error::LinkDestination {
             link: link.clone(),
@@ -33,7 +37,10 @@ impl Places {
             reason: reason.to_owned(),
         };
         let place = match link.canonicalize() {
-            Err(error) if error.kind() == io::ErrorKind::NotFound => return Err(refuse("does not exist")),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {
+                let dropped = std::fs::symlink_metadata(&link).is_err();
+                return if dropped { Ok(None) } else { Err(refuse("does not exist")) };
+            }
             other => other.map_err(Error::io("follow link", &link))?,
         };
         let meta = std::fs::metadata(&place).map_err(Error::io("examine", &place))?;
@@ -45,7 +52,7 @@ impl Places {
         }
         self.tablespaces.push((meta.dev(), meta.ino()));
         self.taken.push((place.clone(), link));
-        Ok(place)
+        Ok(Some(place))
     }
 
     /// Whether this is the directory of a tablespace.

@@ -281,6 +281,20 @@ fn tablespaces_that_lead_nowhere_are_errors() {
 }
 
 #[test]
+fn a_tablespace_may_be_dropped_meanwhile() {
+    let fixture = Fixture::new();
+    fixture.file("ts/PG_15_202209061/5/16400", "");
+    fixture.link("data/pg_tblspc/16400", fixture.at("ts"));
+    let scan = fixture.scan();
+    fs::remove_file(fixture.at("data/pg_tblspc/16400")).unwrap();
+    fs::remove_dir_all(fixture.at("ts")).unwrap();
+    assert_eq!(words(scan), FRAME);
+    // Gone between the listing and the first look.
+    let dropped = TablespaceLink { oid: 16400, target: fixture.at("ts") };
+    assert_eq!(Places::new(fixture.at("data")).add_tablespace(&fixture.at("data"), &dropped).unwrap(), None);
+}
+
+#[test]
 fn external_configuration_comes_first() {
     let fixture = Fixture::new();
     fixture.file("etc/b.conf", "");
