@@ -496,6 +496,29 @@ mod tests {
         }
     }
 
+    proptest::proptest! {
+        #[test]
+        fn what_is_parsed_has_one_spelling(
+            at in 0..15_usize,
+            cut in 5..90_usize,
+            other in "[0-9a-fA-FIi./_#-]{0,3}",
+        ) {
+            let (key, _) = every_key().swap_remove(at);
+            let text = key.as_ref();
+            let cut = cut.min(text.len());
+            for changed in [
+                format!("{}{other}{}", &text[..cut], &text[cut..]),
+                format!("{}{other}", &text[..cut]),
+                format!("{}{other}{}", &text[..cut], text.get(cut + other.len()..).unwrap_or_default()),
+            ] {
+                // What an object store would not take as a key cannot come from one.
+                if let Ok(key) = Path::parse(&changed) && let Some(parsed) = ParsedKey::parse(&key) {
+                    proptest::prop_assert_eq!(rebuild(&parsed), key);
+                }
+            }
+        }
+    }
+
     #[test]
     fn other_names_are_not_ours() {
         for text in [

@@ -120,7 +120,13 @@ impl Stanza {
             // Another process was faster.
             Resolved::Others(_) => return Err(Self::open(repo, name).await?.exists_for(&cluster).await),
         }
-        repo.store().overwrite(&keys.stanza_copy(name), object).await?;
+        repo.store().overwrite(&keys.stanza_copy(name), object.clone()).await?;
+        // Without conditional creates another process may have overwritten ours: whoever is there last has won.
+        if !repo.store().create_honoured()
+            && repo.store().get(&keys.stanza(name), MAX_OBJECT).await? != object
+        {
+            return Err(Self::open(repo, name).await?.exists_for(&cluster).await);
+        }
         Ok(stanza)
     }
 

@@ -1,7 +1,7 @@
 //! Reads WAL files back, checks them, and finds the one that verifies.
 
-use std::fs::File;
 use std::io::{self, Write};
+use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path as FsPath, PathBuf};
 
 use bytes::{Bytes, BytesMut};
@@ -9,9 +9,9 @@ use object_store::path::Path;
 use pgbr_codec::{WalTrailer, open_wal};
 use pgbr_manifest::{ArchiveId, WalFileName};
 
-use super::{MAX_OBJECT, WalStore, check_name};
+use super::{MAX_OBJECT, WalEntry, WalStore, check_name};
 use crate::error::{Error, Result};
-use crate::keys::Layout;
+use crate::keys::{Layout, WalDigest};
 use crate::repo_file::Repo;
 
 /// What became of a get.
@@ -89,6 +89,20 @@ impl WalStore {
         saved
     }
 
+    /// Reads one object of the archive and checks it against its name and itself: what `verify` does.
+    ///
+    /// # Errors
+    /// [`Error::NotFound`] where it is gone, [`Error::Corrupt`] and its like where it does not verify, and as the store failed.
+    pub async fn verify(&self, entry: &WalEntry) -> Result<WalTrailer> {
+        let (trailer, _) = self.fetch(&entry.key, &entry.file, || Ok(io::sink())).await?;
+        match entry.digest {
+            Some(digest) if digest != WalDigest::of(&trailer.digest) => {
+                Err(Error::corrupt(&entry.key, "its content has another digest than its name"))
+            }
+            _ => Ok(trailer),
+        }
+    }
+
     async fn save(
         &self,
         archive: ArchiveId,
@@ -96,7 +110,10 @@ impl WalStore {
         staged: &FsPath,
         path: &FsPath,
     ) -> Result<WalGet<WalSaved>> {
-        let create = || File::create(staged).map_err(|e| Error::local("create", staged, e));
+        // The mode that PostgreSQL gives its own WAL files.
+        let mut options = std::fs::OpenOptions::new();
+        options.write(true).create(true).truncate(true).mode(0o600);
+        let create = || options.open(staged).map_err(|e| Error::local("create", staged, e));
         let Some(opened) = self.open_file(archive, file, create).await? else { return Ok(WalGet::Missing) };
         let Opened { sink, trailer, warnings } = opened;
         drop(sink);

@@ -173,6 +173,13 @@ async fn two_sound_contents_are_not_guessed_between() {
     }
     let error = get(&repo, SEGMENT).await.unwrap_err();
     assert!(matches!(error, Error::WalAmbiguous { .. }), "{error}");
+    for entry in archive(&repo).files(ARCHIVE, &archive(&repo).logs(ARCHIVE).await.unwrap()[0]).await.unwrap()
+    {
+        assert!(
+            archive(&repo).verify(&entry).await.unwrap_err().is_damage(),
+            "the digest in the name is wrong"
+        );
+    }
     let target = dir.path().join("target");
     archive(&repo).get_to_path(ARCHIVE, &file(SEGMENT), &target).await.unwrap_err();
     assert_eq!(names(dir.path()), ["pgbr"], "neither target nor leftover");
@@ -322,6 +329,9 @@ async fn the_archive_tells_what_it_has() {
     ];
     for name in pushed {
         push(&repo, name, content(1, 100)).await.unwrap();
+    }
+    for entry in wal.histories(ARCHIVE).await.unwrap() {
+        assert_eq!(wal.verify(&entry).await.unwrap().name, entry.file.to_string());
     }
     let bounds = (segment("0000000100000000000000FE"), segment("000000020000000100000001"));
     assert_eq!(wal.bounds(ARCHIVE).await.unwrap(), Some(bounds));
