@@ -14,8 +14,10 @@
 //! # Ok::<(), pgbr_cli::exit::CliError>(())
 //! ```
 
+mod commands;
 pub mod config;
 pub mod exit;
+mod failure;
 pub mod flavor;
 pub mod help;
 pub mod ini;
@@ -23,7 +25,10 @@ pub mod libpq_env;
 pub mod log;
 pub mod options;
 pub mod parse;
+mod progress;
+mod request;
 mod resolve;
 mod rules;
+pub mod run;
 pub mod settings;
 pub mod size;

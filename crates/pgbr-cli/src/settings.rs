@@ -272,6 +272,32 @@ impl Settings {
         Some(self.get_path("log-path")?.join(name))
     }
 
+    /// What this run was told and a config file cannot know, for another command of the same stanza: words for a shell, without
+    /// secrets, without the stanza.
+    pub fn forwarded(&self, command: Command) -> Vec<String> {
+        let mut words = Vec::new();
+        for ((id, key), setting) in &self.values {
+            let rule = &OPTIONS[*id];
+            let told = setting.source == Source::CommandLine || setting.source == Source::Environment;
+            let own = ["stanza", "exec-id", "cmd", "process-max"].contains(&rule.name)
+                || rule.name.starts_with("log-");
+            if !told || own || rule.secret || !rule.valid_for(command) {
+                continue;
+            }
+            let name = options::key_name(rule, *key);
+            match &setting.value {
+                _ if setting.negated => words.push(format!("--no-{name}")),
+                _ if setting.reset => words.push(format!("--reset-{name}")),
+                Some(Value::Boolean(value)) => {
+                    words.push(format!("--{name}={}", if *value { "y" } else { "n" }))
+                }
+                _ => words
+                    .extend(setting.shown().iter().map(|value| format!("--{name}={}", shell_word(value)))),
+            }
+        }
+        words
+    }
+
     /// Every option that is set, as ` --opt=value`, sorted by name, after the parameters; secrets redacted.
     fn listing(&self) -> String {
         let mut text = String::new();
@@ -459,6 +485,15 @@ impl fmt::Debug for Value {
             Self::Hash(value) => value.fmt(f),
         }
     }
+}
+
+/// A word as a shell takes it back.
+pub(crate) fn shell_word(word: &str) -> Cow<'_, str> {
+    let plain = |b: u8| b.is_ascii_alphanumeric() || b"-_./=:,+@%".contains(&b);
+    if !word.is_empty() && word.bytes().all(plain) {
+        return word.into();
+    }
+    format!("'{}'", word.replace('\'', "'\\''")).into()
 }
 
 fn quoted(value: &str) -> Cow<'_, str> {

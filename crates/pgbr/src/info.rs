@@ -61,7 +61,7 @@ pub async fn info(host: &Host, request: InfoRequest) -> Result<InfoReport> {
     };
     let mut stanzas = Vec::with_capacity(names.len());
     for name in names {
-        let mut found = StanzaInfo::empty(name.clone());
+        let mut found = StanzaInfo::missing(name.clone());
         match stanza_info(host, &request, &mut found).await {
             Ok(()) | Err(Error::Repo(RepoError::StanzaMissing { .. })) => {}
             Err(error) => found.error = Some(error),
@@ -72,7 +72,8 @@ pub async fn info(host: &Host, request: InfoRequest) -> Result<InfoReport> {
 }
 
 impl StanzaInfo {
-    const fn empty(name: StanzaName) -> Self {
+    /// A stanza that is not there.
+    pub const fn missing(name: StanzaName) -> Self {
         Self {
             name,
             clusters: Vec::new(),

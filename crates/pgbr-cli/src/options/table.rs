@@ -182,7 +182,7 @@ pub static OPTIONS: [OptionRule; 201] = [
     opt("repo-target-time", Text, ARCHIVE_GET | INFO | MANIFEST | REPO_GET | REPO_LS | RESTORE | VERIFY, "Target time for repository.").global().listed(Repository).refused(),
     opt("repo-type", Choice, WITH_REPO, "Type of storage used for the repository.").repo().default("posix").values(&["azure", "cifs", "gcs", "posix", "s3", "sftp"]).was(&["repo-type"]).refused_values(&["azure", "cifs", "gcs", "s3", "sftp"]),
     opt("report", Boolean, CHECK, "Generate a check report.").default("n").internal().not_yet(),
-    opt("restore-config", Path, RESTORE, "File with settings for the restore."),
+    opt("restore-config", Path, RESTORE, "Directory to restore external configuration files to."),
     opt("resume", Boolean, BACKUP, "Allow resume of failed backup.").global().default("y").listed(Command),
     opt("sck-block", Boolean, WITH_IO, "Socket blocking enable.").global().default("n").internal().no_effect("no other host is contacted"),
     opt("sck-keep-alive", Boolean, WITH_IO, "Keep-alive enable.").global().default("y").no_effect("no other host is contacted"),

@@ -1,0 +1,47 @@
+//! One file a command: request in, engine call, result out.
+
+mod archive;
+mod backup;
+mod check;
+mod info;
+mod info_json;
+mod info_text;
+mod restore;
+mod stanza;
+
+use pgbr::Host;
+
+use crate::exit::{CliError, EXIT_STOP_RECOVERY, ErrorCode};
+use crate::options::Command;
+use crate::request;
+use crate::run::{Context, Outcome};
+use crate::settings::Settings;
+
+/// Runs the command.
+pub(crate) async fn run(context: &Context, host: &Host) -> Outcome {
+    match context.settings.command() {
+        Command::ArchiveGet => archive::get(context, host).await,
+        Command::ArchivePush => archive::push(context, host).await,
+        Command::Backup => backup::run(context, host).await,
+        Command::Check => check::run(context, host).await,
+        Command::Info => info::run(context, host).await,
+        Command::Restore => restore::run(context, host).await,
+        Command::StanzaCreate => stanza::create(context, host).await,
+        command => {
+            let message = format!("command '{}' is not supported yet", command.name());
+            Err(CliError::new(ErrorCode::FeatureNotSupported, message))
+        }
+    }
+}
+
+/// The exit code of a command that failed. For `archive-get` it is a message to the server, which takes almost every failure for the
+/// end of the WAL: one that would promote is stopped, one that follows tries again.
+pub(crate) fn failure_exit(settings: &Settings, code: ErrorCode) -> u8 {
+    if settings.command() != Command::ArchiveGet {
+        return code.number();
+    }
+    match request::pg_data(settings).map(|dir| pgbr::recovery_mode(&dir)) {
+        Some(pgbr::RecoveryMode::Promotes) => EXIT_STOP_RECOVERY,
+        _ => code.number(),
+    }
+}

@@ -1,0 +1,80 @@
+//! archive-push and archive-get, as PostgreSQL calls them.
+
+use std::path::PathBuf;
+
+use pgbr::{ArchiveGetRequest, ArchivePushRequest, Got, Host, PushOutcome, archive_get, archive_push};
+
+use crate::exit::{CliError, EXIT_NOT_FOUND, ErrorCode};
+use crate::request;
+use crate::run::{Context, Outcome};
+
+pub(super) async fn push(context: &Context, host: &Host) -> Outcome {
+    let settings = &context.settings;
+    let [path] = settings.params() else {
+        return Err(CliError::new(ErrorCode::ParamRequired, "WAL segment to push required"));
+    };
+    let request = ArchivePushRequest {
+        repo: request::repo(settings)?,
+        stanza: request::stanza(settings)?,
+        file: place(context, path),
+        compression: request::compression(settings)?,
+        threads: request::threads(settings),
+        header_check: settings.get_bool("archive-header-check"),
+    };
+    let outcome = archive_push(host, request).await.map_err(|e| context.failure(&e))?;
+    let name = path.rsplit('/').next().unwrap_or(path);
+    let log = &context.log;
+    match outcome {
+        PushOutcome::SameAlreadyThere => {
+            log.warn(&format!(
+                "WAL file '{name}' already exists in the repo{} archive with the same content",
+                settings.repo_key()
+            ));
+        }
+        PushOutcome::PartialKept { object } => {
+            log.warn(&format!("'{name}' exists with other content, this one is kept as '{object}'"))
+        }
+        _ => {}
+    }
+    log.info(&format!("pushed WAL file '{name}' to the archive"));
+    Ok(0)
+}
+
+pub(super) async fn get(context: &Context, host: &Host) -> Outcome {
+    let settings = &context.settings;
+    let [file, destination] = settings.params() else {
+        let missing = if settings.params().is_empty() {
+            "WAL segment to get required"
+        } else {
+            "path to copy WAL segment required"
+        };
+        return Err(CliError::new(ErrorCode::ParamRequired, missing));
+    };
+    let request = ArchiveGetRequest {
+        repo: request::repo(settings)?,
+        stanza: request::stanza(settings)?,
+        file: file.clone(),
+        destination: place(context, destination),
+        pg_data: request::pg_data(settings),
+        timeout: request::archive_timeout(settings),
+    };
+    match archive_get(host, request).await.map_err(|e| context.failure(&e))? {
+        Got::Found => {
+            context.log.info(&format!("found {file} in the repo{}: archive", settings.repo_key()));
+            Ok(0)
+        }
+        Got::Missing => {
+            context.log.info(&format!("unable to find {file} in the archive"));
+            Ok(EXIT_NOT_FOUND)
+        }
+    }
+}
+
+/// PostgreSQL gives paths relative to its data directory, which is where it runs its commands.
+fn place(context: &Context, path: &str) -> PathBuf {
+    let path = PathBuf::from(path);
+    match request::pg_data(&context.settings) {
+        Some(pg_data) if path.is_relative() => pg_data.join(path),
+        _ => path,
+    }
+}

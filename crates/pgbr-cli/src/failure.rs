@@ -1,0 +1,172 @@
+//! Errors of the engine as the operator sees them: code, message with its causes, and what to do.
+
+use std::error::Error as StdError;
+
+use pgbr::{Error, PgError, RepoError};
+
+use crate::exit::{CliError, ErrorCode};
+use crate::flavor::Flavor;
+
+/// What the operator is told about a failure.
+pub(crate) fn describe(error: &Error, flavor: Flavor) -> CliError {
+    let mut text = error.to_string();
+    let mut cause = StdError::source(error);
+    while let Some(source) = cause {
+        text.push_str(": ");
+        text.push_str(&source.to_string());
+        cause = source.source();
+    }
+    let described = CliError::new(code(error), text);
+    hints(error, flavor).into_iter().fold(described, CliError::hint)
+}
+
+/// The exit code, by pgBackRest's table.
+fn code(error: &Error) -> ErrorCode {
+    match error {
+        Error::Repo(repo) => repo_code(repo),
+        Error::Pg(pg) => pg_code(pg),
+        Error::Manifest(pgbr::ManifestError::Invalid { .. }) => ErrorCode::ParamInvalid,
+        Error::Manifest(_) => ErrorCode::Format,
+        Error::Codec(_) => ErrorCode::Crypto,
+        Error::Io { doing, source, .. } => io_code(doing, source),
+        Error::Stopped => ErrorCode::Term,
+        Error::Internal { .. } => ErrorCode::Assert,
+        Error::OtherCluster { .. } => ErrorCode::BackupMismatch,
+        Error::OtherDirectory { .. } | Error::Unfit { .. } => ErrorCode::DbMismatch,
+        Error::ArchiveDisabled { .. } => ErrorCode::ArchiveDisabled,
+        Error::ArchiveCommand { .. } => ErrorCode::ArchiveCommandInvalid,
+        Error::Standby => ErrorCode::DbInvalid,
+        Error::ArchiveTimeout { .. } | Error::Timeout { .. } => ErrorCode::ArchiveTimeout,
+        Error::NoBackup { .. } => ErrorCode::BackupSetInvalid,
+        Error::Target { .. } => ErrorCode::OptionInvalidValue,
+        Error::Running { .. } => ErrorCode::PgRunning,
+        Error::NotEmpty { .. } | Error::NotACluster { .. } => ErrorCode::PathNotEmpty,
+        Error::MissingPath { .. } => ErrorCode::PathMissing,
+        Error::Map { what, .. } if what.starts_with("link") => ErrorCode::LinkMap,
+        Error::Map { .. } => ErrorCode::TablespaceMap,
+        Error::Damaged { .. } => ErrorCode::FileInvalid,
+        Error::Unsupported { .. } => ErrorCode::FeatureNotSupported,
+        Error::Wal { .. } => ErrorCode::ParamInvalid,
+        Error::ForeignWal { .. } => ErrorCode::ArchiveMismatch,
+        _ => ErrorCode::Unknown,
+    }
+}
+
+fn repo_code(error: &RepoError) -> ErrorCode {
+    match error {
+        RepoError::NotFound { .. } => ErrorCode::FileMissing,
+        RepoError::Unavailable { .. } | RepoError::Undecided { .. } => ErrorCode::FileRead,
+        RepoError::NoSpace { .. } => ErrorCode::FileWrite,
+        RepoError::Permission { .. } => ErrorCode::FileOpen,
+        RepoError::Corrupt { .. } | RepoError::Foreign { .. } => ErrorCode::FileInvalid,
+        RepoError::Unsupported { .. } => ErrorCode::Format,
+        RepoError::NoRepository { .. } => ErrorCode::FileMissing,
+        RepoError::RepositoryExists { .. }
+        | RepoError::StanzaExists { .. }
+        | RepoError::BackupExists { .. } => ErrorCode::FileExists,
+        RepoError::UnfitStore { .. } => ErrorCode::RepoInvalid,
+        RepoError::WrongPassphrase
+        | RepoError::PassphraseMissing
+        | RepoError::NotEncrypted
+        | RepoError::Codec { .. } => ErrorCode::Crypto,
+        RepoError::StanzaMissing { .. } => ErrorCode::FileMissing,
+        RepoError::StanzaMismatch { .. } => ErrorCode::BackupMismatch,
+        RepoError::WalConflict { .. } | RepoError::WalAmbiguous { .. } => ErrorCode::ArchiveDuplicate,
+        RepoError::PinLost { .. } | RepoError::LeaseLost { .. } => ErrorCode::BackupSetInvalid,
+        RepoError::LeaseHeld { .. } | RepoError::Locked { .. } => ErrorCode::LockAcquire,
+        RepoError::Local { action, source, .. } => io_code(action, source),
+        RepoError::Unsafe { .. } => ErrorCode::FileMode,
+        RepoError::Invalid { .. } => ErrorCode::ParamInvalid,
+        _ => ErrorCode::Unknown,
+    }
+}
+
+fn pg_code(error: &PgError) -> ErrorCode {
+    match error {
+        PgError::Io { doing, source, .. } => io_code(doing, source),
+        PgError::Connect { .. } => ErrorCode::DbConnect,
+        PgError::Timeout { .. }
+        | PgError::Query { .. }
+        | PgError::Answer { .. }
+        | PgError::SessionLost { .. } => ErrorCode::DbQuery,
+        PgError::UnsupportedVersion { .. } => ErrorCode::VersionNotSupported,
+        PgError::OtherVersion { .. } => ErrorCode::DbMismatch,
+        PgError::ControlFile { .. } => ErrorCode::Checksum,
+        PgError::LinkDestination { .. } => ErrorCode::LinkDestination,
+        PgError::Missing { .. } => ErrorCode::FileMissing,
+        PgError::WalHeader { .. }
+        | PgError::WalSystem { .. }
+        | PgError::WalVersion { .. }
+        | PgError::WalSize { .. }
+        | PgError::WalPosition { .. }
+        | PgError::WalTimeline { .. } => ErrorCode::ArchiveMismatch,
+        PgError::RecoverySetting { .. } => ErrorCode::OptionInvalidValue,
+        PgError::LabelFile { .. } => ErrorCode::Format,
+        _ => ErrorCode::FileInvalid,
+    }
+}
+
+fn io_code(doing: &str, source: &std::io::Error) -> ErrorCode {
+    let missing = source.kind() == std::io::ErrorKind::NotFound;
+    match doing {
+        "open" if missing => ErrorCode::FileMissing,
+        "list" if missing => ErrorCode::PathMissing,
+        "open" | "lock" => ErrorCode::FileOpen,
+        "read" => ErrorCode::FileRead,
+        "list" => ErrorCode::PathOpen,
+        "remove" => ErrorCode::FileRemove,
+        "rename" => ErrorCode::FileMove,
+        "sync" => ErrorCode::FileSync,
+        "set the owner of" => ErrorCode::FileOwner,
+        "set the mode of" => ErrorCode::FileMode,
+        "look at" | "examine" | "look for" => ErrorCode::FileInfo,
+        _ => ErrorCode::FileWrite,
+    }
+}
+
+fn hints(error: &Error, flavor: Flavor) -> Vec<String> {
+    let program = flavor.program();
+    let one = |text: String| vec![text];
+    match error {
+        Error::Repo(RepoError::NoRepository { .. }) => vec![
+            "is the repository mounted? has a stanza-create been performed?".to_owned(),
+            format!("use '{program} stanza-create' to make a repository where there is none."),
+        ],
+        Error::Repo(RepoError::StanzaMissing { .. }) => one(format!("has a stanza-create been performed? use '{program} stanza-create'.")),
+        Error::Repo(RepoError::WrongPassphrase) => one("check the option repo1-cipher-pass: nothing was read or changed.".to_owned()),
+        Error::Repo(RepoError::PassphraseMissing) => one("set repo1-cipher-type and repo1-cipher-pass as they were at stanza-create.".to_owned()),
+        Error::Repo(RepoError::NotEncrypted) => vec![
+            "an existing repository is not encrypted by setting a cipher: nothing was changed.".to_owned(),
+            "remove repo1-cipher-type, or choose another repo1-path and run stanza-create.".to_owned(),
+        ],
+        Error::Repo(RepoError::WalConflict { .. }) => vec![
+            "do two clusters archive into the same stanza? what was archived first is kept.".to_owned(),
+            "this can happen after a restore to a moment: give the restored cluster a stanza of its own, or archive_mode=off.".to_owned(),
+        ],
+        Error::Repo(RepoError::Locked { .. }) => one(format!("is another {program} process running?")),
+        Error::Repo(RepoError::LeaseHeld { .. }) => one("is another backup of this stanza running, perhaps on another host?".to_owned()),
+        Error::Repo(RepoError::NoSpace { .. }) => one("free space in the repository; what was stored before is not affected.".to_owned()),
+        Error::Repo(RepoError::Unavailable { .. }) => one("is the repository mounted and reachable?".to_owned()),
+        Error::OtherCluster { .. } => one("is pg1-path right? after pg_upgrade, use 'stanza-upgrade'.".to_owned()),
+        Error::OtherDirectory { .. } => one("the pg1-path and pg1-port settings likely reference different clusters.".to_owned()),
+        Error::ArchiveDisabled { .. } => one("archive_mode must be set to on, and the server restarted.".to_owned()),
+        Error::ArchiveCommand { expected, .. } => one(format!("set archive_command = '{expected} --stanza=STANZA archive-push %p'.")),
+        Error::ArchiveTimeout { .. } => vec![
+            "check the archive_command to ensure that all options are correct (especially --stanza).".to_owned(),
+            "check the PostgreSQL server log for errors.".to_owned(),
+            format!("run the 'start' command if the stanza was previously stopped: '{program} start'."),
+        ],
+        Error::NoBackup { .. } => one(format!("'{program} info' lists the backup sets and when each was complete.")),
+        Error::Running { .. } => vec![
+            "presence of postmaster.pid indicates that PostgreSQL is running.".to_owned(),
+            "remove postmaster.pid only if PostgreSQL is not running.".to_owned(),
+        ],
+        Error::NotEmpty { .. } => one("try using --delta (or --force) to replace what is there.".to_owned()),
+        Error::NotACluster { .. } => one("if this is the right directory, empty it and run the restore again.".to_owned()),
+        Error::MissingPath { .. } => one("create the directory, or mount its file system, and run the restore again.".to_owned()),
+        Error::Damaged { .. } => one(format!("try another backup set ('{program} info' lists them).")),
+        Error::Pg(PgError::Connect { .. }) => one("is PostgreSQL running? check pg1-socket-path, pg1-port, pg1-user and pg1-database.".to_owned()),
+        Error::Internal { .. } => one("this is a defect of the program: please report it with the log.".to_owned()),
+        _ => Vec::new(),
+    }
+}

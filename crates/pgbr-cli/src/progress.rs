@@ -1,0 +1,145 @@
+//! Events of the engine as log lines, and as a line of progress on a terminal.
+
+use std::io::{IsTerminal, Write};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+use pgbr::{Event, Lock, LockProgress, Observer};
+
+use crate::log::{Level, Logger};
+use crate::size::format_size;
+
+/// How often the line on the terminal and the lock file are renewed.
+const REFRESH: Duration = Duration::from_millis(500);
+/// A command that is done sooner shows no progress.
+const DELAY: Duration = Duration::from_millis(500);
+
+/// Listens to the engine for the log, the terminal and the lock file.
+pub(crate) struct Progress {
+    log: Arc<Logger>,
+    lock: Option<Arc<Lock>>,
+    state: Mutex<State>,
+    begun: Instant,
+    terminal: bool,
+}
+
+struct State {
+    shown: Instant,
+    line: bool,
+}
+
+impl Progress {
+    pub(crate) fn new(log: Arc<Logger>, lock: Option<Arc<Lock>>) -> Self {
+        let now = Instant::now();
+        let terminal = std::io::stderr().is_terminal();
+        Self { log, lock, state: Mutex::new(State { shown: now, line: false }), begun: now, terminal }
+    }
+
+    /// Takes the line off the terminal.
+    pub(crate) fn clear(&self) {
+        let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
+        if state.line {
+            write!(std::io::stderr(), "\r\x1b[K").ok();
+            state.line = false;
+        }
+    }
+
+    fn progress(&self, done: u64, total: u64) {
+        let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
+        let (now, elapsed) = (Instant::now(), self.begun.elapsed());
+        if elapsed < DELAY || now.duration_since(state.shown) < REFRESH {
+            return;
+        }
+        state.shown = now;
+        if let Some(lock) = &self.lock {
+            let percent = done.saturating_mul(10_000).checked_div(total).and_then(|p| u32::try_from(p).ok());
+            let progress = LockProgress { percent, size: Some(total), size_complete: Some(done) };
+            // Others would like to see how far we are; that they cannot is no reason to stop.
+            lock.report(progress).ok();
+        }
+        if self.terminal {
+            write!(std::io::stderr(), "\r\x1b[K{}", progress_line(done, total, elapsed)).ok();
+            state.line = true;
+        }
+    }
+}
+
+fn progress_line(done: u64, total: u64, elapsed: Duration) -> String {
+    let rate = (u128::from(done) * 1000)
+        .checked_div(elapsed.as_millis())
+        .and_then(|r| u64::try_from(r).ok())
+        .unwrap_or(0);
+    let left = total.saturating_sub(done).checked_div(rate);
+    let percent = done.saturating_mul(100).checked_div(total.max(1)).unwrap_or(0).min(100);
+    let left = left.map_or(String::new(), |s| format!(", {}:{:02} left", s / 60, s % 60));
+    format!("{} of {} ({percent}%), {}/s{left}", format_size(done), format_size(total), format_size(rate))
+}
+
+impl Observer for Progress {
+    fn event(&self, event: &Event) {
+        if let Event::Progress { done, total } = event {
+            return self.progress(*done, *total);
+        }
+        let (level, text) = describe(event);
+        if self.log.enabled(level) {
+            self.clear();
+            self.log.log(level, 0, &text);
+        }
+    }
+}
+
+fn describe(event: &Event) -> (Level, String) {
+    match event {
+        Event::BackupStarting { fast: true } => (
+            Level::Info,
+            "execute backup start: backup begins after the requested immediate checkpoint completes"
+                .to_owned(),
+        ),
+        Event::BackupStarting { .. } => (
+            Level::Info,
+            "execute backup start: backup begins after the next regular checkpoint completes".to_owned(),
+        ),
+        Event::BackupStarted { lsn, segment } => {
+            (Level::Info, format!("backup start archive = {segment}, lsn = {lsn}"))
+        }
+        Event::CopyStarted { estimate } => (Level::Detail, format!("copy about {}", format_size(*estimate))),
+        Event::File { path, size } => (Level::Detail, format!("file {path} ({})", format_size(*size))),
+        Event::BackupStopping => {
+            (Level::Info, "execute backup stop and wait for all WAL segments to archive".to_owned())
+        }
+        Event::BackupStopped { lsn, segment } => {
+            (Level::Info, format!("backup stop archive = {segment}, lsn = {lsn}"))
+        }
+        Event::WaitingForWal { first, last } if first == last => {
+            (Level::Info, format!("check archive for segment {first}"))
+        }
+        Event::WaitingForWal { first, last } => {
+            (Level::Info, format!("check archive for segment(s) {first}:{last}"))
+        }
+        Event::BackupCommitted { label } => (Level::Info, format!("new backup label = {label}")),
+        Event::RestoreStarting { label } => (Level::Info, format!("restore backup set {label}")),
+        Event::Step { name, took } => (Level::Detail, format!("step {name} took {}ms", took.as_millis())),
+        Event::Warning { text } => (Level::Warn, text.clone()),
+        Event::Note { text } => (Level::Info, text.clone()),
+        Event::ConfigFile { path } => (
+            Level::Info,
+            format!(
+                "the backup holds configuration file '{}', which lies outside of the data directory",
+                path.display()
+            ),
+        ),
+        other => (Level::Debug, format!("{other:?}")),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_line_tells_bytes_rate_and_time_left() {
+        let line = progress_line(100 << 20, 1 << 30, Duration::from_secs(10));
+        assert_eq!(line, "100MB of 1GB (9%), 10MB/s, 1:32 left");
+        assert_eq!(progress_line(0, 0, Duration::from_secs(1)), "0B of 0B (0%), 0B/s");
+    }
+}

@@ -1,0 +1,141 @@
+//! From settings to requests: how to reach repositories and clusters, and how to compress.
+
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use pgbr::{
+    Cipher, ClusterAccess, Codec, Compression, ConnectOptions, LockRequest, LockType, Passphrase, Password,
+    RepoAccess, StanzaName,
+};
+
+use crate::exit::{CliError, ErrorCode};
+use crate::libpq_env::{PassKey, PgEnv};
+use crate::log::Logger;
+use crate::settings::Settings;
+
+/// The stanza of a command that needs one.
+pub(crate) fn stanza(settings: &Settings) -> Result<StanzaName, CliError> {
+    let name = settings.stanza().unwrap_or_default();
+    name.parse().map_err(|e: pgbr::ManifestError| CliError::new(ErrorCode::OptionInvalidValue, e.to_string()))
+}
+
+/// How to reach the repository that the command works on.
+pub(crate) fn repo(settings: &Settings) -> Result<RepoAccess, CliError> {
+    let key = settings.repo_key();
+    if settings.keys("repo").len() > 1 && settings.entry("repo").as_int().is_none() {
+        let message = "more than one repository is configured, which is not supported yet";
+        return Err(CliError::new(ErrorCode::FeatureNotSupported, message)
+            .hint("set the option --repo to choose one."));
+    }
+    let entry = |name| settings.indexed("repo", key, name);
+    let path = entry("path").as_path().unwrap_or(Path::new("/")).to_owned();
+    let encrypted = entry("cipher-type").as_str().is_some_and(|cipher| cipher != "none");
+    let passphrase =
+        entry("cipher-pass").as_secret().filter(|_| encrypted).map(|pass| Passphrase::new(pass.as_str()));
+    let key_cache =
+        encrypted.then(|| settings.entry("lock-path").as_path()).flatten().map(|dir| dir.join("key"));
+    Ok(RepoAccess { path, passphrase, key_cache })
+}
+
+/// The cipher that the settings ask for, as they spell it, where it is not the one that a repository gets.
+pub(crate) fn renamed_cipher(settings: &Settings) -> Option<(String, Cipher)> {
+    let asked = settings.indexed("repo", settings.repo_key(), "cipher-type").as_str()?;
+    (asked == "aes-256-cbc").then(|| (asked.to_owned(), Cipher::Aes256Gcm))
+}
+
+/// The data directory of the cluster that the command works on.
+pub(crate) fn pg_data(settings: &Settings) -> Option<PathBuf> {
+    let key = settings.keys("pg").first().copied().unwrap_or(1);
+    settings.indexed("pg", key, "path").as_path().map(Path::to_owned)
+}
+
+/// How to reach the cluster: by its options, and by what libpq takes from the environment where they say nothing.
+pub(crate) fn cluster(settings: &Settings, env: &PgEnv, log: &Logger) -> Result<ClusterAccess, CliError> {
+    let key = settings.keys("pg").first().copied().unwrap_or(1);
+    let entry = |name| settings.indexed("pg", key, name);
+    let pg_data = pg_data(settings)
+        .ok_or_else(|| CliError::new(ErrorCode::OptionRequired, "option 'pg1-path' is required"))?;
+    let explicit = |name| entry(name).source() != crate::settings::Source::Default;
+    let port = match entry("port").as_int() {
+        Some(port) if explicit("port") => u16::try_from(port).ok(),
+        _ => env.port,
+    };
+    let port = port.unwrap_or(5432);
+    let socket = entry("socket-path").as_str().map(str::to_owned);
+    let (socket_path, host) = match socket.or_else(|| env.host.clone()) {
+        Some(host) if host.starts_with('/') => (Some(PathBuf::from(host)), None),
+        Some(host) => (None, Some(host)),
+        None => (None, None),
+    };
+    let database = match entry("database").as_str() {
+        Some(database) if explicit("database") => database.to_owned(),
+        other => {
+            env.database.clone().or_else(|| other.map(str::to_owned)).unwrap_or_else(|| "postgres".to_owned())
+        }
+    };
+    let user = entry("user").as_str().map(str::to_owned).or_else(|| env.user.clone());
+    let socket_text = socket_path.as_ref().map(|p| p.to_string_lossy().into_owned());
+    let asked = PassKey {
+        host: socket_text.as_deref().or(host.as_deref()),
+        port,
+        database: &database,
+        user: user.as_deref().unwrap_or_default(),
+    };
+    let (password, warning) = env.password_for(&asked);
+    if let Some(warning) = warning {
+        log.warn(&warning);
+    }
+    let timeout = settings.get_time("db-timeout").unwrap_or(Duration::from_secs(1800));
+    let connect = ConnectOptions {
+        password: password.map(|p| Password::new(p.as_str())),
+        application_name: format!("{} [{}]", settings.flavor().program(), settings.command().name()),
+        connect_timeout: timeout.min(Duration::from_secs(60)),
+        query_timeout: timeout,
+        socket_path,
+        host,
+        port,
+        user,
+        database,
+    };
+    Ok(ClusterAccess { connect, pg_data })
+}
+
+/// How to compress.
+pub(crate) fn compression(settings: &Settings) -> Result<Compression, CliError> {
+    if !settings.get_bool("compress") {
+        return Ok(Compression::NONE);
+    }
+    let name = settings.get_str("compress-type").unwrap_or("zst");
+    let codec: Codec = name
+        .parse()
+        .map_err(|e: pgbr::CodecError| CliError::new(ErrorCode::OptionInvalidValue, e.to_string()))?;
+    let level = settings
+        .get_int("compress-level")
+        .filter(|_| codec != Codec::None)
+        .and_then(|l| i32::try_from(l).ok());
+    Compression::new(codec, level).map_err(|e| CliError::new(ErrorCode::OptionInvalidValue, e.to_string()))
+}
+
+/// Worker threads.
+pub(crate) fn threads(settings: &Settings) -> usize {
+    settings.get_int("process-max").and_then(|n| usize::try_from(n).ok()).unwrap_or(1)
+}
+
+/// How long WAL is waited for.
+pub(crate) fn archive_timeout(settings: &Settings) -> Duration {
+    settings.get_time("archive-timeout").unwrap_or(Duration::from_secs(60))
+}
+
+/// The local lock of a command, as pgBackRest names it.
+pub(crate) fn lock(settings: &Settings, kind: LockType, exec_id: &str) -> Result<LockRequest, CliError> {
+    let directory = settings.get_path("lock-path").unwrap_or(Path::new("/tmp/pgbr")).to_owned();
+    let (stanza, repo_key) = (stanza(settings)?, u32::from(settings.repo_key()));
+    Ok(LockRequest {
+        directory,
+        stanza,
+        kind,
+        repo_key,
+        exec_id: exec_id.to_owned(),
+        pid: std::process::id(),
+    })
+}

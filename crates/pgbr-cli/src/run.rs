@@ -1,0 +1,203 @@
+//! From settings to an exit code: log, locks, signals, runtime, command.
+
+use std::ffi::OsString;
+use std::io::Write;
+use std::process::ExitCode;
+use std::sync::Arc;
+use std::time::Instant;
+
+use pgbr::{Host, Lock, LockType};
+
+use crate::commands;
+use crate::exit::{CliError, ErrorCode};
+use crate::libpq_env::PgEnv;
+use crate::log::{Level, LogOptions, Logger};
+use crate::options::{Command, LockKind};
+use crate::progress::Progress;
+use crate::settings::Settings;
+use crate::{config, help, request};
+
+/// How a command ended where it did not fail: almost always 0.
+pub(crate) type Outcome = Result<u8, CliError>;
+
+/// What every command gets.
+pub(crate) struct Context {
+    pub(crate) settings: Settings,
+    pub(crate) log: Arc<Logger>,
+    pub(crate) env: PgEnv,
+    pub(crate) exec_id: String,
+    /// Held until the command ends.
+    pub(crate) locks: Vec<Arc<Lock>>,
+}
+
+/// Runs the program: everything it says goes to its log, stdout and stderr.
+pub fn run(
+    args: impl IntoIterator<Item = OsString>,
+    env: impl IntoIterator<Item = (OsString, OsString)>,
+) -> ExitCode {
+    let env: Vec<_> = env.into_iter().collect();
+    match config::settings(args, env.iter().cloned()) {
+        Ok(settings) => ExitCode::from(run_settings(settings, &env)),
+        Err(error) => {
+            writeln!(std::io::stderr(), "{}", error.render()).ok();
+            ExitCode::from(error.code.number())
+        }
+    }
+}
+
+fn run_settings(mut settings: Settings, env: &[(OsString, OsString)]) -> u8 {
+    let log = Arc::new(Logger::new(LogOptions::from_settings(&settings)));
+    if matches!(settings.command(), Command::Help | Command::Version) || settings.is_help() {
+        return finish(&log, show(&settings).map(|()| 0));
+    }
+    if let Err(error) = settings.check_root(rustix::process::geteuid().is_root()) {
+        return finish(&log, Err(error));
+    }
+    protect();
+    if settings.entry("neutral-umask").as_bool().unwrap_or(true) {
+        rustix::process::umask(rustix::fs::Mode::from_raw_mode(0o027));
+    }
+    let exec_id = exec_id();
+    settings.set_exec_id(&exec_id);
+    if let Some(path) = settings.log_file() {
+        log.open_file(&path);
+    }
+    let begun = Instant::now();
+    let level = settings.command().rule().begin_level;
+    log.log(level, 0, &settings.begin_message());
+    settings.warnings().iter().for_each(|warning| log.warn(warning));
+    settings.notes().iter().for_each(|note| log.detail(note));
+
+    let env = PgEnv::from_env(env.iter().cloned());
+    let context = Context { settings, log: Arc::clone(&log), env, exec_id, locks: Vec::new() };
+    let end = |error: Option<ErrorCode>, settings: &Settings| {
+        let level = if error.is_some() { Level::Info } else { level };
+        log.log(level, 0, &settings.end_message(begun.elapsed(), error));
+    };
+    let settings = context.settings.clone();
+    match in_runtime(context) {
+        Ok(code) => {
+            end(None, &settings);
+            code
+        }
+        Err(error) => {
+            log.error(&error);
+            end(Some(error.code), &settings);
+            commands::failure_exit(&settings, error.code)
+        }
+    }
+}
+
+fn finish(log: &Logger, result: Outcome) -> u8 {
+    result.unwrap_or_else(|error| {
+        log.error(&error);
+        error.code.number()
+    })
+}
+
+/// Secrets are in memory: no core file, and no other process of the user looks in. Where the system refuses, nothing is lost.
+fn protect() {
+    use rustix::process::{DumpableBehavior, Resource, Rlimit, set_dumpable_behavior, setrlimit};
+    setrlimit(Resource::Core, Rlimit { current: Some(0), maximum: Some(0) }).ok();
+    set_dumpable_behavior(DumpableBehavior::NotDumpable).ok();
+}
+
+/// Names this run, as pgBackRest does: process number and eight random digits.
+fn exec_id() -> String {
+    let mut random = [0; 4];
+    let host = Host::system();
+    // Without randomness the process number alone has to do; keys are never made this way.
+    host.entropy.fill(&mut random).ok();
+    format!("{}-{}", std::process::id(), data_encoding::HEXLOWER.encode(&random))
+}
+
+fn in_runtime(mut context: Context) -> Outcome {
+    take_locks(&mut context)?;
+    let mut builder = match context.settings.command() {
+        Command::Backup | Command::Restore => tokio::runtime::Builder::new_multi_thread(),
+        _ => tokio::runtime::Builder::new_current_thread(),
+    };
+    let runtime = builder.worker_threads(2).enable_all().build();
+    let runtime =
+        runtime.map_err(|e| CliError::new(ErrorCode::Kernel, format!("unable to start the runtime: {e}")))?;
+    let outcome = runtime.block_on(async {
+        let lock = context.locks.first().cloned();
+        let progress = Arc::new(Progress::new(Arc::clone(&context.log), lock));
+        let observer: Arc<dyn pgbr::Observer> = progress.clone();
+        let host =
+            Host { observer, program: context.settings.flavor().version().to_owned(), ..Host::system() };
+        watch_signals(&host);
+        let outcome = commands::run(&context, &host).await;
+        progress.clear();
+        outcome
+    });
+    // What is still under way in the background has no say any more.
+    runtime.shutdown_background();
+    outcome
+}
+
+/// The first signal asks the command to end; it does so at its next step.
+fn watch_signals(host: &Host) {
+    use tokio::signal::unix::{SignalKind, signal};
+    for kind in [SignalKind::interrupt(), SignalKind::terminate(), SignalKind::hangup()] {
+        let Ok(mut signals) = signal(kind) else { continue };
+        let stop = host.stop.clone();
+        tokio::spawn(async move {
+            if signals.recv().await.is_some() {
+                stop.stop();
+            }
+        });
+    }
+}
+
+/// Locks that pgBackRest takes at a command's start, and stop files that it heeds.
+fn take_locks(context: &mut Context) -> Result<(), CliError> {
+    let command = context.settings.command();
+    if matches!(command, Command::Backup | Command::StanzaCreate | Command::ArchivePush) {
+        check_stop_file(context)?;
+    }
+    let kinds: &[LockType] = match command.rule().lock {
+        LockKind::Backup => &[LockType::Backup],
+        LockKind::Restore => &[LockType::Restore],
+        LockKind::All => &[LockType::Archive, LockType::Backup, LockType::Restore],
+        _ => &[],
+    };
+    for kind in kinds {
+        let request = request::lock(&context.settings, *kind, &context.exec_id)?;
+        let lock = Lock::acquire(&request).map_err(|e| context.failure(&e.into()))?;
+        context.locks.push(Arc::new(lock));
+    }
+    Ok(())
+}
+
+fn check_stop_file(context: &Context) -> Result<(), CliError> {
+    let Some(directory) = context.settings.get_path("lock-path") else { return Ok(()) };
+    let stanza = request::stanza(&context.settings)?;
+    match pgbr::stop_file(directory, Some(&stanza)).map_err(|e| context.failure(&e.into()))? {
+        None => Ok(()),
+        Some(found) if found.all => Err(CliError::new(ErrorCode::Stop, "stop file exists for all stanzas")),
+        Some(_) => Err(CliError::new(ErrorCode::Stop, format!("stop file exists for stanza {stanza}"))),
+    }
+}
+
+impl Context {
+    /// What the operator is told about a failure of the engine.
+    pub(crate) fn failure(&self, error: &pgbr::Error) -> CliError {
+        crate::failure::describe(error, self.settings.flavor())
+    }
+}
+
+/// Prints help or version. A reader that has gone away is no error.
+fn show(settings: &Settings) -> Result<(), CliError> {
+    print(&help::render(settings)?)
+}
+
+/// Puts data on stdout.
+pub(crate) fn print(text: &str) -> Result<(), CliError> {
+    match std::io::stdout().write_all(text.as_bytes()) {
+        Err(error) if error.kind() != std::io::ErrorKind::BrokenPipe => {
+            Err(CliError::new(ErrorCode::FileWrite, format!("unable to write to stdout: {error}")))
+        }
+        _ => Ok(()),
+    }
+}
