@@ -7,7 +7,8 @@
 //!   one of them is gone. It releases its pin last.
 //! - Expire removes manifests for good, and *then* lists packs, then reads the pins, then the manifests. A pack is rubbish only if no
 //!   manifest names it and no pin covers its attempt or its backup. A manifest that was put meanwhile and depends on one that was just
-//!   removed gets its parent back: no pack of it has been touched yet.
+//!   removed gets its parent back: no pack of it has been touched yet. (An expire that dies right there leaves a child without its
+//!   parent; only a lost lease lets the two run side by side at all, and the child is then refused by name.)
 //!
 //! A pin is created once and is never rewritten, so that its removal is final: its owner cannot bring it back by giving a sign of life. The
 //! signs of life are an object beside it. A pin is live until it is released, or until an observer has seen the sign of life
