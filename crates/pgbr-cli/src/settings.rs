@@ -289,7 +289,7 @@ impl Settings {
                 _ if setting.negated => words.push(format!("--no-{name}")),
                 _ if setting.reset => words.push(format!("--reset-{name}")),
                 Some(Value::Boolean(value)) => {
-                    words.push(format!("--{name}={}", if *value { "y" } else { "n" }))
+                    words.push(format!("--{name}={}", if *value { "y" } else { "n" }));
                 }
                 _ => words
                     .extend(setting.shown().iter().map(|value| format!("--{name}={}", shell_word(value)))),

@@ -32,7 +32,7 @@ pub(super) async fn push(context: &Context, host: &Host) -> Outcome {
             ));
         }
         PushOutcome::PartialKept { object } => {
-            log.warn(&format!("'{name}' exists with other content, this one is kept as '{object}'"))
+            log.warn(&format!("'{name}' exists with other content, this one is kept as '{object}'"));
         }
         _ => {}
     }
