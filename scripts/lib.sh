@@ -55,15 +55,15 @@ build_release() {
     echo "${CARGO_TARGET_DIR:-$ROOT/target}/release/pgbr"
 }
 
-apt_has() { dpkg-query -W -f '${Status}' "$1" 2>/dev/null | grep -q 'ok installed'; }
+apt_has() { [[ "$(dpkg-query -W -f '${Status}' "$1" 2>/dev/null)" == *"ok installed"* ]]; }
 
-# Refreshes the package lists once in a run, and only when something is to be installed.
+# Refreshes the package lists once in a run (of this script and those that it calls).
 apt_update() {
-    [ -z "${APT_UPDATED:-}" ] || return 0
+    [ -z "${PGBR_APT_UPDATED:-}" ] || return 0
     command -v apt-get >/dev/null || die "apt-get is missing: these scripts know Debian and Ubuntu only"
     say "apt-get update"
-    as_root apt-get update -qq || die "apt-get update failed"
-    APT_UPDATED=1
+    quietly as_root apt-get update || die "apt-get update failed"
+    export PGBR_APT_UPDATED=1
 }
 
 # Installs those of the named Debian packages that are not there yet.
@@ -75,9 +75,19 @@ apt_install() {
     [ "${#missing[@]}" -eq 0 ] && return 0
     apt_update
     say "apt-get install ${missing[*]}"
-    as_root env DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends \
-        -o Dpkg::Use-Pty=0 -o Dpkg::Options::=--force-confold "${missing[@]}" >&2 ||
+    quietly as_root env DEBIAN_FRONTEND=noninteractive apt-get install -y --no-install-recommends \
+        -o Dpkg::Use-Pty=0 -o Dpkg::Options::=--force-confold "${missing[@]}" ||
         die "apt-get install ${missing[*]} failed"
+}
+
+# Runs a command and shows the end of what it wrote only if it fails.
+quietly() {
+    local log status=0
+    log=$(mktemp)
+    ("$@") >"$log" 2>&1 || status=$?
+    [ "$status" -eq 0 ] || tail -n 40 "$log" >&2
+    rm -f "$log"
+    return "$status"
 }
 
 # Installs the first of the named packages that the system knows (names differ between releases).
@@ -96,16 +106,14 @@ apt_install_any() {
     die "none of these packages is known to apt: $*"
 }
 
-apt_candidate() { apt-cache policy "$1" 2>/dev/null | grep -Eq 'Candidate: [0-9]'; }
+apt_candidate() { [[ "$(apt-cache policy "$1" 2>/dev/null)" =~ Candidate:\ [0-9] ]]; }
 
 # The major version of PostgreSQL that this system's own packages have.
 system_pg_major() {
-    local major
-    major=$(apt-cache depends postgresql 2>/dev/null | sed -n 's/.*Depends: postgresql-\([0-9]*\)$/\1/p' | head -n 1)
-    if [ -z "$major" ]; then
+    local pattern='Depends: postgresql-([0-9]+)'
+    if [[ ! "$(apt-cache depends postgresql 2>/dev/null)" =~ $pattern ]]; then
         apt_update
-        major=$(apt-cache depends postgresql 2>/dev/null | sed -n 's/.*Depends: postgresql-\([0-9]*\)$/\1/p' | head -n 1)
+        [[ "$(apt-cache depends postgresql)" =~ $pattern ]] || die "apt knows no package 'postgresql'"
     fi
-    [ -n "$major" ] || die "apt knows no package 'postgresql'"
-    echo "$major"
+    echo "${BASH_REMATCH[1]}"
 }
