@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use pgbr::{
     Cipher, ClusterAccess, Codec, Compression, ConnectOptions, LockRequest, LockType, Passphrase, Password,
-    RepoAccess, StanzaName,
+    RepoAccess, RepoPlace, StanzaName,
 };
 
 use crate::exit::{CliError, ErrorCode};
@@ -34,7 +34,7 @@ pub(crate) fn repo(settings: &Settings) -> Result<RepoAccess, CliError> {
         entry("cipher-pass").as_secret().filter(|_| encrypted).map(|pass| Passphrase::new(pass.as_str()));
     let key_cache =
         encrypted.then(|| settings.entry("lock-path").as_path()).flatten().map(|dir| dir.join("key"));
-    Ok(RepoAccess { path, passphrase, key_cache })
+    Ok(RepoAccess { place: RepoPlace::Directory(path), passphrase, key_cache })
 }
 
 /// The cipher that the settings ask for, as they spell it, where it is not the one that a repository gets.

@@ -47,7 +47,7 @@ pub use host::{Clock, Entropy, Host, OsEntropy, Owner, Stop, SystemClock};
 pub use info::{InfoReport, InfoRequest, StanzaInfo, info};
 pub use load::{Backup, load, summaries};
 pub use observe::{Event, Observer, Silent};
-pub use place::{RepoAccess, StanzaPlace};
+pub use place::{RepoAccess, RepoPlace, StanzaPlace};
 pub use restore::{Places, RestoreReport, RestoreRequest, restore};
 pub use stanza::{StanzaCreateRequest, StanzaCreated, stanza_create};
 
@@ -61,5 +61,5 @@ pub use pgbr_manifest::{
 pub use pgbr_pg::{ConnectOptions, Error as PgError, Password, RecoveryAction, RecoveryGoal};
 pub use pgbr_repo::{
     ClusterId, Error as RepoError, Lock, LockHolder, LockProgress, LockRequest, LockType, PushOutcome,
-    StopFile, create_stop_file, lock_holder, lock_path, remove_stop_file, stop_file,
+    StopFile, Store, create_stop_file, lock_holder, lock_path, remove_stop_file, stop_file,
 };

@@ -1,5 +1,6 @@
 //! Where a command works: a repository that is open, and a stanza in it.
 
+use std::fmt;
 use std::path::PathBuf;
 
 use pgbr_codec::{Cipher, Passphrase};
@@ -9,11 +10,40 @@ use pgbr_repo::{BackupStore, FileKeyCache, KeyCache, Repo, Stanza, Store, WalSto
 use crate::error::Result;
 use crate::host::Host;
 
+/// Where a repository lies.
+#[derive(Debug, Clone)]
+#[non_exhaustive]
+pub enum RepoPlace {
+    /// A directory of this host, which holds `pgbr/`.
+    Directory(PathBuf),
+    /// Any other store, or a directory whose store the caller has wrapped.
+    Store(Store),
+}
+
+impl fmt::Display for RepoPlace {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Directory(path) => path.display().fmt(f),
+            Self::Store(store) => store.fmt(f),
+        }
+    }
+}
+
+impl RepoPlace {
+    /// The store; with `create` a directory is made where it is missing.
+    pub(crate) fn store(&self, create: bool) -> Result<Store> {
+        match self {
+            Self::Directory(path) => Ok(Store::local(path, create)?),
+            Self::Store(store) => Ok(store.clone()),
+        }
+    }
+}
+
 /// How to reach a repository.
 #[derive(Debug, Clone)]
 pub struct RepoAccess {
-    /// Directory that holds `pgbr/`.
-    pub path: PathBuf,
+    /// Where it lies.
+    pub place: RepoPlace,
     /// What opens it, where it is encrypted.
     pub passphrase: Option<Passphrase>,
     /// Directory for keys derived from passphrases, mode 0600; none: they are derived each time.
@@ -23,7 +53,18 @@ pub struct RepoAccess {
 impl RepoAccess {
     /// A directory without encryption.
     pub fn plain(path: impl Into<PathBuf>) -> Self {
-        Self { path: path.into(), passphrase: None, key_cache: None }
+        Self { place: RepoPlace::Directory(path.into()), passphrase: None, key_cache: None }
+    }
+
+    /// A store that the caller has made, without encryption.
+    pub const fn store(store: Store) -> Self {
+        Self { place: RepoPlace::Store(store), passphrase: None, key_cache: None }
+    }
+
+    /// The same with what opens it, or what is to open it once it is made.
+    #[must_use]
+    pub fn with_passphrase(self, passphrase: Passphrase) -> Self {
+        Self { passphrase: Some(passphrase), ..self }
     }
 
     /// Opens the repository. Its warnings go to the observer.
@@ -31,7 +72,7 @@ impl RepoAccess {
     /// # Errors
     /// As [`Repo::open`].
     pub async fn open(&self, host: &Host) -> Result<Repo> {
-        let store = Store::local(&self.path, false)?;
+        let store = self.place.store(false)?;
         let cache = self.key_cache.as_ref().map(|dir| FileKeyCache::new(dir.clone()));
         let cache = cache.as_ref().map(|cache| cache as &dyn KeyCache);
         let repo = Repo::open(store, self.passphrase.as_ref(), cache, host.entropy.clone()).await?;

@@ -2,7 +2,7 @@
 
 use pgbr_manifest::StanzaName;
 use pgbr_pg::read_control_file;
-use pgbr_repo::{CreateOptions, Error as RepoError, NewCluster, Repo, Stanza, Store};
+use pgbr_repo::{CreateOptions, Error as RepoError, NewCluster, Repo, Stanza};
 
 use crate::cluster::ClusterAccess;
 use crate::error::{Error, Result};
@@ -69,7 +69,7 @@ async fn open_or_create(host: &Host, access: &RepoAccess) -> Result<Repo> {
         Err(Error::Repo(RepoError::NoRepository { .. })) => {}
         opened => return opened,
     }
-    let store = Store::local(&access.path, true)?;
+    let store = access.place.store(true)?;
     let options = CreateOptions {
         cipher: access.cipher(),
         passphrase: access.passphrase.clone(),
@@ -79,8 +79,6 @@ async fn open_or_create(host: &Host, access: &RepoAccess) -> Result<Repo> {
     };
     let repo = Repo::create(store, options).await?;
     let cipher = repo.cipher();
-    host.tell(Event::Note {
-        text: format!("made a repository in '{}' (cipher: {cipher})", access.path.display()),
-    });
+    host.tell(Event::Note { text: format!("made a repository in '{}' (cipher: {cipher})", access.place) });
     Ok(repo)
 }

@@ -9,7 +9,7 @@ pub(super) async fn run(context: &Context, host: &Host) -> Outcome {
     let settings = &context.settings;
     let key = settings.repo_key();
     let repo = request::repo(settings)?;
-    let place = repo.path.display().to_string();
+    let place = repo.place.to_string();
     context.log.info(&format!("check repo{key} configuration (primary)"));
     let request = CheckRequest {
         repo,
