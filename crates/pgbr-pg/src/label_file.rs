@@ -99,12 +99,19 @@ pub fn parse_tablespace_map(version: PgVersion, text: &str) -> Result<Vec<Tables
 /// Writes a `tablespace_map` as the server of this version does.
 ///
 /// # Errors
-/// When a path is not UTF-8: the server knows paths as text.
+/// When a path is not UTF-8: the server knows paths as text. When it ends with a backslash on 13, which would read that and
+/// the end of the line as part of a longer path.
 pub fn render_tablespace_map(version: PgVersion, entries: &[TablespaceMapEntry]) -> Result<String> {
     let mut text = String::new();
     for entry in entries {
         text.push_str(&format!("{} ", entry.oid));
-        for c in path_text(&entry.path)?.chars() {
+        let path = path_text(&entry.path)?;
+        if path.ends_with('\\') && !escapes_backslash(version) {
+            let reason =
+                format!("PostgreSQL {version} cannot read path '{path}', which ends with a backslash");
+            return Err(Error::LabelFile { what: "tablespace_map", reason });
+        }
+        for c in path.chars() {
             if c == '\n' || c == '\r' || (c == '\\' && escapes_backslash(version)) {
                 text.push('\\');
             }
@@ -152,6 +159,14 @@ mod tests {
     const LABEL_15: &str = "START WAL LOCATION: 0/2000028 (file 000000010000000000000002)\n\
         CHECKPOINT LOCATION: 0/2000060\nBACKUP METHOD: streamed\nBACKUP FROM: primary\n\
         START TIME: 2026-11-22 13:27:29 UTC\nLABEL: pgbr backup: x\nSTART TIMELINE: 1\n";
+
+    #[test]
+    fn a_path_that_the_server_would_misread_is_refused() {
+        let entries = [TablespaceMapEntry { oid: 1, path: "/a\\".into() }];
+        assert!(render_tablespace_map(PgVersion::V13, &entries).is_err());
+        let text = render_tablespace_map(PgVersion::V14, &entries).unwrap();
+        assert_eq!(parse_tablespace_map(PgVersion::V14, &text).unwrap(), entries);
+    }
 
     #[test]
     fn reads_the_label_of_every_version() {
