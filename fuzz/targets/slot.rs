@@ -1,0 +1,12 @@
+//! Key slots of repo.json: what is read is written and read again.
+
+#![no_main]
+
+use pgbr_codec::Slot;
+
+libfuzzer_sys::fuzz_target!(|data: &[u8]| {
+    if let Ok(slot) = serde_json::from_slice::<Slot>(data) {
+        let text = serde_json::to_vec(&slot).expect("a slot has a JSON form");
+        assert_eq!(serde_json::from_slice::<Slot>(&text).expect("it was written just now"), slot);
+    }
+});
