@@ -32,3 +32,4 @@ mod rules;
 pub mod run;
 pub mod settings;
 pub mod size;
+mod zone;

@@ -11,7 +11,8 @@ use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
-use jiff::Zoned;
+use jiff::tz::TimeZone;
+use jiff::{Timestamp, Zoned};
 
 use crate::exit::CliError;
 use crate::options::Command;
@@ -130,9 +131,10 @@ struct Line<'a> {
 }
 
 impl Logger {
-    /// A log on this process's stdout and stderr, with the local time zone.
-    pub fn new(options: LogOptions) -> Self {
-        Self::with_sinks(options, Box::new(io::stdout()), Box::new(io::stderr()), Box::new(Zoned::now))
+    /// A log on this process's stdout and stderr, with the time of this zone.
+    pub fn new(options: LogOptions, zone: TimeZone) -> Self {
+        let clock = Box::new(move || Timestamp::now().to_zoned(zone.clone()));
+        Self::with_sinks(options, Box::new(io::stdout()), Box::new(io::stderr()), clock)
     }
 
     /// A log that writes and tells the time as it is told.

@@ -6,7 +6,8 @@ use std::process::ExitCode;
 use std::sync::Arc;
 use std::time::Instant;
 
-use pgbr::{Host, Lock, LockType};
+use jiff::tz::TimeZone;
+use pgbr::{Entropy, Host, Lock, LockType, OsEntropy};
 
 use crate::commands;
 use crate::exit::{CliError, ErrorCode};
@@ -15,7 +16,7 @@ use crate::log::{Level, LogOptions, Logger};
 use crate::options::{Command, LockKind};
 use crate::progress::Progress;
 use crate::settings::Settings;
-use crate::{config, help, request};
+use crate::{config, help, request, zone};
 
 /// How a command ended where it did not fail: almost always 0.
 pub(crate) type Outcome = Result<u8, CliError>;
@@ -26,6 +27,7 @@ pub(crate) struct Context {
     pub(crate) log: Arc<Logger>,
     pub(crate) env: PgEnv,
     pub(crate) exec_id: String,
+    pub(crate) zone: TimeZone,
     /// Held until the command ends.
     pub(crate) locks: Vec<Arc<Lock>>,
 }
@@ -36,22 +38,28 @@ pub fn run(
     env: impl IntoIterator<Item = (OsString, OsString)>,
 ) -> ExitCode {
     let env: Vec<_> = env.into_iter().collect();
+    let args: Vec<_> = args.into_iter().collect();
+    let gets_wal = args.iter().any(|arg| arg == Command::ArchiveGet.name());
     match config::settings(args, env.iter().cloned()) {
         Ok(settings) => ExitCode::from(run_settings(settings, &env)),
         Err(error) => {
             writeln!(std::io::stderr(), "{}", error.render()).ok();
-            ExitCode::from(error.code.number())
+            // The options are not known, the command is: a server in recovery must not take a slip in a file for the end of the WAL.
+            let number = error.code.number();
+            ExitCode::from(if gets_wal { commands::archive_get_exit(None, number) } else { number })
         }
     }
 }
 
 fn run_settings(mut settings: Settings, env: &[(OsString, OsString)]) -> u8 {
-    let log = Arc::new(Logger::new(LogOptions::from_settings(&settings)));
+    let zone = zone::local(env.iter().find(|(name, _)| name == "TZ").map(|(_, value)| value.as_os_str()));
+    let log = Arc::new(Logger::new(LogOptions::from_settings(&settings), zone.clone()));
     if matches!(settings.command(), Command::Help | Command::Version) || settings.is_help() {
         return finish(&log, show(&settings).map(|()| 0));
     }
     if let Err(error) = settings.check_root(rustix::process::geteuid().is_root()) {
-        return finish(&log, Err(error));
+        log.error(&error);
+        return commands::failure_exit(&settings, error.code);
     }
     protect();
     if settings.entry("neutral-umask").as_bool().unwrap_or(true) {
@@ -69,7 +77,7 @@ fn run_settings(mut settings: Settings, env: &[(OsString, OsString)]) -> u8 {
     settings.notes().iter().for_each(|note| log.detail(note));
 
     let env = PgEnv::from_env(env.iter().cloned());
-    let context = Context { settings, log: Arc::clone(&log), env, exec_id, locks: Vec::new() };
+    let context = Context { settings, log: Arc::clone(&log), env, exec_id, zone, locks: Vec::new() };
     let end = |error: Option<ErrorCode>, settings: &Settings| {
         let level = if error.is_some() { Level::Info } else { level };
         log.log(level, 0, &settings.end_message(begun.elapsed(), error));
@@ -105,9 +113,8 @@ fn protect() {
 /// Names this run, as pgBackRest does: process number and eight random digits.
 fn exec_id() -> String {
     let mut random = [0; 4];
-    let host = Host::system();
     // Without randomness the process number alone has to do; keys are never made this way.
-    host.entropy.fill(&mut random).ok();
+    OsEntropy.fill(&mut random).ok();
     format!("{}-{}", std::process::id(), data_encoding::HEXLOWER.encode(&random))
 }
 
@@ -124,8 +131,11 @@ fn in_runtime(mut context: Context) -> Outcome {
         let lock = context.locks.first().cloned();
         let progress = Arc::new(Progress::new(Arc::clone(&context.log), lock));
         let observer: Arc<dyn pgbr::Observer> = progress.clone();
-        let host =
-            Host { observer, program: context.settings.flavor().version().to_owned(), ..Host::system() };
+        let host = Host {
+            observer,
+            program: context.settings.flavor().version().to_owned(),
+            ..Host::in_zone(context.zone.clone())
+        };
         watch_signals(&host);
         let outcome = commands::run(&context, &host).await;
         progress.clear();

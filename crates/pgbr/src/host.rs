@@ -143,9 +143,14 @@ pub struct Host {
 impl Host {
     /// The machine as it is: its clock, its zone, the operating system's randomness, and nobody listening.
     pub fn system() -> Self {
+        Self::in_zone(jiff::tz::TimeZone::system())
+    }
+
+    /// As [`Host::system`], with another zone for labels and targets.
+    pub fn in_zone(zone: jiff::tz::TimeZone) -> Self {
         Self {
             clock: Arc::new(SystemClock),
-            zone: jiff::tz::TimeZone::system(),
+            zone,
             entropy: Arc::new(OsEntropy),
             observer: Arc::new(Silent),
             stop: Stop::default(),
