@@ -453,7 +453,8 @@ fn parent(path: &Path) -> PathBuf {
     path.parent().unwrap_or(path).to_owned()
 }
 
-/// The data directory itself, which was there before.
+/// The data directory itself, or the location of a tablespace: they are there before anything is restored.
 fn is_root(path: &RelPath) -> bool {
     path.strip("pg_data").is_some_and(<[u8]>::is_empty)
+        || (path.strip("pg_tblspc").is_some() && path.components().count() == 2)
 }
