@@ -202,6 +202,11 @@ impl Store {
         &self.inner.place
     }
 
+    /// Whether it is a directory, where what another process has put may not be durable yet.
+    pub(crate) fn is_local(&self) -> bool {
+        self.inner.local.is_some()
+    }
+
     /// Whether the store honours a conditional create, as the repository's probe found. Where it does not, names carry an
     /// attempt or a digest, so that no overwrite can lose other content.
     pub fn create_honoured(&self) -> bool {
@@ -431,13 +436,27 @@ impl Store {
     /// # Errors
     /// Where the object is gone or the system could not sync it.
     pub async fn settle(&self, key: &Path) -> Result<()> {
-        let Some(local) = &self.inner.local else { return Ok(()) };
-        let (file, root) = (local.file(key), local.root.clone());
+        self.settle_all(std::slice::from_ref(key)).await
+    }
+
+    /// As [`Store::settle`] for many objects; each directory is synced once.
+    ///
+    /// # Errors
+    /// As [`Store::settle`].
+    pub async fn settle_all(&self, keys: &[Path]) -> Result<()> {
+        let (Some(local), Some(first)) = (&self.inner.local, keys.first()) else { return Ok(()) };
+        let files: Vec<PathBuf> = keys.iter().map(|key| local.file(key)).collect();
+        let root = local.root.clone();
         let synced = blocking(move || {
-            std::fs::File::open(&file)?.sync_all()?;
-            file.parent().map_or(Ok(()), |directory| sync_up_to(directory, &root))
+            let mut directories = HashSet::new();
+            for file in &files {
+                std::fs::File::open(file)?.sync_all()?;
+                let above = file.ancestors().skip(1).take_while(|d| d.starts_with(&root));
+                directories.extend(above);
+            }
+            directories.into_iter().try_for_each(sync_dir)
         });
-        synced.await.map_err(|e| Error::Unavailable { object: key.to_string(), source: e.into() })
+        synced.await.map_err(|e| Error::Unavailable { object: first.to_string(), source: e.into() })
     }
 
     /// Removes the empty directories in and below a directory of a local store, and it itself: what is left of an expired backup.

@@ -95,7 +95,7 @@ pub(crate) fn check_archiving(facts: &ClusterFacts, program: &str, mode_check: b
     Ok(())
 }
 
-/// Waits until all these segments are in the archive. They are looked for by listing, which costs one request a directory.
+/// Waits until all these segments are in the archive, for good. They are looked for by listing, which costs one request a directory.
 pub(crate) async fn wait_for_wal(
     host: &Host,
     place: &StanzaPlace,
@@ -109,7 +109,9 @@ pub(crate) async fn wait_for_wal(
     loop {
         host.stop.check()?;
         let present = place.wal.segments_present(archive, segments.iter().copied()).await?;
-        let Some(missing) = segments.iter().find(|s| !present.contains(s)) else { return Ok(()) };
+        let Some(missing) = segments.iter().find(|s| !present.contains(s)) else {
+            return Ok(place.wal.settle(archive, segments).await?);
+        };
         if host.clock.monotonic().saturating_sub(begun) >= timeout {
             return Err(Error::ArchiveTimeout { segment: *missing, seconds: timeout.as_secs() });
         }

@@ -121,6 +121,26 @@ impl WalStore {
         Ok(present)
     }
 
+    /// Makes sure that these segments, which other processes have put and may not have reported yet, outlive a crash: what relies on
+    /// them comes after this.
+    ///
+    /// # Errors
+    /// As the store failed.
+    pub async fn settle(&self, archive: ArchiveId, segments: &[WalSegmentName]) -> Result<()> {
+        if !self.store().is_local() {
+            return Ok(());
+        }
+        let wanted: BTreeSet<WalSegmentName> = segments.iter().copied().collect();
+        let logs = wanted.iter().filter_map(|segment| WalLog::of(&WalFileName::Segment(*segment)));
+        for log in logs.collect::<BTreeSet<_>>() {
+            let level = self.store().level(&Layout::new().wal_dir(&self.stanza, archive, &log)).await?;
+            let entries = level.objects.into_iter().filter_map(entry);
+            let keys = entries.filter(|e| matches!(&e.file, WalFileName::Segment(s) if wanted.contains(s)));
+            self.store().settle_all(&keys.map(|e| e.key).collect::<Vec<_>>()).await?;
+        }
+        Ok(())
+    }
+
     /// Whether a file is in the archive, under its own name or beside it; nothing is said about its content.
     ///
     /// # Errors
