@@ -1,13 +1,25 @@
 //! The option machinery from the outside: arguments, environment and config text in; settings, texts and errors out.
 
+mod bad_input;
+mod bad_objects;
 mod command_line;
+mod disk;
 mod help;
+mod layouts;
 mod listing;
+mod majors;
+mod power_loss;
 mod props;
+mod recovery;
+mod recovery_exit;
+mod rig;
 mod rules;
 mod sources;
+mod strace;
 mod table;
+mod timelines;
 mod values;
+mod world;
 
 use pgbr_cli::exit::CliError;
 use pgbr_cli::flavor::Flavor;
@@ -38,7 +50,7 @@ fn fails(result: Result<Settings, CliError>) -> (u8, String) {
 }
 
 /// A backup that lacks nothing.
-const BACKUP: &str = "backup --stanza=demo --pg1-path=/pg --repo1-retention-full=2";
+const BACKUP: &str = "backup --stanza=demo --pg1-path=/pg";
 
 #[test]
 fn every_file_of_tests_is_compiled() {
