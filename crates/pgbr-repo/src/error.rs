@@ -293,7 +293,7 @@ impl Error {
         );
         let (object, source) = (object.to_string(), Cause::from_store(&error));
         match kind {
-            Some(io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded) => {
+            Some(io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded | io::ErrorKind::FileTooLarge) => {
                 Self::NoSpace { object, source }
             }
             Some(io::ErrorKind::PermissionDenied | io::ErrorKind::ReadOnlyFilesystem) => {

@@ -1,0 +1,199 @@
+//! A cluster that archives into a repository of its own, and how tests see that a failure changed nothing.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::hash::{DefaultHasher, Hash, Hasher};
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use pgbr_testkit::{Cluster, Finished, Pgbr, wait_until};
+
+/// Debian 12's own version.
+pub(crate) const MAJOR: u32 = 15;
+/// Looks like nothing else, so that it is found wherever it leaks.
+pub(crate) const PASS: &str = "Xylophone-quartz-91-vigil";
+/// The stanza.
+pub(crate) const STANZA: &str = "demo";
+/// Longer than anything here takes.
+pub(crate) const LIMIT: Duration = Duration::from_secs(120);
+
+/// A running cluster, its stanza, and a config file for both.
+pub(crate) struct Rig {
+    pub(crate) cluster: Cluster,
+    pub(crate) pgbr: Pgbr,
+}
+
+/// Every object of a repository: its length and a hash of its content. Leases are left out, for who tries takes one.
+pub(crate) type Snapshot = BTreeMap<PathBuf, (usize, u64)>;
+
+impl Rig {
+    /// With a repository that is not encrypted.
+    pub(crate) fn plain() -> Self {
+        Self::with(|_| ())
+    }
+
+    /// With a repository that is.
+    pub(crate) fn sealed() -> Self {
+        Self::with(|pgbr| pgbr.encrypt(1, "aes-256-gcm", PASS))
+    }
+
+    /// With a config file that `configure` changed before the stanza was made.
+    pub(crate) fn with(configure: impl FnOnce(&Pgbr)) -> Self {
+        let cluster = cluster();
+        let pgbr = Pgbr::new(env!("CARGO_BIN_EXE_pgbr"), STANZA, &cluster);
+        pgbr.set("global", "process-max", "2");
+        pgbr.set("global", "archive-timeout", "60");
+        configure(&pgbr);
+        pgbr.ok(["stanza-create"]);
+        pgbr.archive_from(&cluster);
+        Self { cluster, pgbr }
+    }
+
+    /// Makes a full backup and gives its label.
+    pub(crate) fn backup(&self) -> String {
+        self.pgbr.ok(["backup", "--type=full"]);
+        self.labels().pop().expect("the backup that was just made is listed")
+    }
+
+    /// The backups that the program lists, oldest first.
+    pub(crate) fn labels(&self) -> Vec<String> {
+        let json = self.info();
+        let backups = json.pointer("/0/backup").and_then(|list| list.as_array()).cloned().unwrap_or_default();
+        backups.iter().filter_map(|b| Some(b.get("label")?.as_str()?.to_owned())).collect()
+    }
+
+    /// What `info --output=json` says.
+    pub(crate) fn info(&self) -> serde_json::Value {
+        serde_json::from_str(&self.pgbr.ok(["info", "--output=json"])).expect("info prints JSON")
+    }
+
+    /// A directory to restore into.
+    pub(crate) fn target(&self) -> Cluster {
+        Cluster::builder(self.cluster.major()).empty()
+    }
+
+    /// The directory of the stanza in the repository.
+    pub(crate) fn stanza_dir(&self) -> PathBuf {
+        self.pgbr.repo_dir().join("pgbr").join(STANZA)
+    }
+
+    /// The object of a WAL segment of the first timeline.
+    pub(crate) fn wal_object(&self, segment: &str) -> PathBuf {
+        self.stanza_dir().join("archive/15-1").join(&segment[..16]).join(segment)
+    }
+
+    /// All objects of the repository.
+    pub(crate) fn snapshot(&self) -> Snapshot {
+        snapshot(&self.pgbr.repo_dir())
+    }
+
+    /// All objects but WAL, which comes by itself.
+    pub(crate) fn snapshot_without_wal(&self) -> Snapshot {
+        let archive = Path::new("pgbr").join(STANZA).join("archive");
+        self.snapshot().into_iter().filter(|(path, _)| !path.starts_with(&archive)).collect()
+    }
+
+    /// Runs a command that must end with an error of this code whose message holds all of `words`, and must leave the
+    /// repository as it was.
+    #[track_caller]
+    pub(crate) fn refused<'a>(
+        &self,
+        code: i32,
+        words: &[&str],
+        args: impl IntoIterator<Item = &'a str>,
+    ) -> Finished {
+        let before = self.snapshot_without_wal();
+        let finished = self.pgbr.fails(code, args);
+        assert_one_error(&finished, code, words);
+        assert_eq!(self.snapshot_without_wal(), before, "the repository changed: {finished:#?}");
+        finished
+    }
+
+    /// The server still gets its WAL into the repository.
+    #[track_caller]
+    pub(crate) fn still_archives(&self) {
+        let segment = self.cluster.switch_wal();
+        self.cluster.wait_archived(&segment);
+        assert!(self.wal_object(&segment).exists(), "{segment} is not in the archive");
+    }
+
+    /// Gets a closed WAL segment of the cluster into the archive, and gives its name.
+    pub(crate) fn archived_segment(&self) -> String {
+        let segment = self.cluster.switch_wal();
+        self.cluster.wait_archived(&segment);
+        segment
+    }
+
+    /// Nothing of a backup is left over in the server: no session, and no label in the data directory.
+    pub(crate) fn assert_no_backup_mode(&self) {
+        let query = "select count(*) from pg_stat_activity where application_name like 'pgbr%'";
+        wait_until(LIMIT, "the backup's session to end", || self.cluster.sql("postgres", query) == "0");
+        assert!(!self.cluster.data_dir().join("backup_label").exists());
+    }
+}
+
+/// A running cluster that would archive.
+pub(crate) fn cluster() -> Cluster {
+    Cluster::builder(MAJOR).conf("archive_mode", "on").conf("archive_command", "false").start()
+}
+
+/// All files below a directory, leases aside.
+pub(crate) fn snapshot(root: &Path) -> Snapshot {
+    let mut found = Snapshot::new();
+    let mut todo = vec![root.to_owned()];
+    while let Some(dir) = todo.pop() {
+        for entry in fs::read_dir(&dir).into_iter().flatten().flatten() {
+            let path = entry.path();
+            if path.is_dir() {
+                if path.file_name().is_some_and(|name| name != "lease") {
+                    todo.push(path);
+                }
+                continue;
+            }
+            // A file that is being put may go away in between.
+            let Ok(content) = fs::read(&path) else { continue };
+            let mut hasher = DefaultHasher::new();
+            content.hash(&mut hasher);
+            let name = path.strip_prefix(root).expect("it was found below").to_owned();
+            found.insert(name, (content.len(), hasher.finish()));
+        }
+    }
+    found
+}
+
+/// One error, of this code, that holds all of `words`; and no trace of a panic.
+#[track_caller]
+pub(crate) fn assert_one_error(finished: &Finished, code: i32, words: &[&str]) {
+    let text = said(finished);
+    let errors: Vec<&str> = text.lines().filter(|line| line.contains("ERROR: [")).collect();
+    assert_eq!(errors.len(), 1, "one error is wanted: {finished:#?}");
+    assert!(text.contains(&format!("ERROR: [{code:03}]: ")), "{finished:#?}");
+    for word in words {
+        assert!(text.contains(word), "'{word}' is missing: {finished:#?}");
+    }
+    assert!(!text.contains("panicked") && !text.contains("internal error"), "{finished:#?}");
+}
+
+/// All that a command wrote.
+pub(crate) fn said(finished: &Finished) -> String {
+    format!("{}{}", finished.stdout, finished.stderr)
+}
+
+/// The words for a restore into a target.
+pub(crate) fn restore_into(target: &Cluster) -> [String; 2] {
+    ["restore".to_owned(), format!("--pg1-path={}", target.data_dir().display())]
+}
+
+/// Nothing was written into a directory.
+#[track_caller]
+pub(crate) fn assert_untouched(target: &Cluster) {
+    let left: Vec<_> = fs::read_dir(target.data_dir()).expect("it is there").flatten().collect();
+    assert!(left.is_empty(), "{left:?}");
+}
+
+/// No server comes up on what a broken restore has left.
+#[track_caller]
+pub(crate) fn assert_unusable(target: &Cluster) {
+    assert!(!target.data_dir().join("global/pg_control").exists());
+    assert!(target.try_start().is_err(), "a server runs on a broken restore");
+}
