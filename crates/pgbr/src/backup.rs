@@ -150,12 +150,14 @@ async fn under_lease(
     let attempt = u64::from_le_bytes(host.random()?);
     let pin = Held::pin(host, place, PinKind::Backup, Vec::new(), Some(attempt)).await?;
     let run = Run { host, place, request, label, attempt };
-    let made = match run.copy(connected).await {
-        Ok(copied) => {
-            lease.check().await?;
-            pin.check().await?;
-            run.commit(copied, &pin).await
-        }
+    let copied = async {
+        let copied = run.copy(connected).await?;
+        lease.check().await?;
+        pin.check().await?;
+        Ok(copied)
+    };
+    let made = match copied.await {
+        Ok(copied) => run.commit(copied, &pin).await,
         Err(error) => {
             // Nothing was committed, so nothing can need these.
             run.sweep().await;

@@ -88,8 +88,7 @@ pub async fn restore(host: &Host, request: RestoreRequest) -> Result<RestoreRepo
     let chosen = choose(host, &place, &request).await?;
     host.tell(Event::RestoreStarting { label: chosen.label });
     let pin = Held::pin(host, &place, PinKind::Restore, vec![chosen.label], None).await?;
-    let backup = load::load(&place.backups, chosen.label).await?;
-    let restored = run(host, &place, &request, &backup).await;
+    let restored = run(host, &place, &request, chosen.label).await;
     let released = pin.release().await;
     let report = restored?;
     released?;
@@ -100,8 +99,9 @@ async fn run(
     host: &Host,
     place: &StanzaPlace,
     request: &RestoreRequest,
-    backup: &Backup,
+    label: BackupLabel,
 ) -> Result<RestoreReport> {
+    let backup = &load::load(&place.backups, label).await?;
     let version = backup.summary.database.version;
     let plan = plan_places(&request.places, &backup.body, version.tablespace_directory())?;
     let recovery = plan_recovery(host, request)?;
@@ -263,14 +263,14 @@ async fn check_first_segment(place: &StanzaPlace, backup: &Backup) -> Result<()>
 /// `backup_label` as PostgreSQL gave it, and `tablespace_map` as the tablespaces lie now.
 fn write_labels(layout: &mut Layout, backup: &Backup) -> Result<()> {
     if let Some(text) = &backup.body.backup_label {
-        layout.write("backup_label", text.as_bytes(), 0o600)?;
+        layout.write("backup_label", text.as_bytes())?;
     }
     if backup.body.tablespace_map.is_some() {
         let map = |(oid, path): (u32, &std::path::Path)| TablespaceMapEntry { oid, path: path.to_owned() };
         let entries: Vec<_> = layout.tablespaces().map(map).collect();
         if !entries.is_empty() {
             let text = render_tablespace_map(backup.summary.database.version, &entries)?;
-            layout.write("tablespace_map", text.as_bytes(), 0o600)?;
+            layout.write("tablespace_map", text.as_bytes())?;
         }
     }
     Ok(())
@@ -285,7 +285,7 @@ fn write_recovery(layout: &mut Layout, recovery: &RecoveryPlan) -> Result<()> {
     };
     let text = recovery.auto_conf(&current)?;
     if text != current {
-        layout.write("postgresql.auto.conf", &text, 0o600)?;
+        layout.write("postgresql.auto.conf", &text)?;
     }
     if recovery.goal == RecoveryGoal::Preserve {
         return Ok(());
@@ -299,7 +299,7 @@ fn write_recovery(layout: &mut Layout, recovery: &RecoveryPlan) -> Result<()> {
         }
     }
     match recovery.signal_file() {
-        Some(signal) => layout.write(signal.file_name(), b"", 0o600),
+        Some(signal) => layout.write(signal.file_name(), b""),
         None => Ok(()),
     }
 }
