@@ -9,7 +9,9 @@ mod info_text;
 mod restore;
 mod stanza;
 
-use pgbr::Host;
+use std::path::PathBuf;
+
+use pgbr::{Host, RecoveryMode};
 
 use crate::exit::{CliError, EXIT_STOP_RECOVERY, ErrorCode};
 use crate::options::Command;
@@ -40,8 +42,16 @@ pub(crate) fn failure_exit(settings: &Settings, code: ErrorCode) -> u8 {
     if settings.command() != Command::ArchiveGet {
         return code.number();
     }
-    match request::pg_data(settings).map(|dir| pgbr::recovery_mode(&dir)) {
-        Some(pgbr::RecoveryMode::Promotes) => EXIT_STOP_RECOVERY,
-        _ => code.number(),
+    archive_get_exit(request::pg_data(settings), code.number())
+}
+
+/// The exit code of an `archive-get` that failed with `number`. The server runs it in its data directory, so that is where to look
+/// first; `pg_data` is where the options say it is.
+pub(crate) fn archive_get_exit(pg_data: Option<PathBuf>, number: u8) -> u8 {
+    let places = [Some(PathBuf::from(".")), pg_data];
+    let mut modes = places.into_iter().flatten().map(|place| pgbr::recovery_mode(&place));
+    match modes.find(|mode| *mode != RecoveryMode::None) {
+        Some(RecoveryMode::Promotes) => EXIT_STOP_RECOVERY,
+        _ => number,
     }
 }
