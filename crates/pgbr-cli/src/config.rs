@@ -51,7 +51,7 @@ pub(crate) struct Plan {
 /// For help on a command, trouble in environment and files is left aside: help shows defaults then.
 ///
 /// # Errors
-/// As [`command_line`], [`CommandLine::read_environment`], [`load`], [`CommandLine::read_config`] and
+/// As [`command_line`], [`CommandLine::check_supported`], [`CommandLine::read_environment`], [`load`], [`CommandLine::read_config`] and
 /// [`CommandLine::resolve`]; `option-invalid` for an argument that is not UTF-8.
 pub fn settings(
     args: impl IntoIterator<Item = OsString>,
@@ -60,6 +60,7 @@ pub fn settings(
     let args = args.into_iter().map(utf8).collect::<Result<Vec<String>, CliError>>()?;
     let flavor = Flavor::from_program(args.first().map_or("", String::as_str));
     let line = command_line(&args, flavor)?;
+    line.check_supported()?;
     if !line.reads_files() {
         return line.resolve();
     }

@@ -147,14 +147,14 @@ fn hints(error: &Error, flavor: Flavor) -> Vec<String> {
         Error::Repo(RepoError::LeaseHeld { .. }) => one("is another backup of this stanza running, perhaps on another host?".to_owned()),
         Error::Repo(RepoError::NoSpace { .. }) => one("free space in the repository; what was stored before is not affected.".to_owned()),
         Error::Repo(RepoError::Unavailable { .. }) => one("is the repository mounted and reachable?".to_owned()),
-        Error::OtherCluster { .. } => one("is pg1-path right? after pg_upgrade, use 'stanza-upgrade'.".to_owned()),
+        Error::OtherCluster { .. } => one("is pg1-path right? after pg_upgrade, create a stanza of another name: 'stanza-upgrade' is not supported yet.".to_owned()),
         Error::OtherDirectory { .. } => one("the pg1-path and pg1-port settings likely reference different clusters.".to_owned()),
         Error::ArchiveDisabled { .. } => one("archive_mode must be set to on, and the server restarted.".to_owned()),
         Error::ArchiveCommand { expected, .. } => one(format!("set archive_command = '{expected} --stanza=STANZA archive-push %p'.")),
         Error::ArchiveTimeout { .. } => vec![
             "check the archive_command to ensure that all options are correct (especially --stanza).".to_owned(),
             "check the PostgreSQL server log for errors.".to_owned(),
-            format!("run the 'start' command if the stanza was previously stopped: '{program} start'."),
+            "a stop file (STANZA.stop or all.stop) in lock-path stops archiving: remove it.".to_owned(),
         ],
         Error::NoBackup { .. } => one(format!("'{program} info' lists the backup sets and when each was complete.")),
         Error::Running { .. } => vec![

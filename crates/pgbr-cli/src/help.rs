@@ -57,7 +57,11 @@ fn general_text(flavor: Flavor) -> String {
     let shown: Vec<_> = COMMANDS.iter().filter(|rule| !rule.internal).collect();
     let width = shown.iter().map(|rule| rule.name.len()).max().unwrap_or(0);
     for rule in shown {
-        let summary = wrapped(&lowered(&flavor.text(rule.help)), width + 6, false);
+        let mut summary = lowered(&flavor.text(rule.help));
+        if let Some(mark) = mark(rule.support) {
+            summary += &format!(" [{mark}]");
+        }
+        let summary = wrapped(&summary, width + 6, false);
         text += &format!("    {:width$}  {summary}\n", rule.name);
     }
     text + &more(flavor, "[command]")
@@ -87,8 +91,8 @@ fn command_text(settings: &Settings) -> String {
         for option in options {
             let mut summary = lowered(&flavor.text(option.help_for(command)));
             let values = [("current", current(settings, option)), ("default", default(settings, option))];
-            let values: Vec<String> =
-                values.into_iter().filter_map(|(what, value)| Some(format!("{what}={}", value?))).collect();
+            let values = values.into_iter().filter_map(|(what, value)| Some(format!("{what}={}", value?)));
+            let values: Vec<String> = values.chain(mark(option.support_for(command))).collect();
             if !values.is_empty() {
                 summary += &format!(" [{}]", values.join(", "));
             }
@@ -135,6 +139,15 @@ fn option_text(settings: &Settings, name: &str) -> Result<String, CliError> {
     Ok(text)
 }
 
+/// What a list says of something that does not work.
+fn mark(support: Support) -> Option<String> {
+    match support {
+        Support::Works => None,
+        Support::NoEffect(_) => Some("no effect".to_owned()),
+        Support::NotYet => Some("not supported yet".to_owned()),
+    }
+}
+
 /// What the table knows of an option, as paragraphs.
 fn facts(rule: &OptionRule, command: Command) -> Vec<String> {
     let mut facts = Vec::new();
@@ -177,7 +190,7 @@ fn facts(rule: &OptionRule, command: Command) -> Vec<String> {
     if rule.secret {
         facts.push("The option is a secret: it is not allowed on the command line.".to_owned());
     }
-    match rule.support {
+    match rule.support_for(command) {
         Support::Works => {}
         Support::NoEffect(reason) => facts.push(format!("The option is accepted without effect: {reason}.")),
         Support::NotYet => facts.push("The option is not supported yet.".to_owned()),

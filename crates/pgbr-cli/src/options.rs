@@ -165,8 +165,7 @@ pub struct OptionRule {
     /// Former names; `?` stands for the index (`db?-path`).
     pub old_names: &'static [&'static str],
     listed: Listed,
-    /// Whether we do what it says.
-    pub support: Support,
+    support: Support,
     /// Not supported yet, and ignoring it would risk data: refused wherever it is set.
     pub refused: bool,
     /// Values that are refused in the same way.
@@ -184,6 +183,7 @@ pub struct Own {
     needs: Option<Needs>,
     internal: bool,
     help: Option<&'static str>,
+    support: Option<Support>,
 }
 
 impl OptionRule {
@@ -227,6 +227,11 @@ impl OptionRule {
         self.own_of(command, |own| own.help).unwrap_or(self.help)
     }
 
+    /// Whether the command does what it says.
+    pub fn support_for(&self, command: Command) -> Support {
+        self.own_of(command, |own| own.support).unwrap_or(self.support)
+    }
+
     /// The heading under which help on the command lists it.
     pub fn listed_for(&self, command: Command) -> Listed {
         if self.own_of(command, |own| own.help).is_some() { Listed::Command } else { self.listed }
@@ -265,7 +270,16 @@ const fn opt(name: &'static str, kind: Kind, commands: CommandSet, help: &'stati
 
 /// Starts what differs for some commands.
 const fn own(commands: CommandSet) -> Own {
-    Own { commands, default: None, values: None, required: None, needs: None, internal: false, help: None }
+    Own {
+        commands,
+        default: None,
+        values: None,
+        required: None,
+        needs: None,
+        internal: false,
+        help: None,
+        support: None,
+    }
 }
 
 impl OptionRule {
@@ -425,6 +439,10 @@ impl Own {
     }
     const fn help(mut self, help: &'static str) -> Self {
         self.help = Some(help);
+        self
+    }
+    const fn no_effect(mut self, reason: &'static str) -> Self {
+        self.support = Some(Support::NoEffect(reason));
         self
     }
 }

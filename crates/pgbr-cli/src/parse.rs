@@ -129,19 +129,26 @@ impl CommandLine {
         Ok(())
     }
 
+    /// Refuses a command that is not there yet, whatever its options are.
+    ///
+    /// # Errors
+    /// `feature-not-supported`
+    pub fn check_supported(&self) -> Result<(), CliError> {
+        if self.help || self.command.rule().support != Support::NotYet {
+            return Ok(());
+        }
+        let message = format!("command '{}' is not supported yet", self.command.name());
+        let hint =
+            format!("'{} help' lists the commands and says which of them work.", self.flavor.program());
+        Err(CliError::new(ErrorCode::FeatureNotSupported, message).hint(hint))
+    }
+
     /// Finds out what the options mean: defaults, dependencies, types, ranges, and the rules that span options.
     ///
     /// # Errors
-    /// `option-invalid`, `option-invalid-value`, `option-required`, `config`, or `feature-not-supported` for what pgbr does
-    /// not do yet and must not ignore.
+    /// `option-invalid`, `option-invalid-value`, `option-required`, `config`, or `feature-not-supported` for an option that
+    /// pgbr does not know how to follow yet and must not ignore.
     pub fn resolve(self) -> Result<Settings, CliError> {
-        if !self.help && self.command.rule().support == Support::NotYet {
-            let command = self.command.name();
-            return Err(CliError::new(
-                ErrorCode::FeatureNotSupported,
-                format!("command '{command}' is not supported yet"),
-            ));
-        }
         resolve::resolve(self)
     }
 

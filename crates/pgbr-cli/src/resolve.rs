@@ -444,7 +444,8 @@ impl One<'_> {
         let on_command_line = setting.source == Source::CommandLine;
         let is_default = rule.default_for(self.line.command) == Fallback::Value("n")
             && setting.value == Some(Value::Boolean(false));
-        let option = rule.support == Support::NotYet && (on_command_line || rule.refused) && !is_default;
+        let support = rule.support_for(self.line.command);
+        let option = support == Support::NotYet && (on_command_line || rule.refused) && !is_default;
         let value = rule.refused_values.iter().any(|refused| *refused == setting.display);
         if self.line.help || !(option || value) {
             return Ok(());

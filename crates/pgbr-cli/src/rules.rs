@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use crate::exit::{CliError, ErrorCode, with_hints};
-use crate::options::Command;
+use crate::options::{Command, OPTIONS, Support, key_name};
 use crate::settings::{Setting, Settings, Source, Value};
 use crate::size::format_seconds;
 
@@ -23,10 +23,15 @@ pub(crate) fn apply(settings: &mut Settings) -> Result<(), CliError> {
     }
     local_repositories_differ(settings)?;
     protocol_outlasts_database(settings)?;
+    let told = settings.warnings.len();
     if !settings.help {
         full_retention_is_set(settings);
     }
     archive_retention_follows(settings);
+    if settings.command == Command::Backup && Command::Expire.rule().support == Support::NotYet {
+        settings.warnings.truncate(told);
+        retention_has_no_effect(settings);
+    }
     compress_sets_type(settings);
     target_time_names_its_repository(settings)?;
     stop_auto_is_deprecated(settings);
@@ -156,6 +161,18 @@ fn archive_retention_follows(settings: &mut Settings) {
             settings.set("repo-retention-archive", key, setting);
         }
     }
+}
+
+/// While nothing is ever expired, that is the one thing to say about retention.
+fn retention_has_no_effect(settings: &mut Settings) {
+    let set = settings.values.iter().find(|((id, _), setting)| {
+        OPTIONS[*id].name.starts_with("repo-retention-") && setting.source != Source::Default
+    });
+    let Some(((id, key), _)) = set else { return };
+    let message =
+        format!("expire is not supported yet: option '{}' has no effect", key_name(&OPTIONS[*id], *key));
+    let hint = "backups and WAL stay in the repository: watch its free space.".to_owned();
+    settings.warnings.push(with_hints(&message, &[hint]));
 }
 
 /// The older option `compress` gives way to `compress-type`.

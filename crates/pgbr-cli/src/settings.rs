@@ -119,7 +119,7 @@ impl Settings {
     /// Options that are set and change nothing, with the reason, for level DETAIL.
     pub fn notes(&self) -> Vec<String> {
         let set = self.values.iter().filter(|(_, setting)| setting.source != Source::Default);
-        set.filter_map(|((id, key), _)| match OPTIONS[*id].support {
+        set.filter_map(|((id, key), _)| match OPTIONS[*id].support_for(self.command) {
             options::Support::NoEffect(reason) => {
                 Some(format!("option '{}' has no effect: {reason}", options::key_name(&OPTIONS[*id], *key)))
             }

@@ -47,12 +47,6 @@ fn build(context: &Context) -> Result<RestoreRequest, CliError> {
         config: settings.get_path("restore-config").map(Path::to_owned),
         replace: settings.get_bool("delta") || settings.get_bool("force"),
     };
-    if !settings.get_list("db-include").is_empty() || !settings.get_list("db-exclude").is_empty() {
-        return Err(CliError::new(
-            ErrorCode::FeatureNotSupported,
-            "restoring some databases only is not supported yet",
-        ));
-    }
     let action = match settings.get_str("target-action") {
         Some("promote") => RecoveryAction::Promote,
         Some("shutdown") => RecoveryAction::Shutdown,

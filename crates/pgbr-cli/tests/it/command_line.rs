@@ -126,7 +126,7 @@ fn an_exact_name_beats_longer_ones() {
 #[test]
 fn indexes() {
     let settings = run(&format!(
-        "{BACKUP} --repo256-path=/far --repo2-path=/r2 --repo256-retention-full=1 --repo2-retention-full=1"
+        "{BACKUP} --repo1-path=/r1 --repo256-path=/far --repo2-path=/r2 --repo256-retention-full=1 --repo2-retention-full=1"
     ));
     let settings = settings.unwrap();
     assert_eq!(settings.keys("repo"), [1, 2, 256]);
@@ -225,7 +225,6 @@ fn commands_and_roles() {
     assert_eq!(fails(run("backup:bogus")), (48, "invalid command role 'bogus'".into()));
     assert_eq!(fails(run("backup:async")), (48, "invalid command/role combination 'backup:async'".into()));
     assert_eq!(fails(run("backup:remote")).0, 67);
-    assert_eq!(fails(run("server")), (67, "command 'server' is not supported yet".into()));
     assert_eq!(fails(run("--stanza=x")), (30, "no command found".into()));
     assert_eq!(fails(run("backup --sort=asc")), (31, "option 'sort' not valid for command 'backup'".into()));
     assert_eq!(fails(run("help --sort=asc")), (31, "option 'sort' not valid for command 'help'".into()));

@@ -20,7 +20,7 @@ fn options_are_sorted_and_secrets_redacted() {
         format!(
             "backup command begin {}: --annotation=z=1 --annotation=y=2 --delta --exclude=b --exclude=\"a c\" --no-online \
              --pg1-path=/pg --reset-process-max --repo1-cipher-pass=<redacted> --repo1-cipher-type=aes-256-cbc \
-             --repo2-path=/r2 --repo1-retention-full=2 --repo2-retention-full=1 --stanza=demo",
+             --repo2-path=/r2 --repo2-retention-full=1 --stanza=demo",
             env!("CARGO_PKG_VERSION")
         )
     );

@@ -91,6 +91,22 @@ fn retention() {
 }
 
 #[test]
+fn a_backup_says_that_nothing_is_expired_where_retention_is_set() {
+    let backup = |args: &str| run(&format!("backup --stanza=d --pg1-path=/p {args}")).unwrap();
+    assert!(backup("").warnings().is_empty());
+    for (args, option) in [
+        ("--repo1-retention-full=3 --repo1-retention-diff=1", "repo1-retention-diff"),
+        ("--repo2-path=/b --repo2-retention-archive-type=incr", "repo2-retention-archive-type"),
+    ] {
+        let expected = format!(
+            "expire is not supported yet: option '{option}' has no effect\n\
+             HINT: backups and WAL stay in the repository: watch its free space."
+        );
+        assert_eq!(backup(args).warnings(), [expected]);
+    }
+}
+
+#[test]
 fn compress_gives_way_to_compress_type() {
     let kind = |args: &str| {
         let settings = run(&format!("{BACKUP} {args}")).unwrap();

@@ -1,7 +1,9 @@
 //! The table of options is consistent in itself and has the facts that it was made from.
 
+use pgbr_cli::config;
+use pgbr_cli::exit::ErrorCode;
 use pgbr_cli::options::{
-    Allow, COMMANDS, Command, Fallback, Group, Kind, OPTIONS, OptionRule, Section, Support,
+    Allow, COMMANDS, Command, CommandRule, Fallback, Group, Kind, OPTIONS, OptionRule, Section, Support,
 };
 use pgbr_cli::size::{parse_integer, parse_size, parse_time};
 
@@ -108,7 +110,10 @@ fn sets_that_matter() {
             "tls-server-auth",
         ]
     );
-    assert_eq!(names(|r| r.refused), ["pg-host", "repo-host", "repo-target-time"]);
+    assert_eq!(
+        names(|r| r.refused),
+        ["db-exclude", "db-include", "pg-host", "repo-host", "repo-target-time"]
+    );
     assert_eq!(names(|r| !r.refused_values.is_empty()), ["backup-standby", "repo-type"]);
     assert_eq!(names(|r| r.bool_like), ["backup-standby"]);
     // Every boolean of a config file can be negated; of the others only three.
@@ -218,8 +223,47 @@ fn former_names_mean_one_option_each() {
 #[test]
 fn what_is_not_supported_is_said() {
     // What an operator may rely on must not be ignored in silence.
-    for name in ["pg-host", "repo-host", "repo-target-time"] {
-        assert_eq!(rule(name).support, Support::NotYet);
+    for name in ["db-exclude", "db-include", "pg-host", "repo-host", "repo-target-time"] {
+        assert_eq!(rule(name).support_for(Command::Restore), Support::NotYet);
     }
-    assert!(names(|r| matches!(r.support, Support::NoEffect(reason) if reason.ends_with('.'))).is_empty());
+    assert!(matches!(rule("delta").support_for(Command::Backup), Support::NoEffect(_)));
+    assert_eq!(rule("delta").support_for(Command::Restore), Support::Works);
+    for command in COMMANDS.iter().map(|known| known.command) {
+        let support = |r: &OptionRule| r.support_for(command);
+        assert!(
+            names(|r| matches!(support(r), Support::NoEffect(reason) if reason.ends_with('.'))).is_empty()
+        );
+    }
+}
+
+#[test]
+fn commands_that_are_not_there_yet_say_so() {
+    let refused = |rule: &&CommandRule| rule.support == Support::NotYet;
+    let names: Vec<_> = COMMANDS.iter().filter(refused).map(|rule| rule.name).collect();
+    assert_eq!(
+        names,
+        [
+            "annotate",
+            "expire",
+            "manifest",
+            "repo-get",
+            "repo-ls",
+            "repo-rm",
+            "server",
+            "server-ping",
+            "stanza-delete",
+            "stanza-upgrade",
+            "start",
+            "stop",
+            "verify"
+        ]
+    );
+    for name in names {
+        // Options that would be wrong must not hide the reason.
+        for args in [vec!["pgbr", name], vec!["pgbr", "--stanza=d", name, "--type=full"]] {
+            let error = config::settings(args.iter().map(Into::into), []).expect_err("it must be refused");
+            assert_eq!(error.code, ErrorCode::FeatureNotSupported);
+            assert_eq!(error.message, format!("command '{name}' is not supported yet"));
+        }
+    }
 }
