@@ -412,9 +412,11 @@ impl Layout {
         changed.map_err(|e| Error::io("set the owner of", path)(e.into()))
     }
 
-    /// A small file of the restore itself, owned as the data directory is.
-    pub(crate) fn write(&mut self, name: &str, bytes: &[u8], mode: u32) -> Result<()> {
+    /// A small file of the restore itself, owned as the data directory is, and readable for the group where that is.
+    pub(crate) fn write(&mut self, name: &str, bytes: &[u8]) -> Result<()> {
         let path = self.plan.pg_data.join(name);
+        let directory = fs::metadata(&self.plan.pg_data).map_err(Error::io("look at", &self.plan.pg_data))?;
+        let mode = if directory.permissions().mode() & 0o040 == 0 { 0o600 } else { 0o640 };
         pgbr_pg::write_durable(&path, bytes, mode)?;
         self.set_owner(&path, &Meta::default())
     }
