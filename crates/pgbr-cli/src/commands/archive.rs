@@ -16,7 +16,7 @@ pub(super) async fn push(context: &Context, host: &Host) -> Outcome {
     let request = ArchivePushRequest {
         repo: request::repo(settings)?,
         stanza: request::stanza(settings)?,
-        file: place(context, path),
+        file: place(context, path)?,
         compression: request::compression(settings)?,
         threads: request::threads(settings),
         header_check: settings.get_bool("archive-header-check"),
@@ -54,7 +54,7 @@ pub(super) async fn get(context: &Context, host: &Host) -> Outcome {
         repo: request::repo(settings)?,
         stanza: request::stanza(settings)?,
         file: file.clone(),
-        destination: place(context, destination),
+        destination: place(context, destination)?,
         pg_data: request::pg_data(settings),
         timeout: request::archive_timeout(settings),
     };
@@ -70,11 +70,21 @@ pub(super) async fn get(context: &Context, host: &Host) -> Outcome {
     }
 }
 
-/// PostgreSQL gives paths relative to its data directory, which is where it runs its commands.
-fn place(context: &Context, path: &str) -> PathBuf {
+/// PostgreSQL gives paths relative to its data directory, which is where it runs its commands. Where that is another one than the
+/// options say (a copy that was restored elsewhere and kept the configuration), files of another cluster would be taken or written.
+fn place(context: &Context, path: &str) -> Result<PathBuf, CliError> {
     let path = PathBuf::from(path);
-    match request::pg_data(&context.settings) {
-        Some(pg_data) if path.is_relative() => pg_data.join(path),
-        _ => path,
+    let Some(pg_data) = request::pg_data(&context.settings).filter(|_| path.is_relative()) else {
+        return Ok(path);
+    };
+    let here = std::env::current_dir().unwrap_or_default();
+    let same =
+        matches!((here.canonicalize(), pg_data.canonicalize()), (Ok(here), Ok(there)) if here == there);
+    if !same && here.join("PG_VERSION").is_file() {
+        let message =
+            format!("pg1-path '{}' does not match working directory '{}'", pg_data.display(), here.display());
+        return Err(CliError::new(ErrorCode::OptionInvalidValue, message)
+            .hint("does the PostgreSQL data_directory match the configured pg1-path?"));
     }
+    Ok(pg_data.join(path))
 }
