@@ -62,7 +62,8 @@ prepare() {
     MAJOR=$(system_pg_major)
     "$ROOT/scripts/install-postgres.sh" "$MAJOR"
     apt_install pgbackrest python3 gcc libc6-dev pkg-config
-    local program=${PGBR_BENCH_PROGRAM:-$(build_release)}
+    local program=${PGBR_BENCH_PROGRAM:-}
+    [ -n "$program" ] || program=$(build_release)
     make_work
     # Both from the same place: a copy that the operator may run.
     install -m 0755 "$program" "$WORK/bin/pgbr"
@@ -118,9 +119,10 @@ archive_with() {
     mv "$WORK/bin/archive.new" "$WORK/bin/archive-pgbackrest-pgbr"
 }
 
-# Ends the current WAL segment and waits until the archiver has nothing left to do.
+# Ends the current WAL segment (there is always something in it) and waits until the archiver has nothing left to do.
 settle() {
     local try
+    sql "select pg_logical_emit_message(true, 'bench', 'settle')" >/dev/null
     sql "select pg_switch_wal()" >/dev/null
     for ((try = 0; try < 600; try++)); do
         compgen -G "$WORK/data/pg_wal/archive_status/*.ready" >/dev/null || return 0
@@ -148,6 +150,8 @@ config() {
         printf 'log-path=%s/log\nlock-path=%s/lock\nspool-path=%s/spool\n' "$WORK" "$WORK" "$WORK"
         printf '[bench]\npg1-path=%s\npg1-socket-path=%s\npg1-user=postgres\n' "$WORK/data" "$WORK/socket"
     } >"$file"
+    chmod 0640 "$file"
+    [ "$(id -u)" -ne 0 ] || chown postgres: "$file"
     echo "$file"
 }
 
@@ -166,13 +170,14 @@ make_stanza() {
 # measured COMMAND...: one line, wall CPU memory. The disk is quiet when it starts.
 measured() {
     sync
-    as_operator /usr/bin/python3 "$WORK/bin/measure.py" ${MEMORY:+--memory} "$@"
+    as_root /usr/bin/python3 "$WORK/bin/measure.py" ${MEMORY:+--memory} "$(operator)" "$@"
 }
 
 run_backup() {
-    settle
     command_of "$1" "$2"
     archive_with "${COMMAND[*]} archive-push \"\$1\""
+    # The segment before the backup belongs into the same archive: its arrival is what a backup looks for first.
+    settle
     measured "${COMMAND[@]}" backup --type=full || return 1
     settle
     archive_with "true"

@@ -106,7 +106,8 @@ prepare() {
 }
 
 build() {
-    PROGRAM=${PGBR_DEMO_PROGRAM:-$(build_release)}
+    PROGRAM=${PGBR_DEMO_PROGRAM:-}
+    [ -n "$PROGRAM" ] || PROGRAM=$(build_release) || return 1
     [ -x "$PROGRAM" ] || die "there is no program $PROGRAM"
 }
 

@@ -27,14 +27,21 @@ operator() {
     if [ "$(id -u)" -eq 0 ]; then echo postgres; else id -un; fi
 }
 
-# Runs a command as the operator, with a home and working directory that the operator may use.
-as_operator() {
+# Runs a command as the operator, with a home and working directory that the operator may use, and without variables
+# that would steer PostgreSQL, pgBackRest or pgbr.
+as_operator() (
+    local name
+    for name in "${!PG@}"; do
+        # The scripts' own variables are not exported, but some of the caller's may be.
+        [[ "$name" == PGBIN ]] || unset "$name"
+    done
+    cd /
     if [ "$(id -u)" -eq 0 ]; then
-        (cd / && runuser -u postgres -- env HOME=/tmp USER=postgres LOGNAME=postgres "$@")
+        runuser -u postgres -- env HOME=/tmp USER=postgres LOGNAME=postgres "$@"
     else
-        (cd / && "$@")
+        "$@"
     fi
-}
+)
 
 # Where install-postgres.sh unpacks servers that the system's packages do not have.
 pg_cache_dir() {
