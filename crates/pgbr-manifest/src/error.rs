@@ -38,6 +38,18 @@ pub enum Error {
         /// The rule.
         reason: String,
     },
+    /// No backup is fit for what is asked.
+    #[error("{reason}")]
+    Unfit {
+        /// Which one was looked at, and why it is not.
+        reason: String,
+    },
+    /// No backup can serve a restore.
+    #[error("{reason}")]
+    NoUsableBackup {
+        /// Why not.
+        reason: String,
+    },
     /// What feeds a cursor with index nodes failed; the feeder keeps the cause.
     #[error("index cannot be read: {reason}")]
     Source {

@@ -40,7 +40,7 @@ pub struct RestoreChoice<'a> {
 /// # Errors
 /// When there is no such backup: the error says why.
 pub fn plan_restore<'a>(backups: &'a [Summary], choice: &RestoreChoice<'_>) -> Result<&'a Summary> {
-    let refuse = |reason: String| Err(Error::Inconsistent { reason });
+    let refuse = |reason: String| Err(Error::Unfit { reason });
     if let Some(set) = choice.set {
         let Some(backup) = backups.iter().find(|b| b.label == set) else {
             return refuse(format!("there is no backup set {set}"));
