@@ -42,6 +42,7 @@
 
 mod bench;
 mod cluster;
+mod faults;
 mod install;
 mod operator;
 mod oracle;
@@ -51,6 +52,7 @@ mod scratch;
 
 pub use bench::Pgbench;
 pub use cluster::{Cluster, ClusterBuilder, StopMode};
+pub use faults::{Fault, FaultStore, failures};
 pub use install::PgInstall;
 pub use operator::{as_operator, operator_name, own};
 pub use pgbr::Pgbr;

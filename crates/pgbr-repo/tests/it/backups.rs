@@ -4,8 +4,8 @@ use bytes::Bytes;
 use pgbr_codec::{manifest_digest, pad_summary, seal_manifest};
 use pgbr_repo::{BackupStore, Error, Repo};
 
-use crate::faults::{Fault, failures};
 use crate::fixture::*;
+use pgbr_testkit::{Fault, failures};
 
 const FULL: &str = "20261122-120000F";
 

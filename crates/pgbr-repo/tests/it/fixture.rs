@@ -9,7 +9,7 @@ use pgbr_codec::{Cipher, Passphrase};
 use pgbr_manifest::{BackupLabel, PgVersion, StanzaName, SystemId};
 use pgbr_repo::{CreateOptions, Entropy, NewCluster, Repo, Result, Store};
 
-use crate::faults::{Fault, FaultStore};
+use pgbr_testkit::{Fault, FaultStore};
 
 /// Bytes that differ with every call in this process: enough for tests, and nothing more.
 pub(crate) struct Counter;

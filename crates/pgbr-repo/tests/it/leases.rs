@@ -4,8 +4,8 @@ use std::time::Duration;
 
 use pgbr_repo::{Error, LeaseName, LeaseRequest, Leases, Repo, Watch};
 
-use crate::faults::failures;
 use crate::fixture::*;
+use pgbr_testkit::failures;
 
 fn request(holder: &str) -> LeaseRequest {
     LeaseRequest { holder: holder.to_owned(), ttl: Duration::from_secs(60) }

@@ -2,7 +2,6 @@
 #![expect(clippy::unwrap_used, reason = "a test that cannot go on fails")]
 
 mod backups;
-mod faults;
 mod fixture;
 mod leases;
 mod pins;

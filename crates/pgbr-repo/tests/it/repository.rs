@@ -6,8 +6,8 @@ use std::sync::Mutex;
 use pgbr_codec::{Cipher, Kdf, Passphrase};
 use pgbr_repo::{Error, FileKeyCache, KeyCache, Layout, Repo, Result, Store};
 
-use crate::faults::failures;
 use crate::fixture::*;
+use pgbr_testkit::failures;
 
 fn files(directory: &Path) -> Vec<String> {
     let mut found = Vec::new();

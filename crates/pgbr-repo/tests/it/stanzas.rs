@@ -3,8 +3,8 @@
 use pgbr_manifest::StanzaName;
 use pgbr_repo::{BackupStore, Error, Repo, Stanza, WalPush, WalSource, WalStore};
 
-use crate::faults::failures;
 use crate::fixture::*;
+use pgbr_testkit::failures;
 
 async fn create(repo: &Repo) -> Stanza {
     Stanza::create(repo, &stanza(), cluster(1), NOW).await.unwrap()

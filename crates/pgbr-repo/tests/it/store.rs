@@ -4,8 +4,8 @@ use bytes::Bytes;
 use object_store::path::Path;
 use pgbr_repo::{Created, Error, Repo, Resolved, Store};
 
-use crate::faults::{Fault, FaultStore, failures};
 use crate::fixture::*;
+use pgbr_testkit::{Fault, FaultStore, failures};
 
 #[tokio::test]
 async fn what_was_created_first_stays() {

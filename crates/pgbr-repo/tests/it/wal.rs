@@ -7,8 +7,8 @@ use pgbr_codec::{Codec, Compression};
 use pgbr_manifest::{ArchiveId, PgVersion, SystemId, TimelineId, WalFileName, WalSegmentName};
 use pgbr_repo::{Error, PushOutcome, Repo, Result, WalGet, WalPush, WalSource, WalStore};
 
-use crate::faults::{Fault, failures};
 use crate::fixture::*;
+use pgbr_testkit::{Fault, failures};
 
 const ARCHIVE: ArchiveId = ArchiveId::new(PgVersion::V15, 1);
 const SEGMENT: &str = "000000010000000000000003";

@@ -16,7 +16,7 @@ use object_store::{
 
 /// What is wrong with the store.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Fault {
+pub enum Fault {
     /// Nothing.
     None,
     /// The request of this number (from 0) fails and does nothing.
@@ -31,19 +31,22 @@ pub(crate) enum Fault {
     RacyCreate,
 }
 
+/// A store with something wrong. Multipart uploads and copies panic: pgbr uses neither.
 #[derive(Debug)]
-pub(crate) struct FaultStore {
+pub struct FaultStore {
     inner: Arc<dyn ObjectStore>,
     fault: Fault,
     requests: AtomicUsize,
 }
 
 impl FaultStore {
-    pub(crate) fn new(inner: Arc<dyn ObjectStore>, fault: Fault) -> Arc<Self> {
+    /// Puts a fault on a store.
+    pub fn new(inner: Arc<dyn ObjectStore>, fault: Fault) -> Arc<Self> {
         Arc::new(Self { inner, fault, requests: AtomicUsize::new(0) })
     }
 
-    pub(crate) fn requests(&self) -> usize {
+    /// The requests that came so far, failed ones included.
+    pub fn requests(&self) -> usize {
         self.requests.load(Ordering::SeqCst)
     }
 
@@ -129,6 +132,6 @@ impl ObjectStore for FaultStore {
 }
 
 /// Every way to fail at request `n`.
-pub(crate) const fn failures(n: usize) -> [Fault; 3] {
+pub const fn failures(n: usize) -> [Fault; 3] {
     [Fault::Fails(n), Fault::ActsAndFails(n), Fault::Dies(n)]
 }
