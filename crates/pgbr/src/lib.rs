@@ -5,12 +5,15 @@
 //! environment variable, or prints. They run in a tokio runtime; what costs CPU runs on threads of its own.
 //!
 //! ```
-//! use pgbr::{Host, InfoRequest, RepoAccess, info};
+//! use std::sync::Arc;
+//!
+//! use pgbr::{Host, InfoRequest, RepoAccess, Store, info};
 //!
 //! # tokio::runtime::Builder::new_current_thread().enable_all().build()?.block_on(async {
-//! let directory = std::env::temp_dir().join("pgbr-no-such-repository");
-//! let request = InfoRequest { repo: RepoAccess::plain(directory), stanza: None, set: None };
-//! let error = info(&Host::system(), request).await.unwrap_err();
+//! // Any store of the crate object_store; `RepoAccess::plain` takes a directory.
+//! let memory = Arc::new(object_store::memory::InMemory::new());
+//! let repo = RepoAccess::store(Store::remote(memory, "memory"));
+//! let error = info(&Host::system(), InfoRequest { repo, stanza: None, set: None }).await.unwrap_err();
 //! assert!(matches!(error, pgbr::Error::Repo(pgbr::RepoError::NoRepository { .. })));
 //! # });
 //! # Ok::<(), std::io::Error>(())

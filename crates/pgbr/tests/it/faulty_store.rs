@@ -1,0 +1,253 @@
+//! A store that fails, or acts and says that it failed, at each request of a run: nothing half-done is listed, the next run succeeds.
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+use pgbr::{
+    ArchiveGetRequest, ArchivePushRequest, BackupLabel, BackupReport, BackupRequest, BackupType, Clock,
+    ClusterAccess, Compression, ConnectOptions, Got, Host, InfoRequest, Places, RecoveryAction, RecoveryGoal,
+    RepoAccess, RestoreRequest, StanzaCreateRequest, StanzaName, Store, SystemClock, archive_get,
+    archive_push, backup, info, restore, stanza_create,
+};
+use pgbr_testkit::{Cluster, Fault, FaultStore, failures};
+
+/// A clock whose hours fly, so that what a dead run has left goes stale between two looks.
+struct Hasty(AtomicU64);
+
+impl Clock for Hasty {
+    fn now_ns(&self) -> i64 {
+        SystemClock.now_ns()
+    }
+
+    fn monotonic(&self) -> Duration {
+        Duration::from_secs(self.0.fetch_add(70, Ordering::SeqCst))
+    }
+}
+
+fn hasty() -> Host {
+    Host { clock: Arc::new(Hasty(AtomicU64::new(0))), ..Host::system() }
+}
+
+fn stanza() -> StanzaName {
+    "main".parse().unwrap()
+}
+
+/// A repository directory by way of a store with something wrong.
+fn faulty(directory: &Path, fault: Fault) -> (RepoAccess, Arc<FaultStore>) {
+    let mut wrapper = None;
+    let store = Store::local_wrapped(directory, false, |inner| {
+        let faults = FaultStore::new(inner, fault);
+        wrapper = Some(Arc::clone(&faults));
+        faults
+    });
+    (RepoAccess::store(store.unwrap()), wrapper.unwrap())
+}
+
+/// Whether a run came as far as the request that goes wrong.
+fn reached(fault: Fault, store: &FaultStore) -> bool {
+    match fault {
+        Fault::Fails(n) | Fault::ActsAndFails(n) | Fault::Dies(n) => store.requests() > n,
+        _ => true,
+    }
+}
+
+/// A repository with the stanza of a cluster.
+struct Rig<'a> {
+    cluster: &'a Cluster,
+    directory: tempfile::TempDir,
+}
+
+impl<'a> Rig<'a> {
+    async fn new(cluster: &'a Cluster) -> Self {
+        let rig = Self { cluster, directory: tempfile::tempdir().unwrap() };
+        let request =
+            StanzaCreateRequest { repo: rig.sound(), stanza: stanza(), cluster: rig.access(), online: false };
+        stanza_create(&Host::system(), request).await.unwrap();
+        rig
+    }
+
+    fn path(&self) -> &Path {
+        self.directory.path()
+    }
+
+    fn sound(&self) -> RepoAccess {
+        RepoAccess::plain(self.path())
+    }
+
+    fn access(&self) -> ClusterAccess {
+        let connect = ConnectOptions {
+            socket_path: Some(self.cluster.socket_dir().to_owned()),
+            port: self.cluster.port(),
+            user: Some(self.cluster.superuser().to_owned()),
+            ..ConnectOptions::default()
+        };
+        ClusterAccess { connect, pg_data: self.cluster.data_dir().to_owned() }
+    }
+
+    /// A backup of what lies in `global` and at the top: a dozen requests, and all that a commit does.
+    async fn backup(&self, host: &Host, repo: RepoAccess) -> pgbr::Result<BackupReport> {
+        let request = BackupRequest {
+            repo,
+            stanza: stanza(),
+            cluster: self.access(),
+            kind: BackupType::Full,
+            compression: Compression::NONE,
+            threads: 1,
+            pack_size: 256 << 10,
+            start_fast: true,
+            archive_check: false,
+            archive_mode_check: false,
+            archive_timeout: Duration::from_secs(10),
+            checksum_page: None,
+            exclude: vec!["base/".to_owned()],
+            annotation: BTreeMap::new(),
+            archive_program: String::new(),
+        };
+        backup(host, request).await
+    }
+
+    /// What is listed now. All of it can be read.
+    async fn listed(&self) -> Vec<BackupLabel> {
+        let request = InfoRequest { repo: self.sound(), stanza: Some(stanza()), set: None };
+        let report = info(&Host::system(), request).await.unwrap();
+        let [found] = report.stanzas.as_slice() else { panic!("one stanza: {report:?}") };
+        assert!(found.unreadable.is_empty() && found.error.is_none(), "{found:?}");
+        found.backups.iter().map(|summary| summary.label).collect()
+    }
+
+    /// Restores a backup: every byte of it is read and checked.
+    async fn assert_whole(&self, label: BackupLabel) {
+        let host = Host::system();
+        let place = self.sound().open_stanza(&host, &stanza()).await.unwrap();
+        let segment = pgbr::load(&place.backups, label).await.unwrap().summary.wal.start;
+        self.push(self.sound(), self.cluster.data_dir().join(format!("pg_wal/{segment}"))).await.unwrap();
+        let target = tempfile::tempdir().unwrap();
+        let request = RestoreRequest {
+            repo: self.sound(),
+            stanza: stanza(),
+            set: Some(label),
+            places: Places { pg_data: target.path().to_owned(), ..Places::default() },
+            goal: RecoveryGoal::Immediate,
+            exclusive: false,
+            action: RecoveryAction::Pause,
+            timeline: None,
+            restore_command: "false".to_owned(),
+            recovery_options: Vec::new(),
+            archive_off: false,
+            threads: 1,
+        };
+        restore(&host, request)
+            .await
+            .unwrap_or_else(|error| panic!("{label} is listed and not whole: {error}"));
+    }
+
+    async fn push(&self, repo: RepoAccess, file: PathBuf) -> pgbr::Result<()> {
+        let request = ArchivePushRequest {
+            repo,
+            stanza: stanza(),
+            file,
+            compression: Compression::NONE,
+            threads: 1,
+            header_check: false,
+        };
+        archive_push(&Host::system(), request).await.map(drop)
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_push_over_a_failing_store_is_whole_or_absent() {
+    let cluster = Cluster::builder(15).init();
+    let rig = Rig::new(&cluster).await;
+    let files = tempfile::tempdir().unwrap();
+    let mut segments = 0;
+    for n in 0.. {
+        let mut any = false;
+        for fault in failures(n) {
+            segments += 1;
+            let name = format!("0000000100000000{segments:08X}");
+            let content = name.repeat(5000);
+            let file = files.path().join(&name);
+            std::fs::write(&file, &content).unwrap();
+
+            let (repo, store) = faulty(rig.path(), fault);
+            let pushed = rig.push(repo, file.clone()).await;
+            any |= reached(fault, &store);
+            let destination = files.path().join("got");
+            let get = || ArchiveGetRequest {
+                repo: rig.sound(),
+                stanza: stanza(),
+                file: name.clone(),
+                destination: destination.clone(),
+                pg_data: None,
+                timeout: Duration::ZERO,
+            };
+            // No error: what is there is sound.
+            match archive_get(&Host::system(), get()).await.unwrap() {
+                Got::Found => assert_eq!(std::fs::read_to_string(&destination).unwrap(), content),
+                Got::Missing => assert!(pushed.is_err(), "{fault:?}: success, and nothing is there"),
+            }
+            rig.push(rig.sound(), file)
+                .await
+                .unwrap_or_else(|e| panic!("{fault:?}: the next push failed: {e}"));
+            assert_eq!(archive_get(&Host::system(), get()).await.unwrap(), Got::Found);
+            assert_eq!(std::fs::read_to_string(&destination).unwrap(), content);
+        }
+        if !any {
+            assert!(n > 2, "a push makes more than {n} requests");
+            return;
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_backup_over_a_failing_store_is_whole_or_absent() {
+    // What the backups need stays in pg_wal, from where it is archived when it is asked for.
+    let cluster = Cluster::builder(15).conf("wal_keep_size", "8GB").start();
+    let (mut committed, mut failed) = (0, 0);
+    for n in (0..).step_by(AT_ONCE) {
+        // What a dead run leaves has to go stale first, which takes two seconds.
+        let faults = (n..n + AT_ONCE).flat_map(failures);
+        let faults = faults.filter(|fault| !matches!(fault, Fault::Dies(n) if n % 4 != 3));
+        let done = futures::future::join_all(faults.map(|fault| broken_backup(&cluster, fault))).await;
+        committed += done.iter().filter(|done| done.reached && done.committed).count();
+        failed += done.iter().filter(|done| !done.committed).count();
+        if !done.iter().any(|done| done.reached) {
+            assert!(
+                n > 10 && committed > 2 && failed > 10,
+                "{n} requests, {committed} made, {failed} failed"
+            );
+            return;
+        }
+    }
+}
+
+/// How many broken backups run side by side, each with a repository of its own.
+const AT_ONCE: usize = 4;
+
+struct Done {
+    reached: bool,
+    committed: bool,
+}
+
+/// A backup with a fault, what it leaves, and a backup after it.
+async fn broken_backup(cluster: &Cluster, fault: Fault) -> Done {
+    let rig = Rig::new(cluster).await;
+    let (repo, store) = faulty(rig.path(), fault);
+    let made = rig.backup(&Host::system(), repo).await;
+    let listed = rig.listed().await;
+    match &made {
+        Ok(report) => assert_eq!(listed, [report.label], "{fault:?}"),
+        Err(_) => assert!(listed.len() <= 1, "{fault:?}: {listed:?}"),
+    }
+    if let [label] = listed.as_slice() {
+        rig.assert_whole(*label).await;
+    }
+    let next = rig.backup(&hasty(), rig.sound()).await;
+    let next = next.unwrap_or_else(|error| panic!("{fault:?}: the next run failed: {error}"));
+    let after = rig.listed().await;
+    assert_eq!((after.len(), after.last()), (listed.len() + 1, Some(&next.label)), "{fault:?}");
+    Done { reached: reached(fault, &store), committed: made.is_ok() }
+}

@@ -1,0 +1,6 @@
+//! The engine by its public functions, on real clusters and on stores that fail.
+
+#![expect(clippy::unwrap_used, reason = "what fails in a test ends it")]
+
+mod example;
+mod faulty_store;
