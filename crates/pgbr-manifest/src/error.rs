@@ -44,12 +44,6 @@ pub enum Error {
         /// Which one was looked at, and why it is not.
         reason: String,
     },
-    /// No backup can serve a restore.
-    #[error("{reason}")]
-    NoUsableBackup {
-        /// Why not.
-        reason: String,
-    },
     /// What feeds a cursor with index nodes failed; the feeder keeps the cause.
     #[error("index cannot be read: {reason}")]
     Source {

@@ -112,7 +112,10 @@ mod tests {
         assert_eq!(chosen(Goal::Time(2001), None).unwrap(), "20261122-130000F");
         assert_eq!(chosen(Goal::Time(2000), None).unwrap(), "20261122-120000F");
         assert_eq!(chosen(Goal::Lsn(Lsn::new(0x400_0000)), None).unwrap(), "20261122-130000F");
-        assert!(chosen(Goal::Time(1000), None).is_err());
+        assert_eq!(
+            chosen(Goal::Time(1000), None).unwrap_err().to_string(),
+            "no backup set can reach the target; of the newest, 20261122-140000F: it was not complete before the target time"
+        );
         assert!(chosen(Goal::Lsn(Lsn::new(0x2FF_FFFF)), None).is_err());
     }
 
