@@ -40,7 +40,9 @@ fn code(error: &Error) -> ErrorCode {
         Error::NoBackup { .. } => ErrorCode::BackupSetInvalid,
         Error::Target { .. } => ErrorCode::OptionInvalidValue,
         Error::Running { .. } => ErrorCode::PgRunning,
-        Error::NotEmpty { .. } | Error::NotACluster { .. } => ErrorCode::PathNotEmpty,
+        Error::NotEmpty { .. } | Error::NotACluster { .. } | Error::OtherData { .. } => {
+            ErrorCode::PathNotEmpty
+        }
         Error::MissingPath { .. } => ErrorCode::PathMissing,
         Error::Map { what, .. } if what.starts_with("link") => ErrorCode::LinkMap,
         Error::Map { .. } => ErrorCode::TablespaceMap,
@@ -146,7 +148,7 @@ fn hints(error: &Error, flavor: Flavor) -> Vec<String> {
         Error::Repo(RepoError::Locked { .. }) => one(format!("is another {program} process running?")),
         Error::Repo(RepoError::LeaseHeld { .. }) => one("is another backup of this stanza running, perhaps on another host?".to_owned()),
         Error::Repo(RepoError::NoSpace { .. }) => one("free space in the repository; what was stored before is not affected.".to_owned()),
-        Error::Repo(RepoError::Unavailable { .. }) => one("is the repository mounted and reachable?".to_owned()),
+        Error::Repo(RepoError::Unavailable { .. } | RepoError::Undecided { .. }) => one("is the repository mounted and reachable?".to_owned()),
         Error::OtherCluster { .. } => one("is pg1-path right? after pg_upgrade, create a stanza of another name: 'stanza-upgrade' is not supported yet.".to_owned()),
         Error::OtherDirectory { .. } => one("the pg1-path and pg1-port settings likely reference different clusters.".to_owned()),
         Error::ArchiveDisabled { .. } => one("archive_mode must be set to on, and the server restarted.".to_owned()),
@@ -163,6 +165,10 @@ fn hints(error: &Error, flavor: Flavor) -> Vec<String> {
         ],
         Error::NotEmpty { .. } => one("try using --delta (or --force) to replace what is there.".to_owned()),
         Error::NotACluster { .. } => one("if this is the right directory, empty it and run the restore again.".to_owned()),
+        Error::OtherData { .. } => vec![
+            "does a running cluster use them? then map the tablespace or link to another place.".to_owned(),
+            "else remove them and run the restore again.".to_owned(),
+        ],
         Error::MissingPath { .. } => one("create the directory, or mount its file system, and run the restore again.".to_owned()),
         Error::Damaged { .. } => one(format!("try another backup set ('{program} info' lists them).")),
         Error::Pg(PgError::Connect { .. }) => one("is PostgreSQL running? check pg1-socket-path, pg1-port, pg1-user and pg1-database.".to_owned()),

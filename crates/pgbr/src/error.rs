@@ -127,6 +127,14 @@ pub enum Error {
         /// The directory.
         path: PathBuf,
     },
+    /// A tablespace or link would go where something lies that is not known to be of the data directory that is replaced.
+    #[error("'{}' contains files that are not known to be of '{}'", path.display(), pg_data.display())]
+    OtherData {
+        /// The place.
+        path: PathBuf,
+        /// The data directory.
+        pg_data: PathBuf,
+    },
     /// The directory to restore to is missing.
     #[error("unable to restore to missing path '{}'", path.display())]
     MissingPath {

@@ -1,9 +1,9 @@
 //! Where a restore puts things: the directories it was given, checked before anything is touched, emptied, and filled.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::ffi::OsStr;
 use std::fs::{self, DirBuilder, Permissions};
-use std::io;
+use std::io::{self, Read};
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::{DirBuilderExt, PermissionsExt, symlink};
 use std::path::{Component, Path, PathBuf};
@@ -21,6 +21,8 @@ use crate::observe::Event;
 
 /// Says that a restore has begun and has not ended; the server does not start on such a directory, for it has no control file.
 pub(crate) const MARKER: &str = "pgbr.restore";
+/// More than the paths of many tablespaces.
+const MAX_MARKER_BYTES: u64 = 1 << 20;
 /// The name under which the control file waits until everything else is safe.
 const CONTROL_WAITING: &str = "global/pg_control.pgbr";
 const CONTROL: &str = "global/pg_control";
@@ -171,34 +173,85 @@ impl Plan {
                 return Err(Error::NotACluster { path: self.pg_data.clone() });
             }
         }
+        let own_places = self.own_places()?;
+        let check = |place: &Path, path: &Path| match () {
+            () if !self.replace => Err(Error::NotEmpty { path: path.to_owned() }),
+            () if own_places.contains(&real(place)) => Ok(()),
+            () => Err(Error::OtherData { path: path.to_owned(), pg_data: self.pg_data.clone() }),
+        };
         for (_, location) in &self.tablespaces {
             let own = location.join(&self.version_directory);
-            if !self.replace && own.is_dir() && !is_empty(&own)? {
-                return Err(Error::NotEmpty { path: own });
+            if own.is_dir() && !is_empty(&own)? {
+                check(location, &own)?;
             }
         }
         for destination in self.links.values() {
-            if !self.replace && destination.is_dir() && !is_empty(destination)? {
-                return Err(Error::NotEmpty { path: destination.clone() });
-            }
-            if !self.replace && destination.is_file() {
-                return Err(Error::NotEmpty { path: destination.clone() });
+            if destination.is_file() || (destination.is_dir() && !is_empty(destination)?) {
+                check(destination, destination)?;
             }
         }
         Ok(())
     }
 
+    /// The places outside of the data directory that are its own: its links lead there, or a restore that did not end was filling them.
+    /// What lies anywhere else may be of a cluster that runs.
+    fn own_places(&self) -> Result<BTreeSet<PathBuf>> {
+        let spaces = self.pg_data.join("pg_tblspc");
+        let spaces = match fs::read_dir(&spaces) {
+            Ok(entries) => entries.map(|e| e.map(|e| e.path())).collect::<io::Result<Vec<_>>>(),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(Vec::new()),
+            Err(error) => Err(error),
+        }
+        .map_err(Error::io("list", &spaces))?;
+        let links = self.links.keys().map(|name| self.pg_data.join(OsStr::from_bytes(name)));
+        let led = spaces.into_iter().chain(links).filter_map(|link| {
+            let destination = fs::read_link(&link).ok()?;
+            Some(real(&parent(&link).join(destination)))
+        });
+        let mut places: BTreeSet<_> = led.collect();
+        places.extend(self.marked_places()?);
+        Ok(places)
+    }
+
+    /// The places that a restore that did not end was filling.
+    fn marked_places(&self) -> Result<Vec<PathBuf>> {
+        let path = self.pg_data.join(MARKER);
+        let file = match fs::File::open(&path) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
+            other => other.map_err(Error::io("open", &path))?,
+        };
+        let mut text = Vec::new();
+        file.take(MAX_MARKER_BYTES).read_to_end(&mut text).map_err(Error::io("read", &path))?;
+        let mut parts = text.split(|byte| *byte == 0);
+        // A last one without its end was cut.
+        parts.next_back();
+        Ok(parts.skip(1).map(|place| PathBuf::from(OsStr::from_bytes(place))).collect())
+    }
+
+    /// Says that a restore has begun, and which places outside of the data directory it fills.
+    fn mark(&self) -> Result<()> {
+        let mut places = self.own_places()?;
+        places.extend(self.tablespaces.iter().map(|(_, path)| real(path)));
+        places.extend(self.links.values().map(|path| real(path)));
+        let mut text = b"a restore has begun here and has not ended\n\0".to_vec();
+        for place in places {
+            text.extend(place.as_os_str().as_bytes());
+            text.push(0);
+        }
+        pgbr_pg::write_durable(self.pg_data.join(MARKER), &text, 0o600)?;
+        Ok(())
+    }
+
     /// Takes the old cluster away, its control file first, and makes the roots.
     pub(crate) fn prepare(self) -> Result<Layout> {
+        let root = rustix::process::geteuid().is_root();
+        let mut owners = if root { Some(OwnerIds::of_directory(&self.pg_data)?) } else { None };
+        let owner = owners.as_mut().map(|owners| owners.ids("", ""));
         let control = self.pg_data.join(CONTROL);
         if remove_file(&control)? {
             pgbr_pg::sync_dir(self.pg_data.join("global"))?;
         }
-        pgbr_pg::write_durable(
-            self.pg_data.join(MARKER),
-            b"a restore has begun here and has not ended\n",
-            0o600,
-        )?;
+        self.mark()?;
         clear(&self.pg_data, Some(MARKER))?;
         for (_, location) in &self.tablespaces {
             let own = location.join(&self.version_directory);
@@ -206,7 +259,7 @@ impl Plan {
                 clear(&own, None)?;
                 fs::remove_dir(&own).map_err(Error::io("remove", &own))?;
             }
-            make_all(location)?;
+            make_all(location, owner)?;
         }
         for destination in self.links.values() {
             if destination.is_dir() {
@@ -214,8 +267,6 @@ impl Plan {
             }
             remove_file(destination)?;
         }
-        let root = rustix::process::geteuid().is_root();
-        let owners = if root { Some(OwnerIds::of_directory(&self.pg_data)?) } else { None };
         Ok(Layout { plan: self, owners, config_files: Vec::new(), closed: Vec::new() })
     }
 }
@@ -257,8 +308,29 @@ fn clear(dir: &Path, keep: Option<&str>) -> Result<()> {
     Ok(())
 }
 
-fn make_all(dir: &Path) -> Result<()> {
-    DirBuilder::new().recursive(true).mode(0o700).create(dir).map_err(Error::io("create", dir))
+/// Makes a directory and those above it that are missing; they belong to `owner`, so that the server gets through them.
+fn make_all(dir: &Path, owner: Option<(Uid, Gid)>) -> Result<()> {
+    let missing: Vec<_> = dir.ancestors().take_while(|path| !path.exists()).collect();
+    for path in missing.into_iter().rev() {
+        match DirBuilder::new().mode(0o700).create(path) {
+            Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {}
+            made => made.map_err(Error::io("create", path))?,
+        }
+        if let Some((user, group)) = owner {
+            let changed = rustix::fs::chown(path, Some(user), Some(group));
+            changed.map_err(|e| Error::io("set the owner of", path)(e.into()))?;
+        }
+    }
+    Ok(())
+}
+
+/// A path as comparing needs it: without links as far as it exists.
+fn real(path: &Path) -> PathBuf {
+    let existing = path.ancestors().find_map(|above| Some((above, above.canonicalize().ok()?)));
+    match existing {
+        Some((above, found)) => found.join(path.strip_prefix(above).unwrap_or(Path::new(""))),
+        None => path.to_owned(),
+    }
 }
 
 /// The directories of a restore under way.
@@ -333,15 +405,16 @@ impl Layout {
     }
 
     pub(crate) fn directory(&mut self, path: &RelPath, meta: &Meta) -> Result<()> {
+        let owner = self.owner(&Meta::default());
         let real = match self.destination(path) {
             Some(destination) => {
-                make_all(destination)?;
+                make_all(destination, owner)?;
                 destination.clone()
             }
             None => match self.path_of(path)? {
                 None => return Ok(()),
                 Some(real) if path.strip("config").is_some() => {
-                    make_all(&real)?;
+                    make_all(&real, owner)?;
                     real
                 }
                 Some(real) => {
@@ -379,12 +452,13 @@ impl Layout {
     /// Where a file's content goes.
     pub(crate) fn file(&mut self, record: &FileRecord) -> Result<Target> {
         let owner = self.owner(&record.meta);
+        let above = self.owner(&Meta::default());
         if let Some(rest) = record.path.strip("config") {
             self.config_files.push(Path::new("/").join(OsStr::from_bytes(rest)));
         }
         let real = match self.destination(&record.path) {
             Some(destination) => {
-                make_all(&parent(destination))?;
+                make_all(&parent(destination), above)?;
                 Some(destination.clone())
             }
             None => self.path_of(&record.path)?,
@@ -392,7 +466,7 @@ impl Layout {
         match real {
             Some(real) => {
                 if record.path.strip("config").is_some() {
-                    make_all(&parent(&real))?;
+                    make_all(&parent(&real), above)?;
                     remove_file(&real)?;
                 }
                 Ok(Target::new(real, record, owner))
