@@ -6,9 +6,10 @@ use std::fs;
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::{MetadataExt, PermissionsExt, symlink};
 use std::path::{Path, PathBuf};
-use std::process::{Child, Stdio};
+use std::process::{Child, Command, Stdio};
+use std::time::Duration;
 
-use pgbr_testkit::{Cluster, StopMode, own};
+use pgbr_testkit::{Cluster, StopMode, own, run};
 
 use crate::world::{World, archiving, last_mark, newest, restore_args, set_mode, wait_for};
 
@@ -83,9 +84,23 @@ fn tablespaces_come_back_in_place_or_where_they_are_wanted() {
 
     refuse_bad_maps(&world, &oid);
 
-    // In place: refused while the old files lie there, then as it was.
-    let failed = world.pgbr.fails(40, restore_args(&Cluster::builder(world.cluster.major()).empty(), &[]));
-    assert!(failed.stdout.contains(&one.display().to_string()), "{failed:#?}");
+    // In place: refused while the old files lie there, whose server runs, whatever was asked for.
+    let copy = world.restored(&[&format!("--tablespace-map-all={}", all.join("another").display())]);
+    let fresh = Cluster::builder(world.cluster.major()).empty();
+    for (target, options) in
+        [(&fresh, &[][..]), (&fresh, &["--delta"]), (&fresh, &["--force"]), (&copy, &["--delta"])]
+    {
+        let failed = world.pgbr.fails(40, restore_args(target, options));
+        assert!(failed.stdout.contains(&one.display().to_string()), "{options:?}: {failed:#?}");
+    }
+    assert_eq!(world.cluster.table_digest("postgres"), digest);
+    world.cluster.restart();
+    assert_eq!(world.cluster.table_digest("postgres"), digest);
+    // Then as it was; what the links of the data directory lead to may be replaced, and else has to be gone.
+    world.cluster.stop(StopMode::Fast);
+    world.pgbr.ok(["restore", "--delta"]);
+    world.cluster.start();
+    world.cluster.wait_promoted();
     world.destroy();
     fs::rename(&one, one.with_extension("old")).expect("it can be moved away");
     fs::remove_dir_all(&two).expect("it can be removed");
@@ -203,10 +218,11 @@ fn what_links_lead_to_comes_back_in_their_place_or_behind_links() {
     let nowhere = Cluster::builder(world.cluster.major()).empty();
     for (option, code, why) in [
         ("--link-all", 40, root.display().to_string()),
+        ("--link-all --delta", 40, root.display().to_string()),
         ("--link-map=pg_xlog=/x", 78, "no such link".to_owned()),
         (&format!("--link-map=pg_wal={}", nowhere.data_dir().join("x").display()), 78, "overlaps".to_owned()),
     ] {
-        let failed = world.pgbr.fails(code, restore_args(&nowhere, &[option]));
+        let failed = world.pgbr.fails(code, restore_args(&nowhere, &option.split(' ').collect::<Vec<_>>()));
         assert!(failed.stdout.contains(&why), "{option}: {failed:#?}");
     }
 
@@ -418,4 +434,53 @@ fn a_directory_that_others_may_read_gets_the_mode_of_the_backup() {
     set_mode(target.data_dir(), 0o755);
     world.restore_to(&target, &[]);
     assert_modes(target.data_dir(), 0o700, 0o600);
+}
+
+#[test]
+fn what_root_restores_belongs_to_the_owner_of_the_directory() {
+    let (world, _) = with_links();
+    let space = world.cluster.scratch().dir("space");
+    let sql = format!(
+        "create tablespace space location '{}'; create table t (id int primary key) tablespace space",
+        space.display()
+    );
+    world.cluster.sql("postgres", &sql);
+    world.backup();
+    let mark = world.mark();
+    world.archive_all();
+    let target = Cluster::builder(world.cluster.major()).empty();
+    let made = target.scratch().path().join("made");
+    let options = [
+        format!("--tablespace-map-all={}", made.join("for/spaces").display()),
+        format!("--link-map=pg_wal={}", made.join("for/wal").display()),
+        format!("--link-map=postgresql.conf={}", made.join("etc/main.conf").display()),
+    ];
+    // As whoever runs the tests: where that is root, the server is another user's.
+    let mut command = Command::new(world.pgbr.binary());
+    command.arg(format!("--config={}", world.pgbr.config_path().display())).arg("--stanza=demo");
+    command.args(restore_args(&target, &options.each_ref().map(String::as_str)));
+    let finished = run(&mut command, "", Duration::from_secs(120));
+    assert!(finished.success(), "{finished:#?}");
+    let owner = |path: &Path| {
+        let meta = fs::symlink_metadata(path).unwrap_or_else(|error| panic!("{}: {error}", path.display()));
+        (meta.uid(), meta.gid(), meta.is_dir())
+    };
+    let (user, group, _) = owner(world.cluster.data_dir());
+    let mut dirs = vec![target.data_dir().to_owned(), made];
+    while let Some(dir) = dirs.pop() {
+        for entry in fs::read_dir(&dir).expect("it can be listed") {
+            let path = entry.expect("it can be read").path();
+            if path.is_symlink() {
+                continue;
+            }
+            let (found_user, found_group, is_dir) = owner(&path);
+            assert_eq!((found_user, found_group), (user, group), "{}", path.display());
+            if is_dir {
+                dirs.push(path);
+            }
+        }
+    }
+    target.start();
+    target.wait_promoted();
+    assert_eq!(last_mark(&target), mark.id);
 }

@@ -4,6 +4,7 @@ mod bad_input;
 mod bad_objects;
 mod command_line;
 mod disk;
+mod guards;
 mod help;
 mod layouts;
 mod listing;

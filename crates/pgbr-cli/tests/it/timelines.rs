@@ -124,8 +124,8 @@ fn every_end_of_every_timeline_can_be_reached() {
     let nowhere = Cluster::builder(world.cluster.major()).empty();
     for (options, code, why) in [
         (vec![set_b.as_str(), "--target-timeline=1"], 75, "cannot be used"),
-        (vec![set_c.as_str()], 75, "left its timeline 00000001 before"),
-        (vec![set_c.as_str(), "--target-timeline=2"], 75, "left its timeline 00000001 before"),
+        (vec![set_c.as_str()], 75, "left its timeline 1 before"),
+        (vec![set_c.as_str(), "--target-timeline=2"], 75, "left its timeline 1 before"),
         (vec!["--target-timeline=9"], 32, "history file is not in the archive"),
         (vec!["--target-timeline=nonsense"], 32, "nonsense"),
     ] {
