@@ -78,5 +78,5 @@ pub use recovery::{RecoveryAction, RecoveryGoal, RecoveryPlan, SignalFile};
 pub use relation::{Fork, RelationFile, holds_relations, is_temporary};
 pub use running::{ServerState, server_state};
 pub use scan::{EntryKind, FileMeta, Scan, ScanEntry, ScanOptions, Skipped, TablespaceLink, read_pg_version};
-pub use session::{ClusterFacts, Database, FinishedBackup, RunningBackup, Session, Tablespace};
+pub use session::{Canceller, ClusterFacts, Database, FinishedBackup, RunningBackup, Session, Tablespace};
 pub use wal::{WAL_HEADER_BYTES, WalHeader, check_segment};

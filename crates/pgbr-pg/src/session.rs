@@ -5,7 +5,7 @@ use std::str::FromStr;
 use std::time::Duration;
 
 use pgbr_manifest::{Lsn, PgVersion, SystemId, TimelineId, WalSegmentSize};
-use tokio_postgres::{Client, NoTls, SimpleQueryMessage, SimpleQueryRow};
+use tokio_postgres::{CancelToken, Client, NoTls, SimpleQueryMessage, SimpleQueryRow};
 
 use crate::error::{Error, Result, ServerError};
 
@@ -25,6 +25,23 @@ pub struct Session {
     client: Client,
     version: PgVersion,
     query_timeout: Duration,
+}
+
+/// Cancels what a session is waiting for, from outside. Made by [`Session::canceller`].
+#[derive(Clone)]
+pub struct Canceller(CancelToken);
+
+impl std::fmt::Debug for Canceller {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Canceller").finish_non_exhaustive()
+    }
+}
+
+impl Canceller {
+    /// Asks the server to give up the statement that it works on. Best effort: nothing tells whether it did.
+    pub async fn cancel(&self) {
+        let _late = tokio::time::timeout(CANCEL_TIMEOUT, self.0.cancel_query(NoTls)).await;
+    }
 }
 
 /// What a server says about its cluster.
@@ -119,6 +136,11 @@ impl Session {
             session.rows("prepare the session", &format!("SET SESSION {setting}")).await?;
         }
         Ok(session)
+    }
+
+    /// A handle that cancels what this session waits for: where a session is just dropped, the server goes on with its statement.
+    pub fn canceller(&self) -> Canceller {
+        Canceller(self.client.cancel_token())
     }
 
     /// The major version of the server.
@@ -322,8 +344,7 @@ impl Session {
                 .collect()),
             Ok(Err(error)) => Err(Error::Query { what, source: ServerError::from(error) }),
             Err(_) => {
-                let cancel = self.client.cancel_token();
-                let _late = tokio::time::timeout(CANCEL_TIMEOUT, cancel.cancel_query(NoTls)).await;
+                self.canceller().cancel().await;
                 Err(Error::Timeout { what, after: self.query_timeout })
             }
         }

@@ -205,8 +205,15 @@ impl Run<'_> {
         let config_files = external_config_files(&facts);
         self.host.tell(Event::BackupStarting { fast: self.request.start_fast });
         let begun = Instant::now();
-        let running =
-            session.start_backup(&format!("pgbr backup {}", self.label), self.request.start_fast).await?;
+        let (name, canceller) = (format!("pgbr backup {}", self.label), session.canceller());
+        let running = tokio::select! {
+            started = session.start_backup(&name, self.request.start_fast) => started?,
+            // A checkpoint that is not to be done at once takes minutes.
+            stopped = self.host.stop.requested() => {
+                canceller.cancel().await;
+                return Err(stopped);
+            }
+        };
         let size = facts.wal_segment_size;
         let segment = WalSegmentName::containing(running.timeline(), running.start_lsn(), size);
         self.host.tell(Event::BackupStarted { lsn: running.start_lsn(), segment });

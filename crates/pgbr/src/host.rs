@@ -73,6 +73,16 @@ impl Stop {
         if set(&self.own) || self.outer.as_deref().is_some_and(set) { Err(Error::Stopped) } else { Ok(()) }
     }
 
+    /// Waits until the end is asked for, and gives the error to end with.
+    pub(crate) async fn requested(&self) -> Error {
+        loop {
+            if let Err(stopped) = self.check() {
+                return stopped;
+            }
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+    }
+
     /// One that ends with this one, and can end alone.
     pub(crate) fn child(&self) -> Self {
         Self { own: Arc::default(), outer: Some(Arc::clone(&self.own)) }

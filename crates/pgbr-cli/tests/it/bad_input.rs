@@ -216,7 +216,7 @@ fn rights_that_are_missing() {
         ["archive-push", "--no-archive-header-check", &format!("pg_wal/{segment}")],
     );
     fs::set_permissions(&wal, Permissions::from_mode(0o750)).unwrap();
-    rig.cluster.wait_archived(&segment);
+    rig.wait_archived(&segment);
     rig.refused(41, &["backup/", "Permission denied"], BACKUP);
     fs::set_permissions(&backups, Permissions::from_mode(0o750)).unwrap();
     assert!(before.iter().all(|(path, object)| rig.snapshot().get(path) == Some(object)));
@@ -275,7 +275,7 @@ fn a_full_disk() {
     assert_one_error(&pushed, 64, &[&segment, "No space left on device"]);
     assert!(!rig.wal_object(&segment).exists());
     disk.free();
-    rig.cluster.wait_archived(&segment);
+    rig.wait_archived(&segment);
     assert!(rig.wal_object(&segment).exists());
     rig.still_archives();
     rig.backup();

@@ -15,6 +15,7 @@ mod recovery;
 mod recovery_exit;
 mod rig;
 mod rules;
+mod signals;
 mod sources;
 mod strace;
 mod table;

@@ -4,9 +4,11 @@ use std::collections::BTreeMap;
 use std::fs;
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::path::{Path, PathBuf};
-use std::time::Duration;
+use std::process::{Child, Command, Stdio};
+use std::time::{Duration, Instant};
 
 use pgbr_testkit::{Cluster, Finished, Pgbr, wait_until};
+use rustix::process::{Pid, Signal, kill_process};
 
 /// Debian 12's own version.
 pub(crate) const MAJOR: u32 = 15;
@@ -124,6 +126,14 @@ impl Rig {
         segment
     }
 
+    /// Waits until a segment that could not be archived for a while is. The archiver pauses for a minute after three tries; a new segment
+    /// wakes it.
+    pub(crate) fn wait_archived(&self, segment: &str) {
+        self.cluster.switch_wal();
+        self.cluster.wait_archived(segment);
+        assert!(self.wal_object(segment).exists(), "{segment} is not in the archive");
+    }
+
     /// Nothing of a backup is left over in the server: no session, and no label in the data directory.
     pub(crate) fn assert_no_backup_mode(&self) {
         let query = "select count(*) from pg_stat_activity where application_name like 'pgbr%'";
@@ -196,4 +206,116 @@ pub(crate) fn assert_untouched(target: &Cluster) {
 pub(crate) fn assert_unusable(target: &Cluster) {
     assert!(!target.data_dir().join("global/pg_control").exists());
     assert!(target.try_start().is_err(), "a server runs on a broken restore");
+}
+
+/// A command that was stopped by SIGSTOP in the middle of its work.
+pub(crate) struct Frozen(Option<Child>);
+
+impl Frozen {
+    /// Starts a command and stops it as soon as `when` is true.
+    #[track_caller]
+    pub(crate) fn at(mut command: Command, mut when: impl FnMut() -> bool) -> Self {
+        let child = command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn();
+        let mut frozen = Self(Some(child.expect("the program can be started")));
+        let start = Instant::now();
+        while !when() {
+            assert!(frozen.runs(), "it ended before the moment that was waited for: {:#?}", frozen.finish());
+            assert!(start.elapsed() < LIMIT, "the moment does not come");
+            std::thread::sleep(Duration::from_millis(1));
+        }
+        frozen.send(Signal::STOP);
+        assert!(frozen.runs(), "it ended too early: {:#?}", frozen.finish());
+        frozen
+    }
+
+    pub(crate) fn pid(&self) -> u32 {
+        self.0.as_ref().expect("only its end takes the child away").id()
+    }
+
+    pub(crate) fn send(&self, signal: Signal) {
+        let pid = i32::try_from(self.pid()).ok().and_then(Pid::from_raw).expect("a child has a process id");
+        kill_process(pid, signal).expect("a child that was not waited for can be signalled");
+    }
+
+    /// Lets it go on and gives how it ended.
+    pub(crate) fn thaw(mut self) -> Finished {
+        self.send(Signal::CONT);
+        self.finish()
+    }
+
+    fn runs(&mut self) -> bool {
+        self.0.as_mut().is_some_and(|child| child.try_wait().expect("a child can be asked").is_none())
+    }
+
+    fn finish(&mut self) -> Finished {
+        let start = Instant::now();
+        let child = self.0.take().expect("it ends once");
+        let output = child.wait_with_output().expect("a child can be waited for");
+        Finished {
+            code: output.status.code(),
+            stdout: String::from_utf8_lossy(&output.stdout).into_owned(),
+            stderr: String::from_utf8_lossy(&output.stderr).into_owned(),
+            elapsed: start.elapsed(),
+        }
+    }
+}
+
+impl Drop for Frozen {
+    fn drop(&mut self) {
+        if let Some(mut child) = self.0.take() {
+            child.kill().ok();
+            child.wait().ok();
+        }
+    }
+}
+
+impl Rig {
+    /// Enough data, packed slowly enough, for a backup or a restore to be met in the middle of its work.
+    pub(crate) fn slow_down(&self) {
+        self.cluster.pgbench_init(2);
+        self.pgbr.set("global", "process-max", "1");
+        self.pgbr.set("global", "compress-type", "bz2");
+        self.pgbr.set("global", "repo1-pack-size", "1MiB");
+    }
+
+    /// A backup that was stopped when it had stored its first pack.
+    pub(crate) fn frozen_backup(&self) -> Frozen {
+        let before = self.packs();
+        Frozen::at(self.pgbr.command(["backup", "--type=full"]), || self.packs() > before)
+    }
+
+    /// A restore that was stopped when it had begun to write files.
+    pub(crate) fn frozen_restore(&self, target: &Cluster) -> Frozen {
+        let begun = target.data_dir().join("base/1");
+        Frozen::at(self.pgbr.command(restore_into(target)), || begun.exists())
+    }
+
+    /// How many packs there are.
+    pub(crate) fn packs(&self) -> usize {
+        let backups = fs::read_dir(self.stanza_dir().join("backup")).into_iter().flatten().flatten();
+        let packs =
+            backups.flat_map(|dir| fs::read_dir(dir.path().join("pack")).into_iter().flatten().flatten());
+        packs.filter(|file| !file.file_name().to_string_lossy().contains('#')).count()
+    }
+
+    /// Takes the repository away, as an unmounted disk does.
+    pub(crate) fn take_away(&self) -> Away {
+        let (place, kept) = (self.pgbr.repo_dir(), self.pgbr.scratch().path().join("repo.away"));
+        fs::rename(&place, &kept).expect("the repository can be renamed");
+        Away { place, kept }
+    }
+}
+
+/// A repository that is not where it should be.
+pub(crate) struct Away {
+    place: PathBuf,
+    kept: PathBuf,
+}
+
+impl Away {
+    /// Brings it back; nothing may have grown in its place.
+    pub(crate) fn bring_back(self) {
+        assert!(!self.place.exists(), "something was made where the repository was");
+        fs::rename(&self.kept, &self.place).expect("the repository can be renamed");
+    }
 }
