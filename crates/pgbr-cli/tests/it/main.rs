@@ -1,5 +1,7 @@
 //! The option machinery from the outside: arguments, environment and config text in; settings, texts and errors out.
 
+mod archive_get;
+mod away;
 mod bad_input;
 mod bad_objects;
 mod command_line;
@@ -15,6 +17,7 @@ mod recovery;
 mod recovery_exit;
 mod rig;
 mod rules;
+mod secrets;
 mod signals;
 mod sources;
 mod strace;
