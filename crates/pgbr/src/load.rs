@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use bytes::Bytes;
+use futures::StreamExt;
 use pgbr_codec::{Decompressor, Keyring, LaneSalt, ObjectKind, Opener};
 use pgbr_manifest::index::{FrameCursor, NodeKind, NodePlace, NodeSource};
 use pgbr_manifest::manifest::{Body, Layer, Summary};
@@ -15,6 +16,8 @@ use crate::host::Host;
 use crate::packs::frame_kind;
 use crate::place::StanzaPlace;
 
+/// How many heads of manifests are asked for at once.
+const HEADS: usize = 16;
 /// Nodes stand one after the other, so one request fetches several: at least this many bytes.
 const READ_AHEAD: u64 = 1 << 20;
 
@@ -36,11 +39,8 @@ pub struct Backup {
 pub async fn summaries(backups: &BackupStore) -> Result<Vec<(BackupLabel, Result<Summary>)>> {
     let mut labels = backups.list_backups().await?;
     labels.sort_unstable();
-    let mut found = Vec::with_capacity(labels.len());
-    for label in labels {
-        found.push((label, read_summary(backups, label).await));
-    }
-    Ok(found)
+    let read = labels.into_iter().map(|label| async move { (label, read_summary(backups, label).await) });
+    Ok(futures::stream::iter(read).buffered(HEADS).collect().await)
 }
 
 async fn read_summary(backups: &BackupStore, label: BackupLabel) -> Result<Summary> {
