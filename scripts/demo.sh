@@ -131,7 +131,6 @@ repo1-cipher-pass=$(head -c 48 /dev/urandom | base64 -w 0)
 compress-type=zst
 process-max=2
 start-fast=y
-repo1-retention-full=2
 log-level-console=warn
 log-path=$WORK/log
 lock-path=$WORK/lock
