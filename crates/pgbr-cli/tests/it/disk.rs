@@ -2,7 +2,7 @@
 //!
 //! It is stricter than any file system: content survives only if its file was synced after the last change, a name (made, moved or
 //! taken away) only if its directory was synced after that, and a sync covers only what had ended before it began. What the trace did
-//! not touch counts as durable. All paths are taken to lie on one file system.
+//! not touch counts as durable. Any directory may be a file system of its own: to sync one by a path covers what lies below that path.
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -18,6 +18,8 @@ pub(crate) struct Disk {
     changed: Vec<Option<usize>>,
     /// Names that were made, moved or taken away, and the line; their directory was not synced since.
     unsynced: BTreeMap<PathBuf, usize>,
+    /// Symbolic links that were made, and what they lead to.
+    links: BTreeMap<PathBuf, PathBuf>,
 }
 
 /// Something that is not durable.
@@ -63,17 +65,40 @@ impl Disk {
         self.names.contains_key(path)
     }
 
+    /// Where a path leads when the links on its way are followed; if it is a link itself, it stays one.
+    fn real(&self, path: &Path) -> PathBuf {
+        let mut real = PathBuf::new();
+        let mut parts = path.components().peekable();
+        while let Some(part) = parts.next() {
+            let above = real.clone();
+            real.push(part);
+            if let (Some(target), true) = (self.links.get(&real), parts.peek().is_some()) {
+                real = above.join(target);
+            }
+        }
+        real
+    }
+
+    fn located(&self, call: &Call) -> Call {
+        let real = |path: &PathBuf| self.real(path);
+        match call {
+            Call::Make(path) => Call::Make(real(path)),
+            Call::Symlink { target, at } => Call::Symlink { target: target.clone(), at: real(at) },
+            Call::Change(path) => Call::Change(real(path)),
+            Call::Link { from, to } => Call::Link { from: real(from), to: real(to) },
+            Call::Rename { from, to } => Call::Rename { from: real(from), to: real(to) },
+            Call::Remove(path) => Call::Remove(real(path)),
+            other => other.clone(),
+        }
+    }
+
     fn apply(&mut self, event: &Event) {
         let line = event.end;
-        match &event.call {
-            Call::Make(path) => {
-                let file = self.file(path);
-                if file.is_none() {
-                    self.changed.push(Some(line));
-                    self.names.insert(path.clone(), self.changed.len() - 1);
-                    self.unsynced.insert(path.clone(), line);
-                }
-                self.change(path, line);
+        match &self.located(&event.call) {
+            Call::Make(path) => self.make(path, line),
+            Call::Symlink { target, at } => {
+                self.make(at, line);
+                self.links.insert(at.clone(), target.clone());
             }
             Call::Change(path) => self.change(path, line),
             Call::Link { from, to } => {
@@ -90,18 +115,21 @@ impl Disk {
             }
             Call::Remove(path) => {
                 self.names.remove(path);
+                self.links.remove(path);
                 self.unsynced.insert(path.clone(), line);
             }
             Call::Sync(path) => {
-                if let Some(file) = self.file(path) {
-                    let changed = &mut self.changed[file];
-                    *changed = changed.filter(|line| *line >= event.begin);
-                }
-                self.unsynced.retain(|name, line| name.parent() != Some(path) || *line >= event.begin);
+                self.sync_content(event.begin, |name| name == path);
+                self.sync_names(event.begin, |name| name.parent() == Some(path));
+            }
+            Call::SyncFs(path) => {
+                self.sync_content(event.begin, |name| name.starts_with(path));
+                // A directory that was made lies on the file system of the one above it.
+                self.sync_names(event.begin, |name| name.starts_with(path) || path.starts_with(name));
             }
             Call::SyncAll => {
-                self.changed.iter_mut().for_each(|c| *c = c.filter(|line| *line >= event.begin));
-                self.unsynced.retain(|_, line| *line >= event.begin);
+                self.sync_content(event.begin, |_| true);
+                self.sync_names(event.begin, |_| true);
             }
             Call::Say(_) | Call::Exit(_) => {}
         }
@@ -109,6 +137,27 @@ impl Disk {
 
     fn file(&self, path: &Path) -> Option<usize> {
         self.names.get(path).copied()
+    }
+
+    fn make(&mut self, path: &Path, line: usize) {
+        if self.file(path).is_none() {
+            self.changed.push(Some(line));
+            self.names.insert(path.to_owned(), self.changed.len() - 1);
+            self.unsynced.insert(path.to_owned(), line);
+        }
+        self.change(path, line);
+    }
+
+    /// What had changed before a line is durable, in the files of these names.
+    fn sync_content(&mut self, line: usize, covers: impl Fn(&Path) -> bool) {
+        for file in self.names.iter().filter(|(name, _)| covers(name)).map(|(_, file)| *file) {
+            let changed = &mut self.changed[file];
+            *changed = changed.filter(|change| *change >= line);
+        }
+    }
+
+    fn sync_names(&mut self, line: usize, covers: impl Fn(&Path) -> bool) {
+        self.unsynced.retain(|name, change| !covers(name) || *change >= line);
     }
 
     /// The file of a name that may be older than the trace: then it is durable.

@@ -6,7 +6,7 @@
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use pgbr_testkit::{Cluster, Pgbr, StopMode, as_operator};
+use pgbr_testkit::{Cluster, Pgbr, Scratch, StopMode, as_operator};
 
 use crate::disk::{Disk, Lost};
 use crate::strace::{Call, Event, parse, traced};
@@ -120,7 +120,10 @@ fn none<T: std::fmt::Debug>() -> [T; 0] {
 
 #[test]
 fn the_program_tells_of_success_when_everything_is_on_disk() {
-    let cluster = Cluster::builder(15).conf("archive_mode", "on").conf("archive_timeout", "0").start();
+    // Its WAL lies elsewhere, and so do a tablespace and what a restore makes of both.
+    let elsewhere = Scratch::new();
+    let wal = format!("--waldir={}", elsewhere.path().join("wal").display());
+    let cluster = Cluster::builder(15).initdb_args([wal]).conf("archive_mode", "on").start();
     let pgbr = Pgbr::new(env!("CARGO_BIN_EXE_pgbr"), "demo", &cluster);
     pgbr.set("global", "process-max", "2");
     pgbr.set("global", "repo1-pack-size", "1MiB");
@@ -168,12 +171,16 @@ fn the_program_tells_of_success_when_everything_is_on_disk() {
     let moved = target.scratch().path().join("space");
     let path = format!("--pg1-path={}", target.data_dir().display());
     let map = format!("--tablespace-map=space={}", moved.display());
+    let wal = elsewhere.path().join("restored/wal");
+    let link = format!("--link-map=pg_wal={}", wal.display());
     for more in [&["--type=immediate"][..], &["--type=immediate", "--delta"]] {
-        let events = trace(&[&["restore", &path, &map][..], more].concat());
-        assert_eq!(restore_faults(&events, &[target.data_dir(), &moved]), none::<String>());
+        let events = trace(&[&["restore", &path, &map, &link][..], more].concat());
+        assert_eq!(restore_faults(&events, &[target.data_dir(), &moved, &wal]), none::<String>());
         let disk = Disk::before(&events, success(&events));
         assert!(disk.has(&target.data_dir().join("base/1/1259")), "the trace shows the files");
         assert!(disk.has(&target.data_dir().join("recovery.signal")));
+        assert!(disk.has(&wal.join("archive_status")), "the trace shows what is below a link");
+        assert!(disk.has(&only_entry(&moved)), "the trace shows the tablespace");
     }
     target.start();
     assert_eq!(target.sql("postgres", "select count(*) from t"), "20000");
@@ -230,7 +237,7 @@ fn only_entry(dir: &Path) -> PathBuf {
 /// The parser and the disk against a program whose habits are known.
 #[test]
 fn a_program_that_syncs_nothing_is_found_out() {
-    let scratch = pgbr_testkit::Scratch::new();
+    let scratch = Scratch::new();
     let dir = scratch.dir("repo");
     let script = format!("echo x > {0}/a; mkdir {0}/d; {1} echo completed successfully", dir.display(), "");
     let synced =
@@ -345,6 +352,13 @@ fn a_restore_in_the_wrong_order_is_found() {
         let order: Vec<usize> = right.iter().copied().filter(|n| *n != missing).collect();
         assert!(judge(&order) > 0, "without step {missing}");
     }
+    let linked = "1 symlink(\"/wal\", \"/pg/w\") = 0\n1 mkdir(\"/pg/w/d\", 0700) = 0\n".to_owned()
+        + &steps.concat()
+        + DONE;
+    assert!(!restore_faults(&parse(&linked), &[Path::new("/pg"), Path::new("/wal")]).is_empty());
+    // To sync one directory says nothing of another.
+    let elsewhere = steps.concat().replace("syncfs(5</pg>)", "syncfs(5</other>)") + DONE;
+    assert!(!restore_faults(&parse(&elsewhere), &[Path::new("/pg")]).is_empty());
     for (one, other) in [(0, 3), (2, 3), (4, 6), (5, 6), (6, 7), (6, 9), (7, 9)] {
         let mut order = right.clone();
         order.swap(one, other);

@@ -27,8 +27,12 @@ pub(crate) struct Event {
 
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum Call {
-    /// A file, directory or symbolic link got this name; a file may have had it before.
+    /// A file or directory got this name; a file may have had it before.
     Make(PathBuf),
+    Symlink {
+        target: PathBuf,
+        at: PathBuf,
+    },
     /// Content, size, mode, owner or times of this file changed.
     Change(PathBuf),
     Link {
@@ -42,7 +46,8 @@ pub(crate) enum Call {
     Remove(PathBuf),
     /// One file or directory was written out.
     Sync(PathBuf),
-    /// A file system was written out.
+    /// The file system of this path was written out, or all of them.
+    SyncFs(PathBuf),
     SyncAll,
     /// The program wrote to standard output or error.
     Say(String),
@@ -108,8 +113,8 @@ fn call(text: &str) -> Option<Call> {
         }
         "creat" | "mkdir" => Call::Make(path(0)?),
         "mkdirat" => Call::Make(path_at(0)?),
-        "symlink" => Call::Make(path(1)?),
-        "symlinkat" => Call::Make(path_at(1)?),
+        "symlink" => Call::Symlink { target: quoted(arg(0))?.into(), at: path(1)? },
+        "symlinkat" => Call::Symlink { target: quoted(arg(0))?.into(), at: path_at(1)? },
         "write" | "writev" if ["1<", "2<"].iter().any(|fd| arg(0).starts_with(fd)) => {
             Call::Say(arg(1).to_owned())
         }
@@ -121,7 +126,8 @@ fn call(text: &str) -> Option<Call> {
         "truncate" | "chmod" | "chown" | "lchown" => Call::Change(path(0)?),
         "fchmodat" | "fchownat" | "utimensat" => Call::Change(path_at(0).or_else(|| file(0))?),
         "fsync" | "fdatasync" => Call::Sync(file(0)?),
-        "sync" | "syncfs" => Call::SyncAll,
+        "syncfs" => Call::SyncFs(file(0)?),
+        "sync" => Call::SyncAll,
         "rename" => Call::Rename { from: path(0)?, to: path(1)? },
         "renameat" | "renameat2" => Call::Rename { from: path_at(0)?, to: path_at(2)? },
         "link" => Call::Link { from: path(0)?, to: path(1)? },
@@ -185,6 +191,7 @@ fn calls_are_read_with_their_paths_and_their_order() {
 8 <... fsync resumed>)              = 0
 7 linkat(AT_FDCWD</>, "/a/b", 4</c>, "d", 0) = 0
 7 unlinkat(4</c>, "d", AT_REMOVEDIR) = 0
+7 symlink("/x", "/c/l") = 0
 7 utimensat(5</a/b>, NULL, [{tv_sec=1, tv_nsec=2}, {tv_sec=1, tv_nsec=2}], 0) = 0
 7 write(1<pipe:[99]>, "done\n", 5)  = 5
 7 --- SIGCHLD {si_signo=SIGCHLD} ---
@@ -199,9 +206,10 @@ fn calls_are_read_with_their_paths_and_their_order() {
         at(5, 7, Call::Sync(path("/a"))),
         at(8, 8, Call::Link { from: path("/a/b"), to: path("/c/d") }),
         at(9, 9, Call::Remove(path("/c/d"))),
-        at(10, 10, Call::Change(path("/a/b"))),
-        at(11, 11, Call::Say("\"done\\n\"".to_owned())),
-        at(13, 13, Call::Exit(0)),
+        at(10, 10, Call::Symlink { target: path("/x"), at: path("/c/l") }),
+        at(11, 11, Call::Change(path("/a/b"))),
+        at(12, 12, Call::Say("\"done\\n\"".to_owned())),
+        at(14, 14, Call::Exit(0)),
     ];
     assert_eq!(parse(trace), expected);
 }
