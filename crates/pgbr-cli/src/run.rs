@@ -2,6 +2,7 @@
 
 use std::ffi::OsString;
 use std::io::Write;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::process::ExitCode;
 use std::sync::Arc;
 use std::time::Instant;
@@ -40,15 +41,18 @@ pub fn run(
     let env: Vec<_> = env.into_iter().collect();
     let args: Vec<_> = args.into_iter().collect();
     let gets_wal = args.iter().any(|arg| arg == Command::ArchiveGet.name());
-    match config::settings(args, env.iter().cloned()) {
-        Ok(settings) => ExitCode::from(run_settings(settings, &env)),
+    // The options may not be known, the command is: a server in recovery must not take a slip in a file, or a defect, for the end of the WAL.
+    let failed = |number| if gets_wal { commands::archive_get_exit(None, number) } else { number };
+    let command = || match config::settings(args, env.iter().cloned()) {
+        Ok(settings) => run_settings(settings, &env),
         Err(error) => {
             writeln!(std::io::stderr(), "{}", error.render()).ok();
-            // The options are not known, the command is: a server in recovery must not take a slip in a file for the end of the WAL.
-            let number = error.code.number();
-            ExitCode::from(if gets_wal { commands::archive_get_exit(None, number) } else { number })
+            failed(error.code.number())
         }
-    }
+    };
+    // What panicked, and where, has been told already.
+    let ended = catch_unwind(AssertUnwindSafe(command));
+    ExitCode::from(ended.unwrap_or_else(|_| failed(ErrorCode::Assert.number())))
 }
 
 fn run_settings(mut settings: Settings, env: &[(OsString, OsString)]) -> u8 {
