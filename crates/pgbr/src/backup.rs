@@ -92,14 +92,26 @@ pub struct BackupReport {
     pub files: u64,
     /// Pages with a wrong checksum.
     pub bad_pages: u64,
-    /// Files that hold them, the first hundred, with how many each.
-    pub bad_files: Vec<(String, u64)>,
+    /// Files that hold them, the first hundred.
+    pub bad_files: Vec<BadFile>,
     /// Sockets, pipes and devices that were not copied.
     pub skipped: Vec<String>,
     /// First and last WAL segment that it needs.
     pub wal: Span<WalSegmentName>,
     /// Requests to the repository.
     pub requests: BTreeMap<&'static str, u64>,
+}
+
+/// A file with pages that have a wrong checksum.
+#[derive(Debug, Clone, PartialEq, Eq, serde::Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub struct BadFile {
+    /// Its path in the backup.
+    pub path: String,
+    /// How many such pages.
+    pub pages: u64,
+    /// The first hundred of them, counted in the file from 0.
+    pub first: Vec<u32>,
 }
 
 /// Makes a backup.

@@ -42,7 +42,7 @@ mod stanza;
 pub use archive::{
     ArchiveGetRequest, ArchivePushRequest, Got, RecoveryMode, archive_get, archive_push, recovery_mode,
 };
-pub use backup::{BackupReport, BackupRequest, backup};
+pub use backup::{BackupReport, BackupRequest, BadFile, backup};
 pub use check::{CheckReport, CheckRequest, check};
 pub use cluster::ClusterAccess;
 pub use error::{Error, Result};

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use pgbr::{BackupRequest, BackupType, Host, backup};
+use pgbr::{BackupRequest, BackupType, BadFile, Host, backup};
 
 use crate::exit::{CliError, ErrorCode};
 use crate::request;
@@ -13,8 +13,8 @@ pub(super) async fn run(context: &Context, host: &Host) -> Outcome {
     let request = build(context)?;
     let report = backup(host, request).await.map_err(|e| context.failure(&e))?;
     let log = &context.log;
-    for (path, pages) in &report.bad_files {
-        log.warn(&format!("invalid page checksums in '{path}': {pages} page(s)"));
+    for file in &report.bad_files {
+        log.warn(&format!("invalid page checksums in '{}' at {}", file.path, pages(file)));
     }
     if report.bad_pages > 0 {
         let pages = report.bad_pages;
@@ -37,6 +37,26 @@ pub(super) async fn run(context: &Context, host: &Host) -> Outcome {
         requests(&report.requests)
     ));
     Ok(0)
+}
+
+/// `page 1` or `pages 1, 5-7 and 3 more`.
+fn pages(file: &BadFile) -> String {
+    let mut ranges: Vec<(u32, u32)> = Vec::new();
+    for &page in &file.first {
+        match ranges.last_mut() {
+            Some((_, last)) if last.checked_add(1) == Some(page) => *last = page,
+            _ => ranges.push((page, page)),
+        }
+    }
+    let text = |&(first, last): &(u32, u32)| {
+        if first == last { first.to_string() } else { format!("{first}-{last}") }
+    };
+    let named = ranges.iter().map(text).collect::<Vec<_>>().join(", ");
+    let noun = if file.pages == 1 { "page" } else { "pages" };
+    match file.pages.saturating_sub(file.first.len() as u64) {
+        0 => format!("{noun} {named}"),
+        more => format!("{noun} {named} and {more} more"),
+    }
 }
 
 fn requests(counts: &BTreeMap<&'static str, u64>) -> u64 {
@@ -70,4 +90,18 @@ fn build(context: &Context) -> Result<BackupRequest, CliError> {
         annotation: settings.get_hash("annotation").iter().cloned().collect(),
         archive_program: settings.flavor().program().to_owned(),
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn pages_are_named() {
+        let text =
+            |first: &[u32], all| pages(&BadFile { path: String::new(), pages: all, first: first.to_vec() });
+        assert_eq!(text(&[7], 1), "page 7");
+        assert_eq!(text(&[0, 1, 2, 9], 4), "pages 0-2, 9");
+        assert_eq!(text(&[1, 3, 4], 10), "pages 1, 3-4 and 7 more");
+    }
 }

@@ -329,7 +329,10 @@ fn a_page_with_a_wrong_checksum_is_named_and_the_backup_completes() {
     let finished = rig.pgbr.run(BACKUP);
     assert!(finished.success(), "{finished:#?}");
     let text = said(&finished);
-    assert!(text.contains(&format!("WARN: invalid page checksums in 'pg_data/{path}': 1 page(s)")), "{text}");
+    assert!(
+        text.contains(&format!("WARN: invalid page checksums in 'pg_data/{path}' at page 1\n")),
+        "{text}"
+    );
     let json = rig.info();
     assert_eq!(json.pointer("/0/backup/0/error"), Some(&true.into()), "{json}");
     assert!(rig.pgbr.ok(["info"]).contains("error(s) detected during backup"));

@@ -11,6 +11,7 @@ use pgbr_manifest::index::{FileFlags, FileRecord, Meta, Record};
 use pgbr_manifest::{HashKey, RelPath};
 use pgbr_pg::{EntryKind, FileReader, PageContext, Scan, ScanEntry};
 
+use super::BadFile;
 use super::gather::{Gather, Gathered, RawFrame};
 use super::read::{self, Done, OpenRun, Small, Work};
 use crate::error::{Error, Result};
@@ -22,6 +23,8 @@ use crate::run::{FrameRow, RUN};
 
 /// Jobs under way for each worker, of each of the two kinds.
 const DEPTH: usize = 3;
+/// How many bad files, and pages of each, are named.
+const MAX_NAMED: usize = 100;
 /// The most entries in one job: small files share jobs.
 const MAX_BATCH: usize = 256;
 
@@ -48,7 +51,7 @@ pub(crate) struct Copied {
     /// The index and the totals.
     pub(crate) gathered: Gathered,
     /// Files that have pages with wrong checksums, the first hundred.
-    pub(crate) bad_files: Vec<(String, u64)>,
+    pub(crate) bad_files: Vec<BadFile>,
 }
 
 enum Job {
@@ -173,7 +176,7 @@ struct Copy<'a> {
     large: Option<(Arc<OpenRun>, u64)>,
     /// An entry that did not fit into the last job.
     waiting: Option<ScanEntry>,
-    bad_files: Vec<(String, u64)>,
+    bad_files: Vec<BadFile>,
     /// Where the open file really ends, when it shrank while it was read.
     true_size: Option<u64>,
 }
@@ -382,7 +385,7 @@ impl Copy<'_> {
 
     fn take_run(&mut self, path: &RelPath, found: read::Found) -> Result<()> {
         if !found.bad.is_empty() {
-            self.note_bad(path, found.bad.len() as u64);
+            self.note_bad(path, &found.bad);
         }
         let spare = self.gather.run(
             self.index,
@@ -397,13 +400,18 @@ impl Copy<'_> {
         Ok(())
     }
 
-    fn note_bad(&mut self, path: &RelPath, pages: u64) {
+    fn note_bad(&mut self, path: &RelPath, bad: &[u32]) {
         let path = path.to_string();
-        let room = self.bad_files.len() < 100;
-        match self.bad_files.last_mut() {
-            Some((last, count)) if *last == path => *count += pages,
-            _ if room => self.bad_files.push((path, pages)),
-            _ => {}
+        if self.bad_files.last().is_none_or(|last| last.path != path) {
+            if self.bad_files.len() >= MAX_NAMED {
+                return;
+            }
+            self.bad_files.push(BadFile { path, pages: 0, first: Vec::new() });
+        }
+        if let Some(file) = self.bad_files.last_mut() {
+            file.pages += bad.len() as u64;
+            let room = MAX_NAMED.saturating_sub(file.first.len());
+            file.first.extend(bad.iter().take(room));
         }
     }
 
