@@ -114,9 +114,12 @@ fn refuse_bad_maps(world: &World, oid: &str) {
     let nowhere = Cluster::builder(world.cluster.major()).empty();
     let into = |path: PathBuf| format!("--tablespace-map=two={}", path.display());
     let same = nowhere.scratch().path().join("same");
+    let way = nowhere.scratch().path().join("way");
+    link(nowhere.data_dir(), &way);
     for (options, why) in [
         (vec!["--tablespace-map=three=/x".to_owned()], "no such tablespace"),
         (vec![into(nowhere.data_dir().join("inside"))], "overlaps"),
+        (vec![into(way.join("inside"))], "overlaps with the data directory"),
         (vec![into(same.clone()), format!("--tablespace-map=Space one={}", same.display())], "overlaps"),
         (vec![format!("--tablespace-map={oid}=relative")], "absolute"),
     ] {
@@ -221,6 +224,7 @@ fn what_links_lead_to_comes_back_in_their_place_or_behind_links() {
         ("--link-all --delta", 40, root.display().to_string()),
         ("--link-map=pg_xlog=/x", 78, "no such link".to_owned()),
         (&format!("--link-map=pg_wal={}", nowhere.data_dir().join("x").display()), 78, "overlaps".to_owned()),
+        ("--link-map=pg_wal=/nowhere/x --link-map=log=/nowhere/x/log", 78, "overlaps with link".to_owned()),
     ] {
         let failed = world.pgbr.fails(code, restore_args(&nowhere, &option.split(' ').collect::<Vec<_>>()));
         assert!(failed.stdout.contains(&why), "{option}: {failed:#?}");

@@ -62,22 +62,22 @@ pub(crate) fn plan_places(places: &Places, body: &Body, version_directory: Strin
     let pg_data = places.pg_data.clone();
     let tablespaces = plan_tablespaces(places, body)?;
     let links = plan_links(places, body)?;
-    let mut seen: Vec<(&Path, &str)> = vec![(&pg_data, "the data directory")];
-    for (tablespace, location) in &tablespaces {
-        let other = seen.iter().find(|(path, _)| location.starts_with(path) || path.starts_with(location));
-        if let Some((_, what)) = other {
-            let reason = format!("its location '{}' overlaps with {what}", location.display());
-            return Err(Error::Map { what: format!("tablespace '{}'", name_of(tablespace)), reason });
+    let mut taken = vec![(real(&pg_data), "the data directory".to_owned())];
+    let mut take = |what: String, path: &Path| {
+        let place = real(path);
+        let other = taken.iter().find(|(other, _)| place.starts_with(other) || other.starts_with(&place));
+        if let Some((_, other)) = other {
+            let reason = format!("its place '{}' overlaps with {other}", path.display());
+            return Err(Error::Map { what, reason });
         }
-        seen.push((location, "another tablespace"));
+        taken.push((place, what));
+        Ok(())
+    };
+    for (tablespace, location) in &tablespaces {
+        take(format!("tablespace '{}'", name_of(tablespace)), location)?;
     }
     for (name, destination) in &links {
-        let what = || format!("link '{}'", String::from_utf8_lossy(name));
-        if destination.starts_with(&pg_data) || pg_data.starts_with(destination) {
-            let reason =
-                format!("its destination '{}' overlaps with the data directory", destination.display());
-            return Err(Error::Map { what: what(), reason });
-        }
+        take(format!("link '{}'", String::from_utf8_lossy(name)), destination)?;
     }
     Ok(Plan {
         pg_data,
