@@ -27,7 +27,7 @@ use tokio::task::JoinHandle;
 
 use self::copy::{Copied, CopyOptions, copy_cluster};
 use crate::cluster::{
-    ClusterAccess, Connected, check_archiving, check_identity, segments_between, wait_for_wal,
+    ClusterAccess, Connected, check_archiving, check_identity, end_segment, segments_between, wait_for_wal,
 };
 use crate::error::{Error, Result};
 use crate::held::Held;
@@ -215,6 +215,9 @@ impl Run<'_> {
         let databases = session.databases().await?;
         let names = session.tablespaces().await?;
         let config_files = external_config_files(&facts);
+        let size = facts.wal_segment_size;
+        // When this does not arrive in the archive, waiting at the end would be in vain.
+        let ended = if self.request.archive_check { Some(end_segment(&session, size).await?) } else { None };
         self.host.tell(Event::BackupStarting { fast: self.request.start_fast });
         let begun = Instant::now();
         let (name, canceller) = (format!("pgbr backup {}", self.label), session.canceller());
@@ -226,11 +229,12 @@ impl Run<'_> {
                 return Err(stopped);
             }
         };
-        let size = facts.wal_segment_size;
         let segment = WalSegmentName::containing(running.timeline(), running.start_lsn(), size);
         self.host.tell(Event::BackupStarted { lsn: running.start_lsn(), segment });
         self.step("start", begun);
-        self.check_prior_segment(&running, size).await?;
+        if let Some(ended) = ended {
+            wait_for_wal(self.host, self.place, &[ended], self.request.archive_timeout).await?;
+        }
 
         let begun = Instant::now();
         let (hash_key, copy_start_ns) = (HashKey::from_bytes(self.host.random()?), self.host.clock.now_ns());
@@ -273,21 +277,6 @@ impl Run<'_> {
             times,
         };
         self.complete(parts, packed, &facts, &control, finished)
-    }
-
-    /// The switch at the start has closed the segment before: when that does not arrive, waiting at the end would be in vain.
-    async fn check_prior_segment(
-        &self,
-        running: &RunningBackup,
-        size: pgbr_manifest::WalSegmentSize,
-    ) -> Result<()> {
-        let number = running.start_lsn().as_u64() / u64::from(size.bytes());
-        // The segment before may belong to the timeline before: it was archived by another server, or as a `.partial`.
-        if !self.request.archive_check || number <= 1 || running.timeline().as_u32() > 1 {
-            return Ok(());
-        }
-        let prior = WalSegmentName::from_number(running.timeline(), number - 1, size);
-        wait_for_wal(self.host, self.place, &[prior], self.request.archive_timeout).await
     }
 
     async fn copy_files(

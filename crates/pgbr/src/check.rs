@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use pgbr_manifest::{StanzaName, WalSegmentName};
 
-use crate::cluster::{ClusterAccess, check_archiving, check_identity, wait_for_wal};
+use crate::cluster::{ClusterAccess, check_archiving, check_identity, end_segment, wait_for_wal};
 use crate::error::Result;
 use crate::host::Host;
 use crate::place::RepoAccess;
@@ -53,11 +53,7 @@ pub async fn check(host: &Host, request: CheckRequest) -> Result<CheckReport> {
     if connected.facts.in_recovery {
         return Ok(CheckReport { segment: None, standby: true });
     }
-    // Something has to be in the segment, or the server does not end it.
-    connected.session.create_restore_point("pgbr archive check").await?;
-    let end = connected.session.switch_wal().await?;
-    let timeline = connected.session.timeline_id().await?;
-    let segment = WalSegmentName::containing(timeline, end.previous_byte(), connected.facts.wal_segment_size);
+    let segment = end_segment(&connected.session, connected.facts.wal_segment_size).await?;
     wait_for_wal(host, &place, &[segment], request.archive_timeout).await?;
     Ok(CheckReport { segment: Some(segment), standby: false })
 }

@@ -95,6 +95,15 @@ pub(crate) fn check_archiving(facts: &ClusterFacts, program: &str, mode_check: b
     Ok(())
 }
 
+/// Makes the server end a WAL segment, and gives its name: what is seen to arrive in the archive shows the whole way.
+pub(crate) async fn end_segment(session: &Session, size: WalSegmentSize) -> Result<WalSegmentName> {
+    // Something has to be in the segment, or the server does not end it.
+    session.create_restore_point("pgbr archive check").await?;
+    let end = session.switch_wal().await?;
+    let timeline = session.timeline_id().await?;
+    Ok(WalSegmentName::containing(timeline, end.previous_byte(), size))
+}
+
 /// Waits until all these segments are in the archive, for good. They are looked for by listing, which costs one request a directory.
 pub(crate) async fn wait_for_wal(
     host: &Host,

@@ -24,6 +24,7 @@ mod signals;
 mod sources;
 mod strace;
 mod table;
+mod takeover;
 mod timelines;
 mod values;
 mod world;
