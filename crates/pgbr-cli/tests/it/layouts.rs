@@ -40,6 +40,9 @@ fn locations(cluster: &Cluster) -> String {
 #[test]
 fn tablespaces_come_back_in_place_or_where_they_are_wanted() {
     let (world, one, two) = with_tablespaces();
+    // Of a cluster of another version, which may share the location.
+    let foreign = world.cluster.scratch().dir("space one/PG_12_201909212").join("file");
+    fs::write(&foreign, "not ours").expect("it can be written");
     world.backup();
     world.cluster.sql(
         "postgres",
@@ -66,6 +69,7 @@ fn tablespaces_come_back_in_place_or_where_they_are_wanted() {
     target.start();
     target.wait_promoted();
     check(&target, [&places[0], &places[1]]);
+    assert_eq!(fs::read_dir(&places[0]).expect("it is there").count(), 1);
 
     // All below one directory, and again over what is there.
     let target = Cluster::builder(world.cluster.major()).empty();
@@ -99,6 +103,7 @@ fn tablespaces_come_back_in_place_or_where_they_are_wanted() {
     // Then as it was; what the links of the data directory lead to may be replaced, and else has to be gone.
     world.cluster.stop(StopMode::Fast);
     world.pgbr.ok(["restore", "--delta"]);
+    assert_eq!(fs::read(&foreign).expect("it is left alone"), b"not ours");
     world.cluster.start();
     world.cluster.wait_promoted();
     world.destroy();
@@ -146,9 +151,34 @@ fn tablespaces_within_the_data_directory_come_back() {
     let copy = world.opened(&[]);
     assert_eq!(copy.table_digest("postgres"), digest);
     let oid = copy.sql("postgres", "select oid from pg_tablespace where spcname = 'inside'");
-    let place = copy.data_dir().join("pg_tblspc").join(oid);
+    let place = copy.data_dir().join("pg_tblspc").join(&oid);
     assert!(fs::symlink_metadata(place).expect("it is there").is_dir());
     copy.assert_clean();
+
+    // One by a link, which the server only warns of, is copied once, and comes back to where there is room for it.
+    let within = world.cluster.scratch().dir("data/within");
+    let sql = format!(
+        "create tablespace within location '{}'; create table w tablespace within as select 7 n",
+        within.display()
+    );
+    world.cluster.sql("postgres", &sql);
+    world.backup();
+    world.archive_all();
+    let copy = Cluster::builder(world.cluster.major()).empty();
+    let place = copy.scratch().path().join("outside");
+    world.restore_to(&copy, &[&format!("--tablespace-map=within={}", place.display())]);
+    assert_eq!(fs::read_dir(copy.data_dir().join("within")).expect("it is there").count(), 0);
+    copy.start();
+    copy.wait_promoted();
+    assert_eq!(copy.sql("postgres", "select n from w"), "7");
+    assert_eq!(locations(&copy), format!("inside=pg_tblspc/{oid}\nwithin={}", place.display()));
+    copy.assert_clean();
+    world.destroy();
+    let failed = world.pgbr.fails(76, ["restore"]);
+    assert!(
+        failed.stdout.contains("tablespace 'within'") && failed.stdout.contains("overlaps"),
+        "{failed:#?}"
+    );
 }
 
 /// A cluster with its WAL, a directory of logs and `postgresql.conf` elsewhere, by links.
