@@ -114,6 +114,12 @@ fn restore_faults(events: &[Event], roots: &[&Path]) -> Vec<String> {
     faults
 }
 
+/// The same trace of a program that forgets to sync.
+fn without_syncs(events: &[Event]) -> Vec<Event> {
+    let syncs = |event: &&Event| matches!(event.call, Call::Sync(_) | Call::SyncFs(_) | Call::SyncAll);
+    events.iter().filter(|event| !syncs(event)).cloned().collect()
+}
+
 fn none<T: std::fmt::Debug>() -> [T; 0] {
     []
 }
@@ -137,6 +143,7 @@ fn the_program_tells_of_success_when_everything_is_on_disk() {
 
     let events = trace(&["stanza-create"]);
     assert_eq!(lost_at_success(&events, &[&repo]), none());
+    assert!(!lost_at_success(&without_syncs(&events), &[&repo]).is_empty());
     let made = Disk::before(&events, success(&events));
     for object in ["repo.json", "repo.json.copy", "demo/stanza.json", "demo/stanza.json.copy"] {
         assert!(made.has(&repo.join("pgbr").join(object)), "the trace shows how {object} was made");
@@ -156,6 +163,7 @@ fn the_program_tells_of_success_when_everything_is_on_disk() {
     let label_dir = only_entry(&stanza.join("backup"));
     assert_eq!(lost_at_success(&events, &[&repo]), none());
     assert_eq!(lost_at_manifest(&events, &label_dir), none());
+    assert!(!lost_at_manifest(&without_syncs(&events), &label_dir).is_empty());
     assert_eq!(early_releases(&events, &stanza, &label_dir), none::<PathBuf>());
     assert_eq!(unsettled(&events, &label_dir, &wal_of(&pgbr, &stanza), &repo), none::<PathBuf>());
     let names = Disk::before(&events, success(&events));
@@ -176,6 +184,7 @@ fn the_program_tells_of_success_when_everything_is_on_disk() {
     for more in [&["--type=immediate"][..], &["--type=immediate", "--delta"]] {
         let events = trace(&[&["restore", &path, &map, &link][..], more].concat());
         assert_eq!(restore_faults(&events, &[target.data_dir(), &moved, &wal]), none::<String>());
+        assert!(!restore_faults(&without_syncs(&events), &[target.data_dir(), &moved, &wal]).is_empty());
         let disk = Disk::before(&events, success(&events));
         assert!(disk.has(&target.data_dir().join("base/1/1259")), "the trace shows the files");
         assert!(disk.has(&target.data_dir().join("recovery.signal")));
