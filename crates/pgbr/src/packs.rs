@@ -62,6 +62,16 @@ impl Uploads {
     }
 }
 
+impl Drop for Uploads {
+    /// Waits for all that is under way after a failure: what comes to the store late would be missed by the sweep.
+    fn drop(&mut self) {
+        while !self.under_way.is_empty() {
+            // One failure has been reported, the others say no more.
+            drop(self.runtime.block_on(self.under_way.join_next()));
+        }
+    }
+}
+
 fn finished(done: Result<Result<(), pgbr_repo::Error>, tokio::task::JoinError>) -> Result<()> {
     match done {
         Ok(result) => Ok(result?),
