@@ -133,84 +133,91 @@ fn the_program_tells_of_success_when_everything_is_on_disk() {
     let pgbr = Pgbr::new(env!("CARGO_BIN_EXE_pgbr"), "demo", &cluster);
     pgbr.set("global", "process-max", "2");
     pgbr.set("global", "repo1-pack-size", "1MiB");
-    let trace = |args: &[&str]| {
-        let (finished, events) = traced(&pgbr.command(args), &pgbr.scratch().path().join("trace"));
-        assert!(finished.success(), "{args:?}: {finished:#?}");
-        events
-    };
-    let repo = pgbr.repo_dir();
-    let stanza = repo.join("pgbr/demo");
+    stanza_create_is_durable(&pgbr);
+    push_is_durable(&pgbr, &cluster);
 
-    let events = trace(&["stanza-create"]);
+    pgbr.archive_from(&cluster);
+    let space = cluster.scratch().dir("space");
+    cluster.sql("postgres", &format!("create tablespace space location '{}'", space.display()));
+    let table = "create table t tablespace space as select g, md5(g::text) from generate_series(1, 20000) g";
+    cluster.sql("postgres", table);
+    backup_is_durable(&pgbr);
+    cluster.stop(StopMode::Fast);
+    let target = Cluster::builder(15).empty();
+    restores_are_durable(&pgbr, &target, &elsewhere.path().join("restored/wal"));
+    target.start();
+    assert_eq!(target.sql("postgres", "select count(*) from t"), "20000");
+}
+
+/// What a command did that must succeed.
+fn trace(pgbr: &Pgbr, args: &[&str]) -> Vec<Event> {
+    let (finished, events) = traced(&pgbr.command(args), &pgbr.scratch().path().join("trace"));
+    assert!(finished.success(), "{args:?}: {finished:#?}");
+    events
+}
+
+fn stanza_create_is_durable(pgbr: &Pgbr) {
+    let events = trace(pgbr, &["stanza-create"]);
+    let repo = pgbr.repo_dir();
     assert_eq!(lost_at_success(&events, &[&repo]), none());
     assert!(!lost_at_success(&without_syncs(&events), &[&repo]).is_empty());
     let made = Disk::before(&events, success(&events));
     for object in ["repo.json", "repo.json.copy", "demo/stanza.json", "demo/stanza.json.copy"] {
         assert!(made.has(&repo.join("pgbr").join(object)), "the trace shows how {object} was made");
     }
+}
 
-    push_is_durable(&cluster, &pgbr, &trace);
+/// Archives a segment by hand, and the same once more: what is found there is made durable as well.
+fn push_is_durable(pgbr: &Pgbr, cluster: &Cluster) {
+    let segment = cluster.switch_wal();
+    let file = cluster.data_dir().join("pg_wal").join(&segment).display().to_string();
+    let events = trace(pgbr, &["archive-push", &file]);
+    let object = pgbr.repo_dir().join("pgbr/demo/archive/15-1").join(&segment[..16]).join(&segment);
+    assert_eq!(lost_at_success(&events, &[&pgbr.repo_dir()]), none());
+    assert!(Disk::before(&events, success(&events)).has(&object), "the trace shows how the object was made");
 
-    pgbr.archive_from(&cluster);
-    let space = cluster.scratch().dir("space");
-    let location = format!("create tablespace space location '{}'", space.display());
-    cluster.sql("postgres", &location);
-    cluster.sql(
-        "postgres",
-        "create table t tablespace space as select g, md5(g::text) from generate_series(1, 20000) g",
-    );
-    let events = trace(&["backup", "--type=full"]);
+    let events = trace(pgbr, &["archive-push", &file]);
+    let line = success(&events);
+    for path in object.ancestors().take_while(|path| path.starts_with(pgbr.repo_dir())) {
+        let synced = |e: &Event| e.end < line && e.call == Call::Sync(path.to_owned());
+        assert!(events.iter().any(synced), "'the same is there' is told before {} is synced", path.display());
+    }
+}
+
+fn backup_is_durable(pgbr: &Pgbr) {
+    let (repo, stanza) = (pgbr.repo_dir(), pgbr.repo_dir().join("pgbr/demo"));
+    let events = trace(pgbr, &["backup", "--type=full"]);
     let label_dir = only_entry(&stanza.join("backup"));
     assert_eq!(lost_at_success(&events, &[&repo]), none());
     assert_eq!(lost_at_manifest(&events, &label_dir), none());
     assert!(!lost_at_manifest(&without_syncs(&events), &label_dir).is_empty());
     assert_eq!(early_releases(&events, &stanza, &label_dir), none::<PathBuf>());
-    assert_eq!(unsettled(&events, &label_dir, &wal_of(&pgbr, &stanza), &repo), none::<PathBuf>());
-    let names = Disk::before(&events, success(&events));
-    let packs: Vec<PathBuf> = entries(&label_dir.join("pack"));
-    assert!(packs.len() > 3 && packs.iter().all(|pack| names.has(pack)), "the trace shows every pack");
-    let released =
-        |event: &&Event| matches!(&event.call, Call::Remove(p) if p.starts_with(stanza.join("pin")));
-    assert!(events.iter().any(|event| released(&event)), "the trace shows how the pin was released");
+    assert_eq!(unsettled(&events, &label_dir, &wal_of(pgbr, &stanza), &repo), none::<PathBuf>());
 
-    // Into empty directories, and over the cluster that was there.
-    cluster.stop(StopMode::Fast);
-    let target = Cluster::builder(15).empty();
-    let moved = target.scratch().path().join("space");
+    let disk = Disk::before(&events, success(&events));
+    let packs = entries(&label_dir.join("pack"));
+    assert!(packs.len() > 3 && packs.iter().all(|pack| disk.has(pack)), "the trace shows every pack");
+    let pins = stanza.join("pin");
+    let released = |event: &Event| matches!(&event.call, Call::Remove(path) if path.starts_with(&pins));
+    assert!(events.iter().any(released), "the trace shows how the pin was released");
+}
+
+/// Into empty directories, and over the cluster that was there.
+fn restores_are_durable(pgbr: &Pgbr, target: &Cluster, wal: &Path) {
+    let space = target.scratch().path().join("space");
+    let roots = [target.data_dir(), &space, wal];
     let path = format!("--pg1-path={}", target.data_dir().display());
-    let map = format!("--tablespace-map=space={}", moved.display());
-    let wal = elsewhere.path().join("restored/wal");
+    let map = format!("--tablespace-map=space={}", space.display());
     let link = format!("--link-map=pg_wal={}", wal.display());
     for more in [&["--type=immediate"][..], &["--type=immediate", "--delta"]] {
-        let events = trace(&[&["restore", &path, &map, &link][..], more].concat());
-        assert_eq!(restore_faults(&events, &[target.data_dir(), &moved, &wal]), none::<String>());
-        assert!(!restore_faults(&without_syncs(&events), &[target.data_dir(), &moved, &wal]).is_empty());
+        let events = trace(pgbr, &[&["restore", &path, &map, &link][..], more].concat());
+        assert_eq!(restore_faults(&events, &roots), none::<String>());
+        assert!(!restore_faults(&without_syncs(&events), &roots).is_empty());
         let disk = Disk::before(&events, success(&events));
         assert!(disk.has(&target.data_dir().join("base/1/1259")), "the trace shows the files");
         assert!(disk.has(&target.data_dir().join("recovery.signal")));
         assert!(disk.has(&wal.join("archive_status")), "the trace shows what is below a link");
-        assert!(disk.has(&only_entry(&moved)), "the trace shows the tablespace");
-    }
-    target.start();
-    assert_eq!(target.sql("postgres", "select count(*) from t"), "20000");
-}
-
-/// Archives a segment by hand, and the same once more: what is found there is made durable as well.
-fn push_is_durable(cluster: &Cluster, pgbr: &Pgbr, trace: &dyn Fn(&[&str]) -> Vec<Event>) {
-    let segment = cluster.switch_wal();
-    let file = cluster.data_dir().join("pg_wal").join(&segment);
-    let push = ["archive-push".to_owned(), file.display().to_string()];
-    let push: Vec<&str> = push.iter().map(String::as_str).collect();
-    let events = trace(&push);
-    let object = pgbr.repo_dir().join("pgbr/demo/archive/15-1").join(&segment[..16]).join(&segment);
-    assert_eq!(lost_at_success(&events, &[&pgbr.repo_dir()]), none());
-    assert!(Disk::before(&events, success(&events)).has(&object), "the trace shows how the object was made");
-
-    let events = trace(&push);
-    let line = success(&events);
-    for path in object.ancestors().take_while(|path| path.starts_with(pgbr.repo_dir())) {
-        let synced = |e: &Event| e.end < line && e.call == Call::Sync(path.to_owned());
-        assert!(events.iter().any(synced), "'the same is there' is told before {} is synced", path.display());
+        assert!(disk.has(&only_entry(&space)), "the trace shows the tablespace");
     }
 }
 
