@@ -1,7 +1,7 @@
 //! Events of the engine as log lines, and as a line of progress on a terminal.
 
 use std::io::{IsTerminal, Write};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError, Weak};
 use std::time::{Duration, Instant};
 
 use pgbr::{Event, Lock, LockProgress, Observer};
@@ -17,7 +17,8 @@ const DELAY: Duration = Duration::from_millis(500);
 /// Listens to the engine for the log, the terminal and the lock file.
 pub(crate) struct Progress {
     log: Arc<Logger>,
-    lock: Option<Arc<Lock>>,
+    /// Not held: the lock goes when the command ends, whoever still listens then.
+    lock: Option<Weak<Lock>>,
     state: Mutex<State>,
     begun: Instant,
     terminal: bool,
@@ -29,9 +30,10 @@ struct State {
 }
 
 impl Progress {
-    pub(crate) fn new(log: Arc<Logger>, lock: Option<Arc<Lock>>) -> Self {
+    pub(crate) fn new(log: Arc<Logger>, lock: Option<&Arc<Lock>>) -> Self {
         let now = Instant::now();
         let terminal = std::io::stderr().is_terminal();
+        let lock = lock.map(Arc::downgrade);
         Self { log, lock, state: Mutex::new(State { shown: now, line: false }), begun: now, terminal }
     }
 
@@ -51,7 +53,7 @@ impl Progress {
             return;
         }
         state.shown = now;
-        if let Some(lock) = &self.lock {
+        if let Some(lock) = self.lock.as_ref().and_then(Weak::upgrade) {
             let percent = done.saturating_mul(10_000).checked_div(total).and_then(|p| u32::try_from(p).ok());
             let progress = LockProgress { percent, size: Some(total), size_complete: Some(done) };
             // Others would like to see how far we are; that they cannot is no reason to stop.

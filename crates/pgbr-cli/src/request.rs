@@ -32,8 +32,12 @@ pub(crate) fn repo(settings: &Settings) -> Result<RepoAccess, CliError> {
     let encrypted = entry("cipher-type").as_str().is_some_and(|cipher| cipher != "none");
     let passphrase =
         entry("cipher-pass").as_secret().filter(|_| encrypted).map(|pass| Passphrase::new(pass.as_str()));
-    let key_cache =
-        encrypted.then(|| settings.entry("lock-path").as_path()).flatten().map(|dir| dir.join("key"));
+    // What root keeps there, the operator's own commands could not use later.
+    let root = rustix::process::geteuid().is_root();
+    let key_cache = (encrypted && !root)
+        .then(|| settings.entry("lock-path").as_path())
+        .flatten()
+        .map(|dir| dir.join("key"));
     Ok(RepoAccess { place: RepoPlace::Directory(path), passphrase, key_cache })
 }
 

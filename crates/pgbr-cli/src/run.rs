@@ -132,8 +132,7 @@ fn in_runtime(mut context: Context) -> Outcome {
     let runtime =
         runtime.map_err(|e| CliError::new(ErrorCode::Kernel, format!("unable to start the runtime: {e}")))?;
     let outcome = runtime.block_on(async {
-        let lock = context.locks.first().cloned();
-        let progress = Arc::new(Progress::new(Arc::clone(&context.log), lock));
+        let progress = Arc::new(Progress::new(Arc::clone(&context.log), context.locks.first()));
         let observer: Arc<dyn pgbr::Observer> = progress.clone();
         let host = Host {
             observer,

@@ -42,6 +42,11 @@ impl Layout {
         Path::from(format!("{PREFIX}/repo.json.copy"))
     }
 
+    /// What trying out stores leaves nothing below.
+    pub fn probe_root(self) -> Path {
+        Path::from(format!("{PREFIX}/repo.json.probe"))
+    }
+
     /// Where a store is tried out before a repository is made in it.
     pub fn probe_dir(self, id: &str) -> Path {
         Path::from(format!("{PREFIX}/repo.json.probe/{id}"))

@@ -100,6 +100,7 @@ impl Repo {
         refuse_if_used(&store).await?;
         let probe_id = data_encoding::HEXLOWER.encode(&random::<16>(&*options.entropy)?);
         let traits = probe(&store, &probe_id).await?;
+        store.remove_empty_directories(&Layout::new().probe_root()).await?;
 
         let (file, keyring, key) = new_file(&options, traits).await?;
         let text = file.render(&keyring)?;
