@@ -125,10 +125,8 @@ pub async fn backup(host: &Host, request: BackupRequest) -> Result<BackupReport>
     check_cluster(&place, &connected, &request)?;
     let lease = Held::lease(host, &place).await?;
     let made = under_lease(host, &place, connected, &request, &lease).await;
-    let released = lease.release().await;
-    let report = made?;
-    released?;
-    Ok(report)
+    lease.release(host).await;
+    made
 }
 
 fn check_cluster(place: &StanzaPlace, connected: &Connected, request: &BackupRequest) -> Result<()> {
@@ -176,10 +174,8 @@ async fn under_lease(
             Err(error)
         }
     };
-    let released = pin.release().await;
-    let report = made?;
-    released?;
-    Ok(report)
+    pin.release(host).await;
+    made
 }
 
 /// One run of a backup.

@@ -94,7 +94,7 @@ impl Held<Pin> {
         let held = Self::new(host, pin, "pin", PinBeat);
         for label in labels {
             if !place.backups.exists(&label).await? {
-                held.release().await?;
+                held.release(host).await;
                 return Err(Error::Damaged { label, reason: "it was removed a moment ago".to_owned() });
             }
         }
@@ -109,9 +109,15 @@ impl Held<Pin> {
         }
     }
 
-    pub(crate) async fn release(self) -> Result<()> {
-        let pin = self.take().await?;
-        Ok(pin.release().await?)
+    /// Gives it back. Where that fails it goes stale by itself, and the work that it was for has ended either way.
+    pub(crate) async fn release(self, host: &Host) {
+        let released = match self.take().await {
+            Ok(pin) => pin.release().await.map_err(Error::from),
+            Err(error) => Err(error),
+        };
+        if let Err(error) = released {
+            host.warn(format!("a pin could not be given back, and goes stale by itself: {error}"));
+        }
     }
 }
 
@@ -166,8 +172,14 @@ impl Held<Lease> {
         }
     }
 
-    pub(crate) async fn release(self) -> Result<()> {
-        let lease = self.take().await?;
-        Ok(lease.release().await?)
+    /// Gives it back. Where that fails it goes stale by itself, and the work that it was for has ended either way.
+    pub(crate) async fn release(self, host: &Host) {
+        let released = match self.take().await {
+            Ok(lease) => lease.release().await.map_err(Error::from),
+            Err(error) => Err(error),
+        };
+        if let Err(error) = released {
+            host.warn(format!("a lease could not be given back, and goes stale by itself: {error}"));
+        }
     }
 }

@@ -15,7 +15,7 @@ use pgbr_manifest::{BackupLabel, StanzaName, WalFileName};
 use pgbr_pg::{
     RecoveryAction, RecoveryGoal, RecoveryPlan, SignalFile, TablespaceMapEntry, render_tablespace_map,
 };
-use pgbr_repo::{PinKind, WalGet};
+use pgbr_repo::{Error as RepoError, PinKind, WalGet};
 use tokio::runtime::Handle;
 
 use crate::error::{Error, Result};
@@ -87,12 +87,20 @@ pub async fn restore(host: &Host, request: RestoreRequest) -> Result<RestoreRepo
     let place = request.repo.open_stanza(host, &request.stanza).await?;
     let chosen = choose(host, &place, &request).await?;
     host.tell(Event::RestoreStarting { label: chosen.label });
-    let pin = Held::pin(host, &place, PinKind::Restore, vec![chosen.label], None).await?;
+    let pin = match Held::pin(host, &place, PinKind::Restore, vec![chosen.label], None).await {
+        Ok(pin) => Some(pin),
+        // A repository on read-only media can be restored from: what another host takes away meanwhile is noticed.
+        Err(Error::Repo(RepoError::Permission { .. })) => {
+            host.warn("the repository cannot be written to: nothing keeps others from removing the backup meanwhile");
+            None
+        }
+        Err(error) => return Err(error),
+    };
     let restored = run(host, &place, &request, chosen.label).await;
-    let released = pin.release().await;
-    let report = restored?;
-    released?;
-    Ok(report)
+    if let Some(pin) = pin {
+        pin.release(host).await;
+    }
+    restored
 }
 
 async fn run(

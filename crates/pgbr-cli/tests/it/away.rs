@@ -1,10 +1,13 @@
 //! The repository going away while a command works on it, and coming back.
 
+use std::fs;
+use std::os::unix::fs::PermissionsExt;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use pgbr_testkit::wait_until;
+use pgbr_testkit::{StopMode, wait_until};
 
-use crate::rig::{LIMIT, Rig, assert_one_error, assert_unusable, restore_into};
+use crate::rig::{LIMIT, Rig, assert_one_error, assert_unusable, restore_into, said};
 
 #[test]
 fn during_archiving_nothing_is_lost() {
@@ -74,4 +77,50 @@ fn during_a_restore_no_cluster_is_left_that_starts() {
     target.wait_promoted();
     assert_eq!(target.table_digest("postgres"), before);
     target.assert_clean();
+}
+
+/// Media that can only be read: nothing can be pinned there, and nobody can take anything away either.
+#[test]
+fn a_repository_that_cannot_be_written_to_is_restored_from() {
+    let rig = Rig::plain();
+    rig.backup();
+    let before = rig.cluster.table_digest("postgres");
+    rig.archived_segment();
+    rig.cluster.stop(StopMode::Fast);
+    let closed = Closed::below(&rig.pgbr.repo_dir());
+    let target = rig.target();
+    let finished = rig.pgbr.run(restore_into(&target));
+    assert_eq!(finished.code, Some(0), "{finished:?}");
+    assert!(said(&finished).contains("WARN: the repository cannot be written to"), "{finished:?}");
+    target.start();
+    target.wait_promoted();
+    assert_eq!(target.table_digest("postgres"), before);
+    drop(closed);
+}
+
+/// Directories that their owner may not write to, until this is dropped.
+struct Closed(Vec<PathBuf>);
+
+impl Closed {
+    fn below(root: &Path) -> Self {
+        let mut found = vec![root.to_owned()];
+        let mut at = 0;
+        while let Some(dir) = found.get(at).cloned() {
+            at += 1;
+            let entries = fs::read_dir(dir).expect("a repository can be listed").flatten();
+            found.extend(entries.map(|entry| entry.path()).filter(|path| path.is_dir()));
+        }
+        found.iter().for_each(|dir| set_mode(dir, 0o555));
+        Self(found)
+    }
+}
+
+impl Drop for Closed {
+    fn drop(&mut self) {
+        self.0.iter().for_each(|dir| set_mode(dir, 0o750));
+    }
+}
+
+fn set_mode(dir: &Path, mode: u32) {
+    fs::set_permissions(dir, fs::Permissions::from_mode(mode)).expect("a mode can be set");
 }

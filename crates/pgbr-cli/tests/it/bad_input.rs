@@ -187,7 +187,7 @@ fn rights_that_are_missing() {
     rig.pgbr.set(STANZA, "pg1-user", "weak");
     rig.refused(57, &["'data_directory'", "pg_read_all_settings"], BACKUP);
     rig.cluster.sql("postgres", "grant pg_read_all_settings to weak");
-    rig.refused(57, &["permission denied for function pg_backup_start"], BACKUP);
+    rig.refused(57, &["permission denied for function pg_create_restore_point"], BACKUP);
     rig.assert_no_backup_mode();
     rig.pgbr.set(STANZA, "pg1-user", rig.cluster.superuser());
 
