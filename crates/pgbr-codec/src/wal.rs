@@ -14,7 +14,7 @@ use crate::{
 };
 
 /// How many bytes of content a writer puts in one frame.
-pub const WAL_PIECE: usize = 1 << 20;
+pub const WAL_PIECE: usize = 2 << 20;
 
 const TRAILER: &str = "WAL trailer";
 

@@ -18,7 +18,7 @@ const MAX_WORKERS: usize = 64;
 
 /// The sealed object and the digest of its content.
 ///
-/// Memory: the object, and two pieces of 1 MiB (raw and sealed) a thread.
+/// Memory: the object, and two pieces of 2 MiB (raw and sealed) a thread.
 pub(super) async fn seal(repo: &Repo, push: WalPush) -> Result<(Bytes, [u8; 32])> {
     let sealer = repo.keyring().sealer(ObjectKind::Wal, repo.lane_salt()?);
     let name = push.file.to_string();
