@@ -73,7 +73,15 @@ async fn databases_and_tablespaces() {
         let cluster = Cluster::builder(install.major()).start();
         let place = cluster.scratch().dir("ts");
         cluster.sql("postgres", &format!("create tablespace \"ts 1\" location '{}'", place.display()));
-        cluster.sql("postgres", "set allow_in_place_tablespaces = on; create tablespace inplace location ''");
+        // The first minor releases of 13 and 14 do not have the setting: no tablespace can be in place there.
+        let known = "select count(*) from pg_settings where name = 'allow_in_place_tablespaces'";
+        let in_place = install.major() >= 15 || cluster.sql("postgres", known) == "1";
+        if in_place {
+            cluster.sql(
+                "postgres",
+                "set allow_in_place_tablespaces = on; create tablespace inplace location ''",
+            );
+        }
         cluster.sql("postgres", "create database \"o'dd\"");
         let session = connect(&cluster).await;
         let databases = session.databases().await.unwrap();
@@ -85,12 +93,11 @@ async fn databases_and_tablespaces() {
         assert!(databases.iter().all(|db| cluster.data_dir().join("base").join(db.oid.to_string()).is_dir()));
 
         let tablespaces = session.tablespaces().await.unwrap();
-        assert_eq!(tablespaces.len(), 2);
+        assert_eq!(tablespaces.len(), 1 + usize::from(in_place));
         assert_eq!((tablespaces[0].name.as_str(), &tablespaces[0].location), ("ts 1", &place));
-        assert_eq!(
-            tablespaces[1].location,
-            std::path::Path::new(&format!("pg_tblspc/{}", tablespaces[1].oid))
-        );
+        if let Some(second) = tablespaces.get(1) {
+            assert_eq!(second.location, std::path::Path::new(&format!("pg_tblspc/{}", second.oid)));
+        }
     }
 }
 
