@@ -4,6 +4,7 @@
 //!   right from then on.
 //! - The index: which files and grains of 8 KiB a backup holds and what each hashes to ([`index`]), as bounded, streamable nodes.
 //! - The manifest: the root of a backup ([`manifest`]).
+//! - Chains: what the layers of a backup and its parents say together ([`merge`]), and what a new one has to add ([`diff`]).
 //! - Plans: pure decisions, such as which backup a restore begins with ([`plan_restore`]).
 //!
 //! The bytes are described in `docs/format.md`. This crate knows nothing of compression, encryption or storage.
@@ -39,6 +40,7 @@ macro_rules! text_serde {
 }
 pub(crate) use text_serde;
 
+pub mod diff;
 mod error;
 mod hash;
 mod history;
@@ -47,6 +49,7 @@ pub mod index;
 mod label;
 mod lsn;
 pub mod manifest;
+pub mod merge;
 mod path;
 pub mod plan_restore;
 mod version;
