@@ -157,6 +157,16 @@ pub enum Error {
         /// What is missing or wrong, with the object's name.
         reason: String,
     },
+    /// A backup that another one builds on cannot be used.
+    #[error("backup {label} builds on {parent}, which cannot be used")]
+    Parent {
+        /// The one that builds on the other.
+        label: BackupLabel,
+        /// The other.
+        parent: BackupLabel,
+        /// What is wrong with it.
+        source: Box<Self>,
+    },
     /// A thing that this version cannot do.
     #[error("{what} is not supported")]
     Unsupported {

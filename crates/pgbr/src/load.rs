@@ -6,7 +6,7 @@ use bytes::Bytes;
 use futures::StreamExt;
 use pgbr_codec::{Decompressor, Keyring, LaneSalt, ObjectKind, Opener};
 use pgbr_manifest::index::{FrameCursor, NodeKind, NodePlace, NodeSource};
-use pgbr_manifest::manifest::{Body, Layer, Summary};
+use pgbr_manifest::manifest::{Body, Layer, Parent, Summary};
 use pgbr_manifest::{BackupLabel, Digest};
 use pgbr_repo::BackupStore;
 use tokio::runtime::Handle;
@@ -18,6 +18,8 @@ use crate::place::StanzaPlace;
 
 /// How many heads of manifests are asked for at once.
 const HEADS: usize = 16;
+/// The most backups that a chain may have below its newest: more than two years of daily increments.
+const MAX_CHAIN: usize = 1000;
 /// Nodes stand one after the other, so one request fetches several: at least this many bytes.
 const READ_AHEAD: u64 = 1 << 20;
 
@@ -66,6 +68,42 @@ pub async fn load(backups: &BackupStore, label: BackupLabel) -> Result<Backup> {
         });
     }
     Ok(Backup { summary, body, digest })
+}
+
+/// A backup and all that it builds on, newest first, down to its full.
+///
+/// # Errors
+/// When one is missing, damaged, needs a newer program, or is another one than its child was made from.
+pub(crate) async fn chain(place: &StanzaPlace, label: BackupLabel) -> Result<Vec<Backup>> {
+    let mut newest = load(&place.backups, label).await?;
+    let mut chain = Vec::new();
+    // A summary's prior is always older and of the same full, so this ends.
+    while let Some(parent) = newest.body.parent.clone() {
+        let label = newest.summary.label;
+        let broken = |source| Error::Parent { label, parent: parent.label, source: Box::new(source) };
+        if chain.len() >= MAX_CHAIN {
+            let reason = format!("more than {MAX_CHAIN} backups build on it");
+            return Err(broken(Error::Damaged { label: parent.label, reason }));
+        }
+        let loaded = load(&place.backups, parent.label).await.map_err(broken)?;
+        if let Some(reason) = stranger(&newest, &parent, &loaded) {
+            return Err(broken(Error::Damaged { label: parent.label, reason: reason.to_owned() }));
+        }
+        chain.push(std::mem::replace(&mut newest, loaded));
+    }
+    chain.push(newest);
+    Ok(chain)
+}
+
+/// Why `found` is not the backup that `child` names as its parent.
+fn stranger(child: &Backup, named: &Parent, found: &Backup) -> Option<&'static str> {
+    if found.summary.id != named.id || found.digest != named.digest {
+        return Some("it is another backup than the one that had this label when its child was made");
+    }
+    if found.body.hash_key != child.body.hash_key {
+        return Some("its hashes have another key than those of its child");
+    }
+    (found.summary.database != child.summary.database).then_some("it is of another cluster than its child")
 }
 
 fn of_label(label: BackupLabel, summary: &Summary) -> Result<()> {

@@ -109,7 +109,10 @@ async fn run(
     request: &RestoreRequest,
     label: BackupLabel,
 ) -> Result<RestoreReport> {
-    let backup = &load::load(&place.backups, label).await?;
+    let chain = load::chain(place, label).await?;
+    let [backup] = chain.as_slice() else {
+        return Err(Error::Unsupported { what: format!("backup {label}, which builds on another one,") });
+    };
     let version = backup.summary.database.version;
     let plan = plan_places(&request.places, &backup.body, version.tablespace_directory())?;
     let recovery = plan_recovery(host, request)?;
