@@ -49,7 +49,7 @@ pub fn plan_read(parent: &FileRecord, now: &FileRecord, copy_start_ns: i64) -> R
 pub struct ParentFile {
     /// Its record.
     pub record: FileRecord,
-    /// Its end; none where the parent is an unfinished run.
+    /// Its end; none where it is not known yet ([`EntryWriter::parent_end`]), or never will be: the parent is an unfinished run.
     pub end: Option<Fields>,
 }
 
@@ -169,6 +169,13 @@ impl EntryWriter {
         let new = parent.is_none();
         self.file = Some(Open { record, parent, digester, at: 0, gap: 0, written: false });
         if new { self.write_record(sink) } else { Ok(()) }
+    }
+
+    /// The parent's end of the open file, for who learns it only when all grains were compared.
+    pub fn parent_end(&mut self, end: Fields) {
+        if let Some(parent) = self.file.as_mut().and_then(|open| open.parent.as_mut()) {
+            parent.end = Some(end);
+        }
     }
 
     fn open(&mut self) -> Result<&mut Open> {

@@ -209,22 +209,24 @@ impl<S: NodeSource> Merge<S> {
         let mut sizes: Option<(u64, u64)> = None;
         for number in 0..self.sources.len() {
             let Some(source) = self.sources.get_mut(number) else { break };
-            if source.path() == Some(path) && !hidden && open {
-                if found.is_some()
-                    && matches!(source.head.as_ref().map(|h| &h.record), Some(Record::Link { .. }))
-                {
+            if found.is_some() && matches!(source.head.as_ref().map(|h| &h.record), Some(Record::Link { .. }))
+            {
+                // The newer entry is none.
+                if source.path() == Some(path) {
                     source.advance()?;
                 }
+            }
+            if source.path() == Some(path) && !hidden && open {
                 match source.head.take().map(|placed| placed.record) {
                     Some(Record::Link { path, meta, target }) => {
                         source.advance()?;
-                        if source.path() != Some(&path) {
-                            return Err(
-                                inconsistent(format!("link {path} leads to nothing in the index")).into()
-                            );
+                        if source.path() == Some(&path) {
+                            self.linked = Some(path.clone());
+                            return Ok(Some(Item::Link { path, meta, target }));
                         }
-                        self.linked = Some(path.clone());
-                        return Ok(Some(Item::Link { path, meta, target }));
+                        // What it led to vanished while the backup was made.
+                        open = false;
+                        found = Some(Item::Link { path, meta, target });
                     }
                     Some(Record::Directory { path, meta }) => {
                         source.advance()?;
