@@ -4,13 +4,22 @@
 #   scripts/bench.sh [-n PAIRS] [-s SCALE] [STAGE...]
 #
 # PAIRS (default 3) runs of each program a stage, one after the other and in changing order; ratios are medians of pairs,
-# pgbr to pgBackRest: below 1, pgbr needs less. SCALE (default 70, about 1 GiB) is pgbench's. Stages (default: all):
-#   backup   a full backup, zst level 3, two processes           restore   the same back into an empty directory
+# pgbr to pgBackRest: below 1, pgbr needs less. SCALE (default 70, about 1 GiB) is pgbench's. Stages (default: all), two
+# processes and zst level 3 where nothing else is said; the first three without and with encryption:
+#   backup   a full backup                                       restore   the same back into an empty directory
 #   push     archive-push of 50 WAL segments, one after another
-# each without and with encryption. Memory comes from a run before the measured ones, which also warms the caches.
+#   incr     an incr after updates of 1 % of the rows of pgbench_accounts, in clumps that touch some 13 % of its pages (the
+#            report says how many); without compression and with zst
+#   delta    restore --delta over a directory in which nothing is wrong
+#   chain    pgbr alone: restore of the last of 1 full + 60 incr beside that of a full of the same cluster
+#   many     a full of 20,000 tables (some 60,000 files), and an incr after changes in 200 of them
+#   noop     an incr of the same cluster when nothing changed
+# Memory comes from a run before the measured ones, which also warms the caches.
 #
 # The system's own packages give PostgreSQL and pgBackRest (installed if missing); what is measured lies in one directory
-# under /tmp (or PGBR_BENCH_DIR), removed at the end. PGBR_BENCH_PROGRAM measures another program than a release build.
+# under /tmp, removed at the end. PGBR_BENCH_PROGRAM measures another program than a release build, PGBR_BENCH_PGBACKREST
+# another pgBackRest than the system's. Bundles are on in pgBackRest, and so are block increments where it has them: from
+# 2.46 on, and as a beta in 2.45.
 set -euo pipefail
 # shellcheck source=scripts/lib.sh
 . "$(dirname "$0")/lib.sh"
@@ -20,29 +29,110 @@ set -euo pipefail
 PAIRS=3
 SCALE=70
 SEGMENTS=50
-STAGES="backup restore push"
+TABLES=20000
+CHAIN=60
+STAGES="backup restore push incr delta chain many noop"
 
 main() {
     parse_arguments "$@"
     prepare
-    make_cluster
+    if wanted backup restore push incr delta chain; then make_cluster; fi
     local mode
     for mode in none encrypted; do
-        say "$mode: repositories"
-        for program in theirs ours; do
-            make_stanza "$program" "$mode" "$WORK/repo-$program-$mode"
-        done
-        for stage in backup restore push; do
-            # A restore needs a backup, so that stage always makes one.
-            if [[ " $STAGES " == *" $stage "* ]]; then
-                measure_stage "$stage" "$mode"
-            elif [ "$stage" = backup ] && [[ " $STAGES " == *" restore "* ]]; then
-                for program in theirs ours; do run_backup "$program" "$mode" >/dev/null; done
-            fi
-        done
-        rm -rf "$WORK"/repo-*
+        ! wanted backup restore push || whole_stages "$mode"
     done
+    for mode in uncompressed none; do
+        ! wanted incr || incr_stage "$mode"
+    done
+    ! wanted delta || delta_stage none
+    ! wanted chain || chain_stage none
+    ! wanted many noop || many_stages none
     report
+}
+
+# Whether one of the named stages is to be run.
+wanted() {
+    local stage
+    for stage in "$@"; do
+        [[ " $STAGES " != *" $stage "* ]] || return 0
+    done
+    return 1
+}
+
+# Fresh repositories of both programs for a mode: none, encrypted or uncompressed.
+make_repos() {
+    local program
+    say "$1: repositories"
+    for program in theirs ours; do make_stanza "$program" "$1" "$WORK/repo-$program-$1"; done
+}
+
+whole_stages() {
+    local mode=$1 program
+    make_repos "$mode"
+    ! wanted backup || measure_stage backup "$mode"
+    if wanted restore; then
+        wanted backup || for program in theirs ours; do run_backup "$program" "$mode" >/dev/null; done
+        measure_stage restore "$mode"
+    fi
+    ! wanted push || measure_stage push "$mode"
+    rm -rf "$WORK"/repo-*
+}
+
+incr_stage() {
+    local mode=$1 program
+    make_repos "$mode"
+    for program in theirs ours; do run_backup "$program" "$mode" >/dev/null; done
+    measure_stage incr "$mode"
+    check_restored ours "$mode"
+    rm -rf "$WORK"/repo-*
+}
+
+delta_stage() {
+    local mode=$1 program
+    make_repos "$mode"
+    for program in theirs ours; do
+        run_backup "$program" "$mode" >/dev/null
+        as_operator mkdir -m 0700 "$WORK/in-place-$program"
+        command_of "$program" "$mode"
+        measured "${COMMAND[@]}" "--pg1-path=$WORK/in-place-$program" restore >/dev/null
+    done
+    measure_stage delta "$mode"
+    for program in theirs ours; do
+        same_files "$WORK/in-place-$program" || die "$program: the restored files differ"
+    done
+    rm -rf "$WORK"/repo-* "$WORK"/in-place-*
+}
+
+# In the report, "theirs" is the restore of a full.
+chain_stage() {
+    local mode=$1 link
+    make_stanza ours "$mode" "$WORK/repo-ours-$mode"
+    run_backup ours "$mode" >/dev/null
+    for ((link = 1; link <= CHAIN; link++)); do
+        say "chain, incr $link of $CHAIN"
+        scatter "$link"
+        run_incr ours "$mode" >/dev/null
+    done
+    LINK=$(newest_backup "$mode")
+    run_backup ours "$mode" >/dev/null
+    FULL=$(newest_backup "$mode")
+    measure_stage chain "$mode"
+    rm -rf "$WORK"/repo-*
+}
+
+many_stages() {
+    local mode=$1 program
+    make_many_cluster
+    make_repos "$mode"
+    if wanted many; then
+        measure_stage many-full "$mode"
+        measure_stage many-incr "$mode"
+    else
+        for program in theirs ours; do run_backup "$program" "$mode" >/dev/null; done
+    fi
+    ! wanted noop || measure_stage noop "$mode"
+    check_restored ours "$mode"
+    rm -rf "$WORK"/repo-*
 }
 
 parse_arguments() {
@@ -50,11 +140,15 @@ parse_arguments() {
         case $option in
             n) PAIRS=$OPTARG ;;
             s) SCALE=$OPTARG ;;
-            *) die "usage: $0 [-n PAIRS] [-s SCALE] [backup] [restore] [push]" ;;
+            *) die "usage: $0 [-n PAIRS] [-s SCALE] [STAGE...], of: $STAGES" ;;
         esac
     done
     shift $((OPTIND - 1))
     [[ "$PAIRS" =~ ^[1-9][0-9]*$ && "$SCALE" =~ ^[1-9][0-9]*$ ]] || die "PAIRS and SCALE are numbers above 0"
+    local stage
+    for stage in "$@"; do
+        wanted "$stage" || die "there is no stage '$stage', only: $STAGES"
+    done
     [ "$#" -eq 0 ] || STAGES=$*
 }
 
@@ -67,21 +161,23 @@ prepare() {
     make_work
     # Both from the same place: a copy that the operator may run.
     install -m 0755 "$program" "$WORK/bin/pgbr"
-    install -m 0755 /usr/bin/pgbackrest "$WORK/bin/pgbackrest"
+    install -m 0755 "${PGBR_BENCH_PGBACKREST:-/usr/bin/pgbackrest}" "$WORK/bin/pgbackrest"
     install -m 0755 "$ROOT/scripts/measure.py" "$WORK/bin/measure.py"
     THEIRS=$("$WORK/bin/pgbackrest" version)
     BLOCK=n
-    # Block increments came with 2.46 (before that, 2.45 had them as a beta).
-    if [ "$(printf '%s\n' 2.46 "${THEIRS#pgBackRest }" | sort -V | head -n 1)" = 2.46 ]; then BLOCK=y; fi
+    case "${THEIRS#pgBackRest }" in
+        2.45) BLOCK=beta ;;
+        *) [ "$(printf '%s\n' 2.46 "${THEIRS#pgBackRest }" | sort -V | head -n 1)" != 2.46 ] || BLOCK=y ;;
+    esac
     PASS=$(head -c 48 /dev/urandom | base64 -w 0)
+    as_operator mkdir "$WORK/wal" "$WORK/log" "$WORK/lock" "$WORK/spool"
     : >"$WORK/results"
+    SIZE='' TOUCHED='' MANY='' SEED=0
 }
 
-# A cluster with pgbench's tables, WAL segments of its load, nothing running, everything in the cache.
-make_cluster() {
-    say "cluster: pgbench scale $SCALE and $SEGMENTS WAL segments of its load"
+# An empty cluster that runs, and writes nothing that it was not asked for.
+quiet_cluster() {
     cluster_init
-    as_operator mkdir "$WORK/wal" "$WORK/log" "$WORK/lock" "$WORK/spool"
     cluster_conf archive_mode on
     # pgBackRest wants to see its name in there.
     cluster_conf archive_command "$WORK/bin/archive-pgbackrest-pgbr %p"
@@ -89,8 +185,15 @@ make_cluster() {
     for setting in fsync synchronous_commit autovacuum; do cluster_conf "$setting" off; done
     cluster_conf shared_buffers 256MB
     cluster_conf max_wal_size 2GB
+    cluster_conf max_locks_per_transaction 1024
     archive_with "true"
     cluster_start
+}
+
+# A cluster with pgbench's tables, WAL segments of its load, nothing running, everything in the cache.
+make_cluster() {
+    say "cluster: pgbench scale $SCALE and $SEGMENTS WAL segments of its load"
+    quiet_cluster
     client pgbench -i -q -s "$SCALE" postgres 2>/dev/null
     sql checkpoint
     archive_with "cp \"\$1\" $WORK/wal/"
@@ -104,10 +207,81 @@ make_cluster() {
     sql "select pg_terminate_backend(pid) from pg_stat_activity where application_name = 'pgbench'" >/dev/null
     wait "$load" || true
     [ "$(segments | wc -l)" -ge "$SEGMENTS" ] || die "the load did not write $SEGMENTS WAL segments in time"
+    # No room within: new versions of rows go to the end of the table, and what an update changes can be said.
+    sql "vacuum full pgbench_accounts"
     sql "vacuum freeze" && sql checkpoint
     settle
     find "$WORK/data/base" -type f -exec cat {} + >/dev/null
     SIZE=$(du -sh "$WORK/data/base" | cut -f 1)
+}
+
+# A cluster of many small files in place of the other one: each table has a row, an index and a visibility map.
+make_many_cluster() {
+    say "cluster: $TABLES tables"
+    [ ! -e "$WORK/data/postmaster.pid" ] || cluster_stop fast
+    rm -rf "$WORK/data"
+    quiet_cluster
+    local first start=$SECONDS
+    for ((first = 1; first <= TABLES; first += 1000)); do
+        sql "do \$\$ begin for i in $first..least($first + 999, $TABLES) loop
+                 execute format('create table t_%s (id int primary key, v varchar(100))', i);
+                 execute format('insert into t_%s values (1, %L)', i, md5(i::text));
+             end loop; end \$\$"
+    done
+    sql "vacuum freeze" && sql checkpoint
+    settle
+    MANY="$(find "$WORK/data" -type f | wc -l) files, $(du -sh "$WORK/data/base" | cut -f 1)"
+    say "$MANY, made in $((SECONDS - start)) s"
+    find "$WORK/data/base" -type f -exec cat {} + >/dev/null
+}
+
+# A row more in each of 200 tables.
+change_many() {
+    sql "do \$\$ begin for i in 1..200 loop execute format('insert into t_%s values ($(($1 + 2)), %L)', i * ($TABLES / 200), 'more'); end loop; end \$\$"
+    sql checkpoint
+}
+
+# Updates 1 % of the rows of pgbench_accounts: every 13th row in each of 13 % of its clumps of 400 rows (some 7 pages).
+# TOUCHED says what came of it: pages of the table that held these rows, and all pages of the database that changed.
+update_clumps() {
+    SEED=$((SEED + 1))
+    local clump="hashint4(aid / 400 + 1000003 * $SEED) & 2147483647" before
+    local rows="($clump) % 100 < 13 and aid % 13 = $SEED % 13"
+    TOUCHED=$(sql "select format('%s %% of the rows on %s %% of the pages', round(100.0 * count(*) / $((SCALE * 100000)), 2),
+        round(100.0 * count(distinct (ctid::text::point)[0]) / (pg_relation_size('pgbench_accounts') / 8192), 1))
+        from pgbench_accounts where $rows")
+    before=$(sql "select pg_current_wal_lsn() - '0/0'")
+    sql "update pgbench_accounts set abalance = abalance + 1 where $rows"
+    # Who reads next sets hint bits and prunes: let that be now, or it would count for the next round.
+    sql "select sum(abalance) from pgbench_accounts" >/dev/null
+    sql checkpoint
+    TOUCHED="$TOUCHED; $(changed_since "$before") MiB of pages changed, indexes and new pages included"
+    say "updated $TOUCHED"
+}
+
+# The pages of all tables and indexes whose LSN is this or higher, in MiB.
+changed_since() {
+    /usr/bin/python3 - "$WORK/data/base" "$1" <<'PYTHON'
+import os, re, struct, sys
+count = 0
+for path, _, names in os.walk(sys.argv[1]):
+    for name in names:
+        if re.fullmatch(r"\d+([._].*)?", name):
+            with open(os.path.join(path, name), "rb", buffering=0) as file:
+                for at in range(0, os.fstat(file.fileno()).st_size, 8192):
+                    high, low = struct.unpack("=II", os.pread(file.fileno(), 8, at))
+                    count += (high << 32 | low) >= int(sys.argv[2])
+print(round(count / 128, 1))
+PYTHON
+}
+
+# Changes 1 % of the pages of pgbench_accounts and its index at random: half of them each, for a new version of a row
+# gets a new entry in the index.
+scatter() {
+    sql "update pgbench_accounts set abalance = abalance + 1 where aid = any (array(
+             select 1 + (hashint4(n + 1000003 * $1) & 2147483647) % $((SCALE * 100000))
+             from generate_series(1, (pg_total_relation_size('pgbench_accounts') / 8192 / 200)::int) n))"
+    sql checkpoint
 }
 
 segments() { find "$WORK/wal" -name '0*[0-9A-F]' -size 16M | sort; }
@@ -144,8 +318,12 @@ config() {
         printf '[global]\nrepo1-path=%s\nrepo1-retention-full=100\n' "$WORK/repo-$1-$2"
         [ "$cipher" = none ] || printf 'repo1-cipher-type=%s\nrepo1-cipher-pass=%s\n' "$cipher" "$PASS"
         [ "$1" = ours ] || printf 'repo1-bundle=y\n'
-        [ "$1-$BLOCK" != theirs-y ] || printf 'repo1-block=y\n'
-        printf 'compress-type=zst\ncompress-level=3\nprocess-max=2\nstart-fast=y\n'
+        case "$1-$BLOCK" in
+            theirs-y) printf 'repo1-block=y\n' ;;
+            theirs-beta) printf 'beta=y\nrepo1-block=y\n' ;;
+        esac
+        if [ "$2" = uncompressed ]; then printf 'compress-type=none\n'; else printf 'compress-type=zst\ncompress-level=3\n'; fi
+        printf 'process-max=2\nstart-fast=y\n'
         printf 'log-level-console=warn\nlog-level-file=off\n'
         printf 'log-path=%s/log\nlock-path=%s/lock\nspool-path=%s/spool\n' "$WORK" "$WORK" "$WORK"
         printf '[bench]\npg1-path=%s\npg1-socket-path=%s\npg1-user=postgres\n' "$WORK/data" "$WORK/socket"
@@ -173,24 +351,62 @@ measured() {
     as_root /usr/bin/python3 "$WORK/bin/measure.py" ${MEMORY:+--memory} "$(operator)" "$@"
 }
 
+# run_backup PROGRAM MODE [TYPE]
 run_backup() {
     command_of "$1" "$2"
     archive_with "${COMMAND[*]} archive-push \"\$1\""
     # The segment before the backup belongs into the same archive: its arrival is what a backup looks for first.
     settle
-    measured "${COMMAND[@]}" backup --type=full || return 1
+    measured "${COMMAND[@]}" backup "--type=${3:-full}" || return 1
     settle
     archive_with "true"
 }
 
+run_incr() { run_backup "$1" "$2" incr; }
+
+run_noop() { run_incr "$@"; }
+
+run_many-full() { run_backup "$@"; }
+
+run_many-incr() { run_incr "$@"; }
+
+# run_restore PROGRAM MODE [ARGUMENT]
 run_restore() {
     as_operator rm -rf "$WORK/restored"
     as_operator mkdir -m 0700 "$WORK/restored"
     command_of "$1" "$2"
-    measured "${COMMAND[@]}" "--pg1-path=$WORK/restored" restore || return 1
+    measured "${COMMAND[@]}" "--pg1-path=$WORK/restored" ${3:+"$3"} restore || return 1
     # A quick restore of something else would be worth nothing.
-    diff -rq -x pg_internal.init -x pgsql_tmp "$WORK/data/base" "$WORK/restored/base" >&2 || die "$1: the restored files differ"
+    same_files "$WORK/restored" || die "$1: the restored files differ"
     as_operator rm -rf "$WORK/restored"
+}
+
+run_delta() {
+    command_of "$1" "$2"
+    measured "${COMMAND[@]}" "--pg1-path=$WORK/in-place-$1" --delta restore
+}
+
+run_chain() {
+    local backup=$LINK
+    [ "$1" = ours ] || backup=$FULL
+    run_restore ours "$2" "--set=$backup"
+}
+
+check_restored() { run_restore "$1" "$2" >/dev/null; }
+
+# same_files DIRECTORY: whether the tables and indexes of users are in it as they are in the cluster. Catalogs are passed
+# over: each session may set hint bits in them.
+same_files() {
+    local differing
+    differing=$(diff -rq -x pg_internal.init -x pgsql_tmp "$WORK/data/base" "$1/base" |
+        awk '/^Only in/ { print; next } { n = $2; sub(".*/", "", n); sub("[._].*", "", n); if (n + 0 >= 16384) print }' | head -n 20)
+    [ -z "$differing" ] || { printf '%s\n' "$differing" >&2 && return 1; }
+}
+
+# newest_backup MODE: the label of our newest backup.
+newest_backup() {
+    command_of ours "$1"
+    as_operator "${COMMAND[@]}" --output=json info | /usr/bin/python3 -c 'import json, sys; print(json.load(sys.stdin)[0]["backup"][-1]["label"])'
 }
 
 run_push() {
@@ -205,39 +421,49 @@ run_push() {
     measured sh "$WORK/push.sh"
 }
 
-# bytes_of STAGE PROGRAM MODE: what is stored, in bytes.
-bytes_of() {
+# stored STAGE PROGRAM MODE: what is stored, as two numbers: bytes and files. A backup's WAL does not count.
+stored() {
     case "$1" in
-        backup) tree_bytes "$WORK/repo-$2-$3" ;;
-        push) tree_bytes "$WORK/repo-push-$2" ;;
-        restore) echo 0 ;;
+        push) tree "$WORK/repo-push-$2" ;;
+        restore | delta | chain) echo 0 0 ;;
+        *) tree "$WORK/repo-$2-$3" ! -path '*/archive/*' ;;
     esac
 }
 
-tree_bytes() { find "$1" -type f -printf '%s\n' | awk '{ n += $1 } END { printf "%d\n", n }'; }
+tree() { find "$@" -type f -printf '%s\n' | awk '{ n += $1 } END { printf "%d %d\n", n, NR }'; }
 
-# Appends to results: stage mode program round wall cpu memory bytes. Round 0 is the one that measures memory.
+# Appends to results: stage mode program round wall cpu memory bytes files. Round 0 is the one that measures memory.
 measure_stage() {
-    local stage=$1 mode=$2 round order program before line
+    local stage=$1 mode=$2 round order program who before after line
     for ((round = 0; round <= PAIRS; round++)); do
         order="theirs ours"
         if ((round % 2)); then order="ours theirs"; fi
+        case "$stage" in
+            incr) update_clumps ;;
+            many-incr) change_many "$round" ;;
+        esac
         for program in $order; do
-            say "$stage, $mode, round $round of $PAIRS: $(basename "$(program_of "$program")")"
-            before=0
-            [ "$stage" != backup ] || before=$(bytes_of "$stage" "$program" "$mode")
+            who=$(basename "$(program_of "$program")")
+            [ "$stage" != chain ] || who="pgbr, as $program"
+            say "$stage, $mode, round $round of $PAIRS: $who"
+            before="0 0"
+            [ "$stage" = push ] || before=$(stored "$stage" "$program" "$mode")
             MEMORY=
             ((round)) || MEMORY=1
             line=$("run_$stage" "$program" "$mode") || die "$stage with $program failed"
-            echo "$stage $mode $program $round $line $(($(bytes_of "$stage" "$program" "$mode") - before))" >>"$WORK/results"
+            after=$(stored "$stage" "$program" "$mode")
+            echo "$stage $mode $program $round $line $((${after% *} - ${before% *})) $((${after#* } - ${before#* }))" >>"$WORK/results"
         done
     done
 }
 
 report() {
-    printf '\npgbr beside pgBackRest (%s), PostgreSQL %s, pgbench scale %s (%s), zst 3, 2 processes, %s pairs\n' \
-        "${THEIRS#pgBackRest }" "$MAJOR" "$SCALE" "$SIZE" "$PAIRS"
+    printf '\npgbr beside pgBackRest (%s), PostgreSQL %s, zst 3, 2 processes, %s pairs\n' "${THEIRS#pgBackRest }" "$MAJOR" "$PAIRS"
     printf 'theirs: bundle=y, block=%s; encrypted: theirs aes-256-cbc, ours aes-256-gcm; push: %s segments\n' "$BLOCK" "$SEGMENTS"
+    [ -z "$SIZE" ] || printf 'pgbench scale %s (%s)\n' "$SCALE" "$SIZE"
+    [ -z "$TOUCHED" ] || printf 'incr: updated %s (the last time)\n' "$TOUCHED"
+    [ -z "$MANY" ] || printf 'many, noop: %s tables, %s\n' "$TABLES" "$MANY"
+    ! wanted chain || printf 'chain: a restore of a full (under "theirs") beside that of the last of 1 full + %s incr, both by pgbr\n' "$CHAIN"
     printf 'ratios are medians of pairs, pgbr / pgBackRest: below 1, pgbr needs less\n\n'
     /usr/bin/python3 - "$WORK/results" <<'PYTHON'
 import statistics, sys
@@ -245,22 +471,24 @@ rows = {}
 for line in open(sys.argv[1]):
     stage, mode, program, turn, *numbers = line.split()
     rows.setdefault((stage, mode), {}).setdefault(program, {})[int(turn)] = [float(n) for n in numbers]
-head = f"{'stage':<18}" + "".join(f"{name:>23}" for name in ("wall s", "CPU s", "peak MiB", "stored MiB"))
-print(head)
-print(f"{'':<18}" + f"{'theirs   ours  ratio':>23}" * 4)
+names = ("wall s", "CPU s", "peak MiB", "stored MiB", "files stored")
+suffix = {"none": "", "encrypted": " enc", "uncompressed": " raw"}
+print(f"{'stage':<14}" + "".join(f"{name:>26}" for name in names))
+print(f"{'':<14}" + f"{'theirs     ours   ratio':>26}" * len(names))
 for (stage, mode), programs in rows.items():
     theirs, ours = programs["theirs"], programs["ours"]
     turns = [turn for turn in theirs if turn > 0]
     cells = ""
-    for column, unit in ((0, 1), (1, 1), (2, 1024), (3, 1024 * 1024)):
+    for column, unit in ((0, 1), (1, 1), (2, 1024), (3, 1024 * 1024), (4, 1)):
         use = [0] if column == 2 else turns
         a, b = [theirs[t][column] / unit for t in use], [ours[t][column] / unit for t in use]
         if not all(a):
-            cells += f"{'-':>23}"
+            cells += f"{'-':>26}"
             continue
         ratio = statistics.median(y / x for x, y in zip(a, b))
-        cells += f"{statistics.median(a):>9.2f}{statistics.median(b):>7.2f}{ratio:>7.2f}"
-    print(f"{stage + (' enc' if mode == 'encrypted' else ''):<18}" + cells)
+        digits = 0 if column == 4 else 2
+        cells += f"{statistics.median(a):>10.{digits}f}{statistics.median(b):>9.{digits}f}{ratio:>7.{2 if ratio >= 0.1 else 4}f}"
+    print(f"{stage + suffix[mode]:<14}" + cells)
 PYTHON
 }
 
