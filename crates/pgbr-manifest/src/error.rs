@@ -44,6 +44,18 @@ pub enum Error {
         /// Which one was looked at, and why it is not.
         reason: String,
     },
+    /// The clock, or the end of the newest backup, cannot be right: nothing is expired by it.
+    #[error("{reason}")]
+    Clock {
+        /// How they differ.
+        reason: String,
+    },
+    /// A backup that was to be removed must stay.
+    #[error("{reason}")]
+    Protected {
+        /// Which one, and why.
+        reason: String,
+    },
     /// What feeds a cursor with index nodes failed; the feeder keeps the cause.
     #[error("index cannot be read: {reason}")]
     Source {

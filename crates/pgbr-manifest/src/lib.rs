@@ -5,7 +5,7 @@
 //! - The index: which files and grains of 8 KiB a backup holds and what each hashes to ([`index`]), as bounded, streamable nodes.
 //! - The manifest: the root of a backup ([`manifest`]).
 //! - Chains: what the layers of a backup and its parents say together ([`merge`]), and what a new one has to add ([`diff`]).
-//! - Plans: pure decisions, such as which backup a restore begins with ([`plan_restore`]).
+//! - Plans: pure decisions, such as which backup a restore begins with ([`plan_restore`]), and what expires ([`retention`]).
 //!
 //! The bytes are described in `docs/format.md`. This crate knows nothing of compression, encryption or storage.
 //!
@@ -52,6 +52,7 @@ pub mod manifest;
 pub mod merge;
 mod path;
 pub mod plan_restore;
+pub mod retention;
 mod version;
 mod wal;
 
