@@ -226,6 +226,10 @@ impl BackupStore {
         open_manifest(self.repo.keyring(), &object).map_err(|e| Error::from_codec(&key, e))
     }
 
+    pub(crate) const fn repo(&self) -> &Repo {
+        &self.repo
+    }
+
     fn store(&self) -> &Store {
         self.repo.store()
     }

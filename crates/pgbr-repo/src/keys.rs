@@ -87,6 +87,11 @@ impl Layout {
         Path::from(format!("{PREFIX}/{stanza}/backup/{label}/manifest-{attempt:016x}"))
     }
 
+    /// What a run says of itself before it stores anything, for another run that may take it up.
+    pub fn run(self, stanza: &StanzaName, label: &BackupLabel, attempt: u64) -> Path {
+        Path::from(format!("{PREFIX}/{stanza}/backup/{label}/run-{attempt:016x}"))
+    }
+
     /// The packs of all attempts at one backup.
     pub fn pack_dir(self, stanza: &StanzaName, label: &BackupLabel) -> Path {
         Path::from(format!("{PREFIX}/{stanza}/backup/{label}/pack"))
@@ -281,6 +286,15 @@ pub enum ParsedKey {
         /// The attempt in the name, where the store does not honour a conditional create.
         attempt: Option<u64>,
     },
+    /// What a run says of itself.
+    Run {
+        /// The stanza.
+        stanza: StanzaName,
+        /// The backup.
+        label: BackupLabel,
+        /// The run.
+        attempt: u64,
+    },
     /// A pack.
     Pack {
         /// The stanza.
@@ -351,6 +365,10 @@ fn parse_in_stanza(stanza: StanzaName, inside: &[&str]) -> Option<ParsedKey> {
     match *inside {
         ["stanza.json"] => Some(ParsedKey::Stanza { stanza, copy: false }),
         ["stanza.json.copy"] => Some(ParsedKey::Stanza { stanza, copy: true }),
+        ["backup", label, run] if run.starts_with("run-") => {
+            let attempt = u64::from_be_bytes(hex(run.strip_prefix("run-")?)?);
+            Some(ParsedKey::Run { stanza, label: label.parse().ok()?, attempt })
+        }
         ["backup", label, manifest] => {
             let attempt = match manifest.strip_prefix("manifest")? {
                 "" => None,
@@ -437,6 +455,10 @@ mod tests {
             (
                 keys.manifest_variant(&stanza, &label, 255),
                 "pgbr/main/backup/20261122-120000F_20261123-120000I/manifest-00000000000000ff",
+            ),
+            (
+                keys.run(&stanza, &label, 255),
+                "pgbr/main/backup/20261122-120000F_20261123-120000I/run-00000000000000ff",
             ),
             (
                 keys.pack(&stanza, &label, u64::MAX, 16, false),

@@ -61,6 +61,7 @@ mod pin;
 mod probe;
 mod record;
 mod repo_file;
+mod run_record;
 mod stanza;
 mod store;
 mod wal;
@@ -78,6 +79,7 @@ pub use lock::{
 pub use pin::{Pin, PinKind, PinRecord, PinRequest, PinState, Pins};
 pub use probe::StoreTraits;
 pub use repo_file::{CreateOptions, Entropy, Repo};
+pub use run_record::{RunFacts, RunFound};
 pub use stanza::{ClusterId, NewCluster, Stanza};
 pub use store::{Created, Leftover, Level, Listed, Requests, Resolved, Store};
 pub use wal::{PushOutcome, WalEntry, WalFound, WalGet, WalPush, WalSaved, WalSource, WalStore};

@@ -93,6 +93,8 @@ async fn back_up_and_restore(
         stanza: stanza()?,
         cluster,
         kind: BackupType::Full,
+        delta: false,
+        resume: true,
         compression: Compression::new(Codec::Zst, None)?,
         threads: 2,
         pack_size: 16 << 20,

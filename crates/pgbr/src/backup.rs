@@ -3,7 +3,9 @@
 mod copy;
 mod gather;
 mod label;
+mod prior;
 mod read;
+mod resume;
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -17,28 +19,32 @@ use pgbr_manifest::manifest::{
     Body, ClusterFacts as ManifestFacts, Database, DatabaseRef, Layer, MANIFEST_FORMAT, Sizes, Span, Summary,
     Tablespace,
 };
+use pgbr_manifest::merge::Merge;
 use pgbr_manifest::{BackupId, BackupLabel, BackupType, HashKey, StanzaName, WalSegmentName};
 use pgbr_pg::{
     FinishedBackup, PageContext, RunningBackup, Scan, ScanOptions, UpperLsn, external_config_files,
 };
-use pgbr_repo::PinKind;
+use pgbr_repo::{PinKind, RunFacts};
 use tokio::runtime::Handle;
 use tokio::task::JoinHandle;
 
-use self::copy::{Copied, CopyOptions, copy_cluster};
+use self::copy::{Copied, CopyOptions, Parent, copy_cluster};
+use self::resume::{Adopted, Broken};
 use crate::cluster::{
     ClusterAccess, Connected, check_archiving, check_identity, end_segment, segments_between, wait_for_wal,
 };
 use crate::error::{Error, Result};
 use crate::held::Held;
 use crate::host::Host;
-use crate::load;
+use crate::load::Backup;
 use crate::observe::Event;
 use crate::packs::{DataPacked, DataPacks, IndexPacked, IndexPacks, Uploads};
 use crate::place::{RepoAccess, StanzaPlace};
 
 /// The most raw bytes of a frame in a full backup.
 const FULL_FRAME: usize = 1 << 20;
+/// The same in a diff or incr, whose frames hold pages of many files.
+const INCR_FRAME: usize = 256 << 10;
 /// How often the server is asked how far its log has come.
 const PULSE: Duration = Duration::from_millis(200);
 
@@ -55,6 +61,10 @@ pub struct BackupRequest {
     pub kind: BackupType,
     /// How to compress.
     pub compression: Compression,
+    /// Whether every file is read, whatever the file system says of it.
+    pub delta: bool,
+    /// Whether to take up what a broken run has stored, and to leave what another run could take up.
+    pub resume: bool,
     /// Worker threads.
     pub threads: usize,
     /// Size at which packs are closed, in bytes.
@@ -86,10 +96,18 @@ pub struct BackupReport {
     /// Its type.
     #[serde(rename = "type")]
     pub kind: BackupType,
+    /// What it builds on.
+    pub prior: Option<BackupLabel>,
     /// Sizes in bytes.
     pub sizes: Sizes,
     /// Regular files.
     pub files: u64,
+    /// Those that are new or whose content has changed.
+    pub changed_files: u64,
+    /// Those that were not even opened: they cannot have changed.
+    pub unread_files: u64,
+    /// Bytes in the repository that broken runs had stored, and that were taken up.
+    pub resumed: u64,
     /// Pages with a wrong checksum.
     pub bad_pages: u64,
     /// Files that hold them, the first hundred.
@@ -150,32 +168,64 @@ async fn under_lease(
     request: &BackupRequest,
     lease: &Held<pgbr_repo::Lease>,
 ) -> Result<BackupReport> {
-    let prior = load::summaries(&place.backups).await?;
-    if request.kind != BackupType::Full {
-        let why = if prior.is_empty() { "no prior backup exists" } else { "this version makes full backups" };
-        host.warn(format!("{why}, {} backup has been changed to full", request.kind));
+    let timeline = connected.session.timeline_id().await?;
+    let now = manifest_facts(&connected.facts, &connected.control, timeline);
+    let chain = prior::choose(host, place, request.kind, &now).await?.unwrap_or_default();
+    let kind = if chain.is_empty() { BackupType::Full } else { request.kind };
+    let mut facts = run_facts(host, &chain, &now, connected.facts.system_id)?;
+    let broken = if request.resume { resume::find(host, place, kind, &facts).await? } else { None };
+    let full = chain.first().map(|prior| prior.summary.label.full());
+    let label = match &broken {
+        Some(broken) => broken.label,
+        None => {
+            let newest = place.backups.list_labels().await?.into_iter().max_by_key(|label| label.time());
+            label::next(host, newest, kind, full)
+        }
+    };
+    if let Some(broken) = &broken {
+        facts.hash_key = broken.facts.hash_key.clone();
     }
-    let newest = place.backups.list_labels().await?.into_iter().max_by_key(|label| label.time());
-    let label = label::next(host, newest);
     let attempt = u64::from_le_bytes(host.random()?);
-    let pin = Held::pin(host, place, PinKind::Backup, Vec::new(), Some(attempt)).await?;
-    let run = Run { host, place, request, label, attempt };
+    let pinned = chain.iter().map(|backup| backup.summary.label).collect();
+    let pin = Held::pin(host, place, PinKind::Backup, pinned, Some((label, attempt))).await?;
+    let run = Run { host, place, request, label, kind, attempt, chain, broken, facts, now };
     let copied = async {
+        run.announce().await?;
         let copied = run.copy(connected).await?;
         lease.check().await?;
-        pin.check().await?;
+        run.check(&pin).await?;
         Ok(copied)
     };
     let made = match copied.await {
         Ok(copied) => run.commit(copied, &pin).await,
         Err(error) => {
-            // Nothing was committed, so nothing can need these.
-            run.sweep().await;
+            run.give_up(&error).await;
             Err(error)
         }
     };
     pin.release(host).await;
     made
+}
+
+/// What a run on top of `chain` says of itself.
+fn run_facts(
+    host: &Host,
+    chain: &[Backup],
+    now: &ManifestFacts,
+    system_id: pgbr_manifest::SystemId,
+) -> Result<RunFacts> {
+    let hash_key = match chain.first() {
+        Some(prior) => prior.body.hash_key.clone(),
+        None => HashKey::from_bytes(host.random()?),
+    };
+    Ok(RunFacts {
+        hash_key,
+        parent: chain.first().map(prior::named),
+        system_id,
+        timeline: now.timeline,
+        data_checksums: now.data_checksums,
+        started_ns: host.clock.now_ns(),
+    })
 }
 
 /// One run of a backup.
@@ -184,7 +234,15 @@ struct Run<'a> {
     place: &'a StanzaPlace,
     request: &'a BackupRequest,
     label: BackupLabel,
+    kind: BackupType,
     attempt: u64,
+    /// What it builds on, newest first; empty for a full.
+    chain: Vec<Backup>,
+    /// What it takes up.
+    broken: Option<Broken>,
+    facts: RunFacts,
+    /// The cluster as it is now.
+    now: ManifestFacts,
 }
 
 /// Everything that the manifest needs.
@@ -201,9 +259,42 @@ struct Packed {
     index: IndexPacked,
     tablespaces: Vec<(u32, PathBuf)>,
     skipped: Vec<String>,
+    adopted: Arc<Adopted>,
 }
 
 impl Run<'_> {
+    /// Says what this run is about, so that another can take up what it leaves.
+    async fn announce(&self) -> Result<()> {
+        if let Some(broken) = &self.broken {
+            let packs: Vec<_> = broken.runs.iter().flat_map(|(_, packs)| packs).collect();
+            let bytes: u64 = packs.iter().map(|pack| pack.size).sum();
+            let (label, runs, packs) = (self.label, broken.runs.len(), packs.len());
+            let text = format!(
+                "resume backup {label}: {bytes} bytes in {packs} pack(s) were stored by {runs} broken run(s)"
+            );
+            self.host.tell(Event::Note { text });
+        }
+        match self.request.resume {
+            true => Ok(self.place.backups.put_run(&self.label, self.attempt, self.facts.clone()).await?),
+            false => Ok(()),
+        }
+    }
+
+    /// Sees that everything that this backup relies on is there: its pin, its parent, the packs that it took up.
+    async fn check(&self, pin: &Held<pgbr_repo::Pin>) -> Result<()> {
+        pin.check().await?;
+        if let Some(parent) = self.chain.first().map(|prior| prior.summary.label)
+            && !self.place.backups.exists(&parent).await?
+        {
+            let reason = "it was removed while a backup was made on top of it".to_owned();
+            return Err(Error::Damaged { label: parent, reason });
+        }
+        match &self.broken {
+            Some(broken) => resume::check(self.place, broken).await,
+            None => Ok(()),
+        }
+    }
+
     /// From the start of the backup to the last durable pack, with all WAL in the archive.
     async fn copy(&self, connected: Connected) -> Result<Complete> {
         let Connected { session, facts, control, .. } = connected;
@@ -233,8 +324,8 @@ impl Run<'_> {
         }
 
         let begun = Instant::now();
-        let (hash_key, copy_start_ns) = (HashKey::from_bytes(self.host.random()?), self.host.clock.now_ns());
-        let packed = self.copy_files(&running, &facts, &control, &config_files, &hash_key).await?;
+        let copy_start_ns = self.host.clock.now_ns();
+        let packed = self.copy_files(&running, &facts, &control, &config_files).await?;
         self.step("copy", begun);
 
         let begun = Instant::now();
@@ -266,7 +357,6 @@ impl Run<'_> {
                 .map(|d| Database { oid: d.oid, name: d.name, template: d.is_template })
                 .collect(),
             config_files: config_files.iter().map(|p| p.to_string_lossy().into_owned()).collect(),
-            hash_key,
             copy_start_ns,
             lsn: Span { start: start_lsn, stop: finished.stop_lsn },
             wal,
@@ -275,61 +365,133 @@ impl Run<'_> {
         self.complete(parts, packed, &facts, &control, finished)
     }
 
+    /// Copies; where it turns out that the times of files cannot be trusted, all over again with every file read.
     async fn copy_files(
         &self,
         running: &RunningBackup,
         facts: &pgbr_pg::ClusterFacts,
         control: &pgbr_pg::ControlFile,
         config_files: &[PathBuf],
-        key: &HashKey,
     ) -> Result<Packed> {
         let upper = UpperLsn::new(running.insert_lsn().await?);
-        let check = self.request.checksum_page.unwrap_or(facts.data_checksums) && facts.data_checksums;
-        let block_size = control.block_size;
-        let context = PageContext {
-            start_lsn: running.start_lsn(),
-            upper_lsn: upper.clone(),
-            block_size,
-            segment_start: 0,
-        };
         let estimate = Arc::new(AtomicU64::new(0));
-        let options = CopyOptions {
-            threads: self.request.threads,
-            compression: self.request.compression,
-            frame_limit: FULL_FRAME,
-            key: key.clone(),
-            pages: check.then(|| Arc::new(context)),
-            segment_pages: control.relseg_size,
-            estimate: Arc::clone(&estimate),
-        };
-        let scan = ScanOptions {
-            pg_data: self.request.cluster.pg_data.clone(),
-            version: facts.version,
-            exclude: self.request.exclude.clone(),
-            external_config: config_files.to_vec(),
-            wal_inside: false,
-        };
-        self.start_estimate(estimate);
+        self.start_estimate(Arc::clone(&estimate));
+        let adopted = Arc::new(self.adopt().await?);
+        let mut trust = self.trust();
+        loop {
+            let options = CopyOptions {
+                threads: self.request.threads,
+                compression: self.request.compression,
+                frame_limit: if self.kind == BackupType::Full { FULL_FRAME } else { INCR_FRAME },
+                key: self.facts.hash_key.clone(),
+                pages: self.page_context(running, &upper, facts, control),
+                segment_pages: control.relseg_size,
+                estimate: Arc::clone(&estimate),
+                parent: self.parent(&adopted, trust),
+            };
+            let scan = ScanOptions {
+                pg_data: self.request.cluster.pg_data.clone(),
+                version: facts.version,
+                exclude: self.request.exclude.clone(),
+                external_config: config_files.to_vec(),
+                wal_inside: false,
+            };
+            match self.copy_once(running, &upper, options, scan, &adopted).await {
+                Err(Error::Distrust { path, why }) if trust => {
+                    self.host.warn(format!("file '{path}': {why}; all files are read (option --delta)"));
+                    self.sweep().await;
+                    trust = false;
+                }
+                done => return done,
+            }
+        }
+    }
+
+    /// Makes layers of what broken runs have stored.
+    async fn adopt(&self) -> Result<Adopted> {
+        let Some(broken) = self.broken.clone() else { return Ok(Adopted::default()) };
+        let (host, place) = (self.host.clone(), self.place.clone());
+        let (pack_size, runtime) = (self.request.pack_size, Handle::current());
+        let work = move || resume::adopt(&host, &place, &broken, pack_size, &runtime);
+        tokio::task::spawn_blocking(work)
+            .await
+            .map_err(|_| Error::Internal { what: "taking up a broken run panicked" })?
+    }
+
+    /// Whether files may be taken for unchanged by what the file system says of them.
+    fn trust(&self) -> bool {
+        let Some(prior) = self.chain.first() else { return false };
+        if self.request.delta {
+            return false;
+        }
+        match prior::distrust(prior, &self.now, self.host.now_seconds()) {
+            Some(reason) => {
+                self.host.warn(format!("{reason}: all files are read (option --delta)"));
+                false
+            }
+            None => true,
+        }
+    }
+
+    /// What files are compared with: the layers that were taken up, and the chain.
+    fn parent(&self, adopted: &Adopted, trust: bool) -> Option<Parent> {
+        let runtime = Handle::current();
+        let mut sources = resume::layer_sources(self.place, self.label, &adopted.layers, &runtime);
+        for backup in &self.chain {
+            let (label, layers) = (backup.summary.label, &backup.body.layers);
+            sources.extend(resume::layer_sources(self.place, label, layers, &runtime));
+        }
+        let copy_start_ns = self.chain.first().map_or(0, |prior| prior.body.copy_start_ns);
+        (!sources.is_empty()).then(|| Parent::new(Merge::new(sources), copy_start_ns, trust))
+    }
+
+    fn page_context(
+        &self,
+        running: &RunningBackup,
+        upper: &UpperLsn,
+        facts: &pgbr_pg::ClusterFacts,
+        control: &pgbr_pg::ControlFile,
+    ) -> Option<Arc<PageContext>> {
+        let check = self.request.checksum_page.unwrap_or(facts.data_checksums) && facts.data_checksums;
+        check.then(|| {
+            Arc::new(PageContext {
+                start_lsn: running.start_lsn(),
+                upper_lsn: upper.clone(),
+                block_size: control.block_size,
+                segment_start: 0,
+            })
+        })
+    }
+
+    /// One pass over all files, in touch with the server.
+    async fn copy_once(
+        &self,
+        running: &RunningBackup,
+        upper: &UpperLsn,
+        options: CopyOptions,
+        scan: ScanOptions,
+        adopted: &Arc<Adopted>,
+    ) -> Result<Packed> {
         let stop = self.host.stop.child();
         let host = Host { stop: stop.clone(), ..self.host.clone() };
         let uploads = Uploads::new(self.place.backups.clone(), self.label, self.attempt, Handle::current());
         let keys = self.place.repo.keyring().clone();
         let salts = (LaneSalt::from_bytes(host.random()?), LaneSalt::from_bytes(host.random()?));
-        let (attempt, pack_size) = (self.attempt, self.request.pack_size);
+        let (attempt, pack_size, adopted) = (self.attempt, self.request.pack_size, Arc::clone(adopted));
         let work = move || -> Result<Packed> {
             let mut scan = Scan::open(scan)?;
             let mut data = DataPacks::new(&keys, attempt, salts.0, pack_size)?;
             let index = IndexPacks::new(uploads, &keys, salts.1, pack_size)?;
-            let (copied, mut index) = copy_cluster(&host, &mut scan, &options, &mut data, index)?;
+            let (copied, mut index) = copy_cluster(&host, &mut scan, options, &mut data, index)?;
             let data = data.finish(&mut index)?;
             let index = index.finish()?;
             let tablespaces = scan.tablespaces().iter().map(|t| (t.oid, t.target.clone())).collect();
             let skipped =
                 scan.skipped().iter().map(|s| format!("{} ({})", s.path.display(), s.kind)).collect();
-            Ok(Packed { copied, data, index, tablespaces, skipped })
+            Ok(Packed { copied, data, index, tablespaces, skipped, adopted })
         };
         let mut copying = tokio::task::spawn_blocking(work);
-        let kept = keep_in_touch(running, &upper, &mut copying).await;
+        let kept = keep_in_touch(running, upper, &mut copying).await;
         match kept {
             Ok(packed) => packed,
             Err(lost) => {
@@ -358,28 +520,31 @@ impl Run<'_> {
         control: &pgbr_pg::ControlFile,
         finished: FinishedBackup,
     ) -> Result<Complete> {
-        let Packed { copied, data, index, skipped, .. } = packed;
+        let Packed { copied, data, index, skipped, adopted, .. } = packed;
         let gathered = copied.gathered;
-        if gathered.stream != data.stream {
+        let written = gathered.written;
+        if written.stream != data.stream {
             return Err(Error::Internal {
                 what: "index and frame table disagree on the length of the stream",
             });
         }
         let id = BackupId(self.host.random()?);
         let totals = gathered.totals;
+        let stored_delta = index.stored + adopted.stored;
+        let before = self.chain.first().map_or(0, |prior| prior.summary.sizes.stored);
         let sizes = Sizes {
             database: totals.bytes,
-            delta: totals.bytes,
-            stored: index.stored,
-            stored_delta: index.stored,
+            delta: totals.changed,
+            stored: before + stored_delta,
+            stored_delta,
         };
         let current = self.place.stanza.current();
         let summary = Summary {
             format: MANIFEST_FORMAT,
             id,
             label: self.label,
-            kind: BackupType::Full,
-            prior: None,
+            kind: self.kind,
+            prior: self.chain.first().map(|prior| prior.summary.label),
             program: self.host.program.clone(),
             database: DatabaseRef { id: current.number, system_id: facts.system_id, version: facts.version },
             time: parts.times.host,
@@ -397,19 +562,19 @@ impl Run<'_> {
             index_lane: index.salt,
             index_packs: index.sizes,
             data_packs: data.packs,
-            index: gathered.index,
+            index: written.index,
             frames: data.frames,
             stream: data.stream,
         };
         let body = Body {
             format: MANIFEST_FORMAT,
             id,
-            parent: None,
-            hash_key: parts.hash_key,
+            parent: self.facts.parent.clone(),
+            hash_key: self.facts.hash_key.clone(),
             copy_start_ns: parts.copy_start_ns,
-            layers: vec![layer],
-            resolved_entries: gathered.entries,
-            resolved_digest: gathered.digest,
+            layers: adopted.layers.iter().cloned().chain([layer]).collect(),
+            resolved_entries: written.entries,
+            resolved_digest: written.digest,
             cluster: manifest_facts(facts, control, finished.timeline),
             tablespaces: parts.tablespaces,
             links: gathered.links,
@@ -422,9 +587,13 @@ impl Run<'_> {
         };
         let report = BackupReport {
             label: self.label,
-            kind: BackupType::Full,
+            kind: self.kind,
+            prior: summary.prior,
             sizes,
             files: totals.files,
+            changed_files: totals.changed_files,
+            unread_files: totals.unread,
+            resumed: adopted.stored,
             bad_pages: totals.bad_pages,
             bad_files: copied.bad_files,
             skipped,
@@ -455,18 +624,56 @@ impl Run<'_> {
         let salt = LaneSalt::from_bytes(self.host.random()?);
         let object = seal_manifest(self.place.repo.keyring(), salt, &summary.to_json()?, &body.to_json()?)?;
         self.place.backups.commit_manifest(&self.label, self.attempt, Bytes::from(object)).await?;
-        if let Err(lost) = pin.check().await {
+        if let Err(lost) = self.check(pin).await {
             // What the manifest names may have been swept while it was put: it must not be believed.
             self.place.backups.withdraw_manifest(&self.label, self.attempt).await?;
             return Err(lost);
         }
         self.host.tell(Event::BackupCommitted { label: self.label });
+        self.forget_runs().await;
         self.step("commit", begun);
         report.requests = crate::report::requests(&self.place.repo);
         Ok(report)
     }
 
-    /// Takes away what a failed run has stored. Best effort: what stays is rubbish that nothing names.
+    /// What runs at this backup said of themselves is of no more use once it is there.
+    async fn forget_runs(&self) {
+        if !self.request.resume {
+            return;
+        }
+        let own = [self.attempt];
+        let others = self.broken.iter().flat_map(|broken| broken.runs.iter().map(|(attempt, _)| *attempt));
+        for attempt in own.into_iter().chain(others) {
+            if let Err(error) = self.place.backups.delete_run(&self.label, attempt).await {
+                self.host.warn(format!("the record of run {attempt:016x} could not be removed: {error}"));
+            }
+        }
+    }
+
+    /// The run has failed, and nothing was committed: what it stored stays for the next run where that is wanted, and goes otherwise.
+    async fn give_up(&self, error: &Error) {
+        let packs = self.place.backups.list_packs(&self.label).await.unwrap_or_default();
+        let keep = self.request.resume
+            && !matches!(error, Error::Internal { .. })
+            && packs.iter().any(|pack| !pack.index);
+        if keep {
+            let bytes: u64 = packs.iter().map(|pack| pack.size).sum();
+            let (label, kind) = (self.label, self.kind);
+            let text = format!(
+                "{bytes} bytes of unfinished backup {label} are kept: the next {kind} backup resumes it"
+            );
+            self.host.tell(Event::Note { text });
+            return;
+        }
+        self.sweep().await;
+        if self.request.resume
+            && let Err(error) = self.place.backups.delete_run(&self.label, self.attempt).await
+        {
+            self.host.warn(format!("the record of the failed run could not be removed: {error}"));
+        }
+    }
+
+    /// Takes away what this run has stored. Best effort: what stays is rubbish that nothing names.
     async fn sweep(&self) {
         let Ok(packs) = self.place.backups.list_packs(&self.label).await else { return };
         for pack in packs.iter().filter(|pack| pack.attempt == self.attempt) {
@@ -492,7 +699,6 @@ struct Parts {
     tablespaces: Vec<Tablespace>,
     databases: Vec<Database>,
     config_files: Vec<String>,
-    hash_key: HashKey,
     copy_start_ns: i64,
     lsn: Span<pgbr_manifest::Lsn>,
     wal: Span<WalSegmentName>,

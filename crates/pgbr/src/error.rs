@@ -167,6 +167,14 @@ pub enum Error {
         /// What is wrong with it.
         source: Box<Self>,
     },
+    /// The times of files cannot be trusted: found out in the middle of a backup, which then begins anew and reads everything.
+    #[error("the times of '{path}' cannot be trusted: {why}")]
+    Distrust {
+        /// The file.
+        path: String,
+        /// What is wrong with them.
+        why: &'static str,
+    },
     /// A thing that this version cannot do.
     #[error("{what} is not supported")]
     Unsupported {

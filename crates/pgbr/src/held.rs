@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use pgbr_manifest::BackupLabel;
-use pgbr_repo::{Lease, LeaseName, LeaseRequest, Leases, Pin, PinKind, PinRequest, Pins, Watch};
+use pgbr_repo::{Lease, LeaseName, LeaseRequest, Leases, Pin, PinKind, PinRequest, PinState, Pins, Watch};
 use tokio::sync::Mutex;
 use tokio::task::JoinHandle;
 
@@ -78,18 +78,40 @@ impl AsyncBeat<Lease> for LeaseBeat {
     }
 }
 
+/// Waits until a pin either gives a sign of life, or is old enough to be broken, or is gone: then it is broken. True where it is not
+/// there any more.
+pub(crate) async fn outlived(host: &Host, pins: &Pins, pin: &PinState) -> Result<bool> {
+    let mut watch = Watch::new();
+    let holder = pin.record.as_ref().map(|record| record.holder.clone()).unwrap_or_default();
+    host.tell(Event::Note { text: format!("waiting to see whether {holder} lives") });
+    loop {
+        host.stop.check()?;
+        let Some(now) = pins.list().await?.into_iter().find(|now| now.id == pin.id) else { return Ok(true) };
+        if now.beat != pin.beat {
+            return Ok(false);
+        }
+        if now.is_stale(&mut watch, host.clock.monotonic()) {
+            pins.break_stale(&pin.id).await?;
+            return Ok(true);
+        }
+        tokio::time::sleep(LOOK).await;
+    }
+}
+
 impl Held<Pin> {
-    /// Puts a pin, and then sees that what it names is there: in this order nothing can be taken away unnoticed.
+    /// Puts a pin, and then sees that what it names is there: in this order nothing can be taken away unnoticed. `own` is the backup that
+    /// is being made, with the number of its run.
     pub(crate) async fn pin(
         host: &Host,
         place: &StanzaPlace,
         kind: PinKind,
         labels: Vec<BackupLabel>,
-        attempt: Option<u64>,
+        own: Option<(BackupLabel, u64)>,
     ) -> Result<Self> {
         let holder = host.owner.as_str().to_owned();
-        let request =
-            PinRequest { kind, labels: labels.clone(), attempt, holder, now: host.now_seconds(), ttl: TTL };
+        let pinned = labels.iter().copied().chain(own.map(|(label, _)| label)).collect();
+        let attempt = own.map(|(_, attempt)| attempt);
+        let request = PinRequest { kind, labels: pinned, attempt, holder, now: host.now_seconds(), ttl: TTL };
         let pin = Pins::new(&place.repo, place.stanza.name()).put(request).await?;
         let held = Self::new(host, pin, "pin", PinBeat);
         for label in labels {

@@ -79,6 +79,8 @@ fn build(context: &Context) -> Result<BackupRequest, CliError> {
         cluster: request::cluster(settings, &context.env, &context.log)?,
         kind: kind.map_err(|e| CliError::new(ErrorCode::OptionInvalidValue, e.to_string()))?,
         compression: request::compression(settings)?,
+        delta: settings.get_bool("delta"),
+        resume: settings.get_bool("resume"),
         threads: request::threads(settings),
         pack_size: pack_size.and_then(|size| usize::try_from(size).ok()).unwrap_or(16 << 20),
         start_fast: settings.get_bool("start-fast"),

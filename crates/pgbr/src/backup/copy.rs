@@ -3,19 +3,23 @@
 //! One thread (this module's) decides; the workers do what costs time. All queues are bounded by counting what is out.
 
 use std::collections::BTreeMap;
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use pgbr_codec::{Compression, Compressor, FrameKind, Sealer};
-use pgbr_manifest::index::{FileFlags, FileRecord, Meta, Record};
-use pgbr_manifest::{HashKey, RelPath};
+use pgbr_manifest::diff::{Outcome, ParentFile, ReadPlan, plan_read};
+use pgbr_manifest::index::{Fields, FileFlags, FileRecord, Meta, Record};
+use pgbr_manifest::merge::{Entry, Known, Merge, MergeReader};
+use pgbr_manifest::{FileDigest, GRAIN, HashKey, RelPath};
 use pgbr_pg::{EntryKind, FileReader, PageContext, Scan, ScanEntry};
 
 use super::BadFile;
-use super::gather::{Gather, Gathered, RawFrame};
-use super::read::{self, Done, OpenRun, Small, Work};
+use super::gather::{Gather, Gathered, Prior, RawFrame};
+use super::read::{self, Done, OpenRun, RunPlace, Small, Work};
 use crate::error::{Error, Result};
 use crate::host::Host;
+use crate::load::LayerNodes;
 use crate::observe::Event;
 use crate::packs::{DataPacks, IndexPacks};
 use crate::pool::{Pool, Urgency};
@@ -25,6 +29,8 @@ use crate::run::{FrameRow, RUN};
 const DEPTH: usize = 3;
 /// How many bad files, and pages of each, are named.
 const MAX_NAMED: usize = 100;
+/// The digest of a file that a broken run did not finish: nothing is known of the whole file.
+pub(crate) const UNKNOWN_DIGEST: FileDigest = FileDigest([0; 16]);
 /// The most entries in one job: small files share jobs.
 const MAX_BATCH: usize = 256;
 
@@ -44,6 +50,8 @@ pub(crate) struct CopyOptions {
     pub(crate) segment_pages: u32,
     /// An estimate of the bytes to come, for progress; 0 until it is known.
     pub(crate) estimate: Arc<AtomicU64>,
+    /// The backup or the broken run that this one builds on.
+    pub(crate) parent: Option<Parent>,
 }
 
 /// What copying found.
@@ -76,11 +84,13 @@ struct Sealed {
 pub(crate) fn copy_cluster(
     host: &Host,
     scan: &mut Scan,
-    options: &CopyOptions,
+    mut options: CopyOptions,
     data: &mut DataPacks,
     mut index: IndexPacks,
 ) -> Result<(Copied, IndexPacks)> {
-    let pool = start_workers(options, &data.sealer())?;
+    let pool = start_workers(&options, &data.sealer())?;
+    let parent = options.parent.take();
+    let options = &options;
     let mut copy = Copy {
         host,
         options,
@@ -93,6 +103,8 @@ pub(crate) fn copy_cluster(
         seals: Ordered::default(),
         large: None,
         waiting: None,
+        due: None,
+        parent,
         bad_files: Vec::new(),
         true_size: None,
     };
@@ -162,6 +174,33 @@ impl<T> Ordered<T> {
     }
 }
 
+/// An entry of the scan, what the parent has there, and whether it is written in any case.
+struct Found {
+    entry: ScanEntry,
+    known: Option<Entry>,
+    forced: bool,
+}
+
+enum Compared {
+    /// It cannot have changed.
+    Unread(Work),
+    /// It is to be read; with the parent's record of it.
+    Read((read::Candidate, Option<FileRecord>)),
+}
+
+/// What a backup builds on: the resolved list of its chain, read side by side with the scan.
+pub(crate) struct Parent {
+    reader: MergeReader<LayerNodes>,
+    copy_start_ns: i64,
+    trust: bool,
+    /// The last path that was said to be gone.
+    removed: Option<RelPath>,
+    /// The path of the last entry, where it was a link.
+    link: Option<RelPath>,
+    /// What the parent has where a link is now.
+    unlinked: Option<Entry>,
+}
+
 struct Copy<'a> {
     host: &'a Host,
     options: &'a CopyOptions,
@@ -174,8 +213,11 @@ struct Copy<'a> {
     seals: Ordered<Sealed>,
     /// A file of many runs, and the next of them.
     large: Option<(Arc<OpenRun>, u64)>,
-    /// An entry that did not fit into the last job.
-    waiting: Option<ScanEntry>,
+    /// An entry that did not fit into the last job, and what the parent has there.
+    waiting: Option<Found>,
+    /// An entry before which the parent has more that is gone.
+    due: Option<ScanEntry>,
+    parent: Option<Parent>,
     bad_files: Vec<BadFile>,
     /// Where the open file really ends, when it shrank while it was read.
     true_size: Option<u64>,
@@ -209,64 +251,117 @@ impl Copy<'_> {
 
     /// The next job's work: one run of a large file, or many small things.
     fn next_batch(&mut self, scan: &mut Scan) -> Result<Vec<Work>> {
-        if let Some(run) = self.next_run() {
+        if let Some(run) = self.next_run()? {
             return Ok(vec![run]);
         }
         let (mut works, mut bytes) = (Vec::new(), 0);
         while works.len() < MAX_BATCH && bytes < RUN as u64 {
-            let Some(entry) = self.next_entry(scan)? else { break };
-            if entry.path.is_pg_control() {
-                // Everything before it must have been read, not only handed out.
-                if self.reads.out() > 0 || !works.is_empty() {
-                    self.waiting = Some(entry);
-                    if works.is_empty() {
-                        self.drain_reads()?;
-                        continue;
-                    }
-                    break;
-                }
-                works.push(Work::Control(Small {
-                    source: entry.source,
-                    record: file_record(&entry.path, &entry.meta, entry.kind.clone())?,
-                }));
+            let Some(found) = self.next_entry(scan, &mut works)? else { break };
+            let (large, control) = (is_large(&found.entry.kind), found.entry.path.is_pg_control());
+            if !works.is_empty() && (large || control) {
+                self.waiting = Some(found);
                 break;
             }
+            if control {
+                // Everything before it must have been read, not only handed out.
+                self.drain_reads()?;
+            }
+            let Found { entry, known, forced } = found;
             match entry.kind {
-                EntryKind::Directory => {
-                    works.push(Work::Entry(Record::Directory { path: entry.path, meta: meta(&entry.meta) }));
-                }
+                EntryKind::Directory => works.push(self.directory(entry, known, forced)?),
                 EntryKind::Link { target } => {
-                    works.push(Work::Entry(Record::Link {
-                        path: entry.path,
-                        meta: meta(&entry.meta),
-                        target,
-                    }));
+                    let record = Record::Link { path: entry.path, meta: meta(&entry.meta), target };
+                    works.push(Work::Entry { record, same: false });
                 }
-                EntryKind::File { size, .. } if size > RUN as u64 => {
-                    if !works.is_empty() {
-                        self.waiting = Some(entry);
+                EntryKind::File { size, .. } => match self.compare(&entry, known, forced)? {
+                    Compared::Unread(unread) => works.push(unread),
+                    Compared::Read(file) if large => {
+                        works.extend(self.open_large(entry.source, file, forced)?);
                         break;
                     }
-                    if self.open_large(entry)? {
-                        works.extend(self.next_run());
-                        break;
+                    Compared::Read((record, prior)) => {
+                        bytes += size + 512;
+                        let prior = prior.map(|prior| self.prior(prior)).transpose()?;
+                        let small = Small { source: entry.source, record, prior, forced };
+                        works.push(if control { Work::Control(small) } else { Work::Small(small) });
                     }
-                }
-                EntryKind::File { size, .. } => {
-                    bytes += size + 512;
-                    let record = file_record(&entry.path, &entry.meta, entry.kind)?;
-                    works.push(Work::Small(Small { source: entry.source, record }));
-                }
+                },
             }
         }
         Ok(works)
     }
 
-    fn next_entry(&mut self, scan: &mut Scan) -> Result<Option<ScanEntry>> {
-        match self.waiting.take() {
-            Some(entry) => Ok(Some(entry)),
-            None => Ok(scan.next().transpose()?),
+    /// The next entry of the scan, with what the parent has there. What the parent has before it is gone, which is work, too.
+    fn next_entry(&mut self, scan: &mut Scan, works: &mut Vec<Work>) -> Result<Option<Found>> {
+        if let Some(found) = self.waiting.take() {
+            return Ok(Some(found));
         }
+        let entry = match self.due.take() {
+            Some(entry) => Some(entry),
+            None => scan.next().transpose()?,
+        };
+        let Some(parent) = &mut self.parent else {
+            return Ok(entry.map(|entry| Found { entry, known: None, forced: false }));
+        };
+        if !parent.pass(entry.as_ref().map(|entry| &entry.path), works)? {
+            self.due = entry;
+            return Ok(None);
+        }
+        let Some(entry) = entry else { return Ok(None) };
+        let (known, forced) = parent.take(&entry)?;
+        Ok(Some(Found { entry, known, forced }))
+    }
+
+    fn directory(&mut self, entry: ScanEntry, known: Option<Entry>, forced: bool) -> Result<Work> {
+        let own = meta(&entry.meta);
+        let same = match known {
+            Some(Entry::Directory(meta)) => meta == own && !forced,
+            Some(Entry::File(_)) => {
+                self.parent_end()?;
+                false
+            }
+            _ => false,
+        };
+        Ok(Work::Entry { record: Record::Directory { path: entry.path, meta: own }, same })
+    }
+
+    /// Whether a file has to be read.
+    fn compare(&mut self, entry: &ScanEntry, known: Option<Entry>, forced: bool) -> Result<Compared> {
+        let mut candidate = file_record(&entry.path, &entry.meta, entry.kind.clone())?;
+        let (Some(Entry::File(prior)), Some(parent)) = (known, &self.parent) else {
+            return Ok(Compared::Read((candidate, None)));
+        };
+        if parent.trust && !candidate.record.flags.control {
+            match plan_read(&prior, &candidate.record, parent.copy_start_ns) {
+                ReadPlan::Read => {}
+                ReadPlan::Skip => {
+                    let end = self.parent_end()?.ok_or(Error::Internal { what: "a file without an end" })?;
+                    return Ok(Compared::Unread(Work::Unread { record: candidate.record, end, forced }));
+                }
+                ReadPlan::Distrust(why) => return Err(Error::Distrust { path: entry.path.to_string(), why }),
+            }
+        }
+        candidate.record.flags.whole = false;
+        Ok(Compared::Read((candidate, Some(prior))))
+    }
+
+    /// All that the parent has of a file that is read in one piece.
+    fn prior(&mut self, record: FileRecord) -> Result<Prior> {
+        let known = self.parent_grains(2 * RUN)?;
+        Ok(Prior { record, known, end: self.parent_end()? })
+    }
+
+    fn parent_grains(&mut self, bytes: usize) -> Result<Known> {
+        match &mut self.parent {
+            Some(parent) => parent.reader.grains(bytes.div_ceil(GRAIN)),
+            None => Ok(Known::new()),
+        }
+    }
+
+    /// The parent's end of its file; none where it is an unfinished run's.
+    fn parent_end(&mut self) -> Result<Option<Fields>> {
+        let Some(parent) = &mut self.parent else { return Ok(None) };
+        Ok(Some(parent.reader.end()?).filter(|end| end.digest != UNKNOWN_DIGEST))
     }
 
     fn drain_reads(&mut self) -> Result<()> {
@@ -276,30 +371,46 @@ impl Copy<'_> {
         Ok(())
     }
 
-    /// Opens a file of more than one run; false where it is gone.
-    fn open_large(&mut self, entry: ScanEntry) -> Result<bool> {
-        let mut record = file_record(&entry.path, &entry.meta, entry.kind)?;
-        let Some(reader) = FileReader::open(&entry.source)? else { return Ok(false) };
-        read::take_stat(&mut record, &reader);
-        self.large = Some((
-            Arc::new(OpenRun { reader, record: Arc::new(record.record), relation: record.relation }),
-            0,
-        ));
-        Ok(true)
+    /// Opens a file of more than one run and gives its first run; or what is to be said where it is gone.
+    fn open_large(
+        &mut self,
+        source: PathBuf,
+        (mut candidate, prior): (read::Candidate, Option<FileRecord>),
+        forced: bool,
+    ) -> Result<Option<Work>> {
+        let Some(reader) = FileReader::open(&source)? else {
+            if prior.is_none() {
+                return Ok(None);
+            }
+            self.parent_end()?;
+            return Ok((!forced).then_some(Work::Removed(candidate.record.path)));
+        };
+        read::take_stat(&mut candidate, &reader);
+        let read::Candidate { record, relation } = candidate;
+        self.large =
+            Some((Arc::new(OpenRun { reader, record: Arc::new(record), relation, prior, forced }), 0));
+        self.next_run()
     }
 
-    fn next_run(&mut self) -> Option<Work> {
-        let (file, offset) = self.large.take()?;
+    fn next_run(&mut self) -> Result<Option<Work>> {
+        let Some((file, offset)) = self.large.take() else { return Ok(None) };
         let size = file.record.size;
         let len = usize::try_from((size - offset).min(RUN as u64)).unwrap_or(RUN);
         let next = offset + len as u64;
+        let last = next >= size;
+        let (mut known, mut end) = (Known::new(), None);
+        if file.prior.is_some() {
+            known = self.parent_grains(len)?;
+            end = if last { self.parent_end()? } else { None };
+        }
         let mut buffer = self.spare.pop().unwrap_or_default();
         buffer.resize(len, 0);
-        let work = Work::Run { file: Arc::clone(&file), offset, last: next >= size, buffer };
-        if next < size {
+        let place = RunPlace { offset, last, known, end };
+        let work = Work::Run { file: Arc::clone(&file), place, buffer };
+        if !last {
             self.large = Some((file, next));
         }
-        Some(work)
+        Ok(Some(work))
     }
 
     fn take_result(&mut self) -> Result<()> {
@@ -333,45 +444,52 @@ impl Copy<'_> {
 
     fn gather_one(&mut self, done: Done) -> Result<()> {
         match done {
-            Done::Entry(record) => self.gather.entry(self.index, record),
+            Done::Entry { record, same } => self.gather.entry(self.index, record, same),
+            Done::Removed(path) => self.gather.removed(self.index, path),
+            Done::Unread { record, end, forced } => self.gather.unread(self.index, record, &end, forced),
             Done::Vanished => Ok(()),
-            Done::Small { record, found } => {
+            Done::Small { record, found, prior, forced } => {
                 let (size, end) = (record.size, found.end);
                 let relation = record.flags.relation;
-                self.gather.begin(self.index, Arc::new(record.clone()))?;
-                self.take_run(&record.path, found)?;
-                self.finish_file(&record, if relation { size } else { end.unwrap_or(size) })
+                let (parent, known) = match prior {
+                    Some(Prior { record, known, end }) => (Some(ParentFile { record, end }), known),
+                    None => (None, Known::new()),
+                };
+                self.gather.begin(self.index, Arc::new(record.clone()), parent, forced)?;
+                self.take_run(&record.path, found, &known)?;
+                self.finish_file(&record, if relation { size } else { end.unwrap_or(size) }, None)
             }
-            Done::Run { file, offset, last, found } => {
-                if offset == 0 {
-                    self.true_size = None;
-                    self.gather.begin(self.index, Arc::clone(&file.record))?;
-                }
-                if let (Some(end), None) = (found.end, self.true_size) {
-                    self.true_size = Some(end);
-                }
-                self.take_run(&file.record.path, found)?;
-                if !last {
-                    return Ok(());
-                }
-                let size = if file.record.flags.relation { None } else { self.true_size };
-                self.finish_file(&file.record, size.unwrap_or(file.record.size))
-            }
-            Done::TooLarge(file) => self.read_inline(&Arc::new(file)),
+            Done::Run { file, place, found } => self.gather_run(&file, place, found),
+            Done::TooLarge { file, known, end } => self.read_inline(&Arc::new(file), &known, end),
         }
     }
 
+    fn gather_run(&mut self, file: &Arc<OpenRun>, place: RunPlace, found: read::Found) -> Result<()> {
+        if place.offset == 0 {
+            self.true_size = None;
+            let parent = file.prior.clone().map(|record| ParentFile { record, end: None });
+            self.gather.begin(self.index, Arc::clone(&file.record), parent, file.forced)?;
+        }
+        if let (Some(end), None) = (found.end, self.true_size) {
+            self.true_size = Some(end);
+        }
+        self.take_run(&file.record.path, found, &place.known)?;
+        if !place.last {
+            return Ok(());
+        }
+        let size = if file.record.flags.relation { None } else { self.true_size };
+        self.finish_file(&file.record, size.unwrap_or(file.record.size), place.end)
+    }
+
     /// A file that was small when it was listed and large when it was opened: rare, and read right here.
-    fn read_inline(&mut self, file: &Arc<OpenRun>) -> Result<()> {
+    fn read_inline(&mut self, file: &Arc<OpenRun>, known: &[Option<u64>], end: Option<Fields>) -> Result<()> {
         let size = file.record.size;
-        for offset in (0..size).step_by(RUN) {
+        for (offset, number) in (0..size).step_by(RUN).zip(0_usize..) {
             let len = usize::try_from((size - offset).min(RUN as u64)).unwrap_or(RUN);
-            let work = Work::Run {
-                file: Arc::clone(file),
-                offset,
-                last: offset + len as u64 >= size,
-                buffer: vec![0; len],
-            };
+            let last = offset + len as u64 >= size;
+            let known = known.chunks(RUN / GRAIN).nth(number).unwrap_or_default().to_vec();
+            let place = RunPlace { offset, last, known, end: end.clone().filter(|_| last) };
+            let work = Work::Run { file: Arc::clone(file), place, buffer: vec![0; len] };
             let done = read::perform(
                 work,
                 &self.options.key,
@@ -383,7 +501,7 @@ impl Copy<'_> {
         Ok(())
     }
 
-    fn take_run(&mut self, path: &RelPath, found: read::Found) -> Result<()> {
+    fn take_run(&mut self, path: &RelPath, found: read::Found, known: &[Option<u64>]) -> Result<()> {
         if !found.bad.is_empty() {
             self.note_bad(path, &found.bad);
         }
@@ -391,6 +509,7 @@ impl Copy<'_> {
             self.index,
             found.bytes,
             found.hashes,
+            known,
             &found.bad,
             emit(&self.pool, &mut self.seals),
         )?;
@@ -415,11 +534,79 @@ impl Copy<'_> {
         }
     }
 
-    fn finish_file(&mut self, record: &FileRecord, size: u64) -> Result<()> {
-        self.gather.end(self.index, size)?;
-        self.host.tell(Event::File { path: record.path.to_string(), size });
+    fn finish_file(&mut self, record: &FileRecord, size: u64, parent: Option<Fields>) -> Result<()> {
+        let outcome = self.gather.end(self.index, size, parent)?;
+        if matches!(outcome, Outcome::New | Outcome::Changed) {
+            self.host.tell(Event::File { path: record.path.to_string(), size });
+        }
         Ok(())
     }
+}
+
+impl Parent {
+    /// A parent of `merge`, whose copy began at `copy_start_ns`; with `trust` files are taken for unchanged by what the file system says.
+    pub(crate) const fn new(merge: Merge<LayerNodes>, copy_start_ns: i64, trust: bool) -> Self {
+        Self {
+            reader: MergeReader::new(merge),
+            copy_start_ns,
+            trust,
+            removed: None,
+            link: None,
+            unlinked: None,
+        }
+    }
+
+    /// Passes over what the parent has before `path`: it is gone. False where more is to come.
+    fn pass(&mut self, path: Option<&RelPath>, works: &mut Vec<Work>) -> Result<bool> {
+        while let Some(gone) = self.reader.pass_before(path)? {
+            // One record says that a whole directory is gone; and what a link led to goes with the link.
+            let said = self.removed.as_ref().is_some_and(|removed| gone.is_within(removed));
+            if !said && self.link.as_ref() != Some(&gone) {
+                self.removed = Some(gone.clone());
+                works.push(Work::Removed(gone));
+                if works.len() >= MAX_BATCH {
+                    return Ok(false);
+                }
+            }
+        }
+        Ok(true)
+    }
+
+    /// What the parent has where this entry is, and whether the entry has to be written even if it is the same: a link and what it leads
+    /// to are one.
+    fn take(&mut self, entry: &ScanEntry) -> Result<(Option<Entry>, bool)> {
+        let path = &entry.path;
+        let is_link = matches!(entry.kind, EntryKind::Link { .. });
+        let behind = self.link.take().is_some_and(|link| link == *path);
+        if let Some(unlinked) = self.unlinked.take().filter(|_| behind) {
+            return Ok((Some(unlinked), true));
+        }
+        let mut known = self.reader.take(path)?;
+        let mut forced = behind;
+        if is_link {
+            self.link = Some(path.clone());
+            if !matches!(known, None | Some(Entry::Link { .. })) {
+                self.unlinked = known.take();
+            }
+            return Ok((known, true));
+        }
+        if matches!(known, Some(Entry::Link { .. })) {
+            forced = true;
+            known = self.reader.take(path)?;
+        }
+        if self.removed.as_ref().is_some_and(|removed| path.is_within(removed)) {
+            // What is said to be gone is no parent of what has come back meanwhile.
+            if matches!(known, Some(Entry::File(_))) {
+                self.reader.end()?;
+            }
+            return Ok((None, true));
+        }
+        Ok((known, forced))
+    }
+}
+
+const fn is_large(kind: &EntryKind) -> bool {
+    matches!(kind, EntryKind::File { size, .. } if *size > RUN as u64)
 }
 
 /// Sends frames to the workers, ahead of all reading.

@@ -2,9 +2,11 @@
 
 use std::sync::Arc;
 
-use pgbr_manifest::index::{BadPages, Fields, FileRecord, IndexWriter, Record};
+use pgbr_manifest::diff::{EntryWriter, Outcome, ParentFile, Written};
+use pgbr_manifest::index::{BadPages, Fields, FileRecord, Record};
 use pgbr_manifest::manifest::Link;
-use pgbr_manifest::{FileDigester, GRAIN, HashKey, ListDigester, ZERO_GRAIN};
+use pgbr_manifest::merge::Known;
+use pgbr_manifest::{GRAIN, HashKey, RelPath};
 
 use crate::error::{Error, Result};
 use crate::packs::IndexPacks;
@@ -39,13 +41,17 @@ pub(crate) struct Totals {
     pub(crate) files: u64,
     /// Pages with a wrong checksum.
     pub(crate) bad_pages: u64,
+    /// Bytes of the files that are new or whose content has changed.
+    pub(crate) changed: u64,
+    /// How many those are.
+    pub(crate) changed_files: u64,
+    /// Files that were not even opened.
+    pub(crate) unread: u64,
 }
 
 /// Takes runs in order.
 pub(crate) struct Gather {
-    key: HashKey,
-    index: IndexWriter,
-    list: ListDigester,
+    entries: EntryWriter,
     limit: usize,
     frame: RawFrame,
     file: Option<OpenFile>,
@@ -55,20 +61,28 @@ pub(crate) struct Gather {
 
 struct OpenFile {
     record: Arc<FileRecord>,
-    digester: FileDigester,
     bad: BadPages,
-    at: u64,
+    /// Whether its record is written even where the parent has it just so.
+    forced: bool,
+}
+
+/// What the parent has of a file that is compared.
+#[derive(Debug)]
+pub(crate) struct Prior {
+    /// Its record.
+    pub(crate) record: FileRecord,
+    /// The hashes in the places of the first run; those of later runs come with them.
+    pub(crate) known: Known,
+    /// Its end.
+    pub(crate) end: Option<Fields>,
 }
 
 impl Gather {
     /// Frames have up to `limit` bytes.
     pub(crate) fn new(key: HashKey, limit: usize) -> Self {
-        let list = ListDigester::new(&key);
         let frame = RawFrame { number: 0, raw: Vec::new(), rows: Vec::new() };
         Self {
-            key,
-            index: IndexWriter::new(),
-            list,
+            entries: EntryWriter::new(key),
             limit,
             frame,
             file: None,
@@ -77,12 +91,17 @@ impl Gather {
         }
     }
 
-    /// A directory or a link.
-    pub(crate) fn entry(&mut self, packs: &mut IndexPacks, record: Record) -> Result<()> {
-        match &record {
-            Record::Directory { path, .. } => self.list.directory(path.as_bytes()),
-            Record::Link { path, target, .. } => {
-                self.list.link(path.as_bytes(), target);
+    /// What the parent has there is gone.
+    pub(crate) fn removed(&mut self, packs: &mut IndexPacks, path: RelPath) -> Result<()> {
+        self.entries.removed(packs, path)
+    }
+
+    /// A directory or a link; `same` where the parent has it just so and it need not be written.
+    pub(crate) fn entry(&mut self, packs: &mut IndexPacks, record: Record, same: bool) -> Result<()> {
+        self.totals.entries += 1;
+        match record {
+            Record::Directory { path, meta } => self.entries.directory(packs, path, meta, same),
+            Record::Link { path, meta, target } => {
                 let text = |bytes| String::from_utf8_lossy(bytes).into_owned();
                 if self.links.len() >= MAX_LINKS {
                     return Err(Error::Unfit {
@@ -90,76 +109,76 @@ impl Gather {
                     });
                 }
                 let name = text(path.strip("pg_data").unwrap_or_else(|| path.as_bytes()));
-                self.links.push(Link { name, destination: text(target) });
+                self.links.push(Link { name, destination: text(&target) });
+                self.entries.link(packs, path, meta, target)
             }
-            _ => return Err(Error::Internal { what: "an entry is a directory or a link" }),
+            _ => Err(Error::Internal { what: "an entry is a directory or a link" }),
         }
+    }
+
+    /// A file that was not read: it is the parent's.
+    pub(crate) fn unread(
+        &mut self,
+        packs: &mut IndexPacks,
+        record: FileRecord,
+        end: &Fields,
+        forced: bool,
+    ) -> Result<()> {
         self.totals.entries += 1;
-        self.index.push(packs, record)
+        self.totals.files += 1;
+        self.totals.bytes += end.size;
+        self.totals.bad_pages += end.bad_pages.total;
+        self.totals.unread += 1;
+        let path = record.path.clone();
+        self.entries.unread(packs, &path, end, forced.then_some(record))
     }
 
     /// A file begins; its runs follow in order, then its end.
-    pub(crate) fn begin(&mut self, packs: &mut IndexPacks, record: Arc<FileRecord>) -> Result<()> {
+    pub(crate) fn begin(
+        &mut self,
+        packs: &mut IndexPacks,
+        record: Arc<FileRecord>,
+        parent: Option<ParentFile>,
+        forced: bool,
+    ) -> Result<()> {
         self.totals.entries += 1;
         self.totals.files += 1;
-        self.index.push(packs, Record::File(record.as_ref().clone()))?;
-        let digester = FileDigester::new(&self.key, record.size);
-        self.file = Some(OpenFile { record, digester, bad: BadPages::default(), at: 0 });
+        self.entries.begin(packs, Arc::clone(&record), parent)?;
+        self.file = Some(OpenFile { record, bad: BadPages::default(), forced });
         Ok(())
     }
 
-    /// The next run of the open file. Gives finished frames to `emit`, and the buffer back where it is no longer needed.
+    /// The next run of the open file, and what the parent has in its place. Gives finished frames to `emit`, and the buffer back where
+    /// it is no longer needed.
     pub(crate) fn run(
         &mut self,
         packs: &mut IndexPacks,
         buffer: Vec<u8>,
         hashes: Vec<u64>,
+        known: &[Option<u64>],
         bad: &[u32],
         mut emit: impl FnMut(RawFrame),
     ) -> Result<Option<Vec<u8>>> {
         let Some(file) = &mut self.file else { return Err(Error::Internal { what: "a run without a file" }) };
-        let first = file.at;
-        file.at += hashes.len() as u64;
-        hashes.iter().for_each(|h| file.digester.push(*h));
         file.note_bad(bad);
         self.totals.bad_pages += bad.len() as u64;
         let record = Arc::clone(&file.record);
-        let is_frame = !hashes.is_empty() && buffer.len() == self.limit && !hashes.contains(&ZERO_GRAIN);
+        let (first, stored) = self.entries.run(packs, &hashes, known)?;
+        let all = 0..hashes.len();
+        let is_frame = buffer.len() == self.limit && stored.first() == Some(&all);
         if is_frame && (self.frame.raw.len() >= EARLY || self.frame.raw.is_empty()) {
             self.flush(&mut emit);
-            self.index.push(packs, Record::Grains { gap: 0, hashes: hashes.clone() })?;
             let rows = vec![FrameRow { file: record, first, hashes }];
             emit(RawFrame { number: self.frame.number, raw: buffer, rows });
             self.frame.number += 1;
             return Ok(None);
         }
-        self.copy(packs, &record, first, &buffer, &hashes, &mut emit)?;
-        Ok(Some(buffer))
-    }
-
-    /// Splits a run into stretches of stored grains and of zeros.
-    fn copy(
-        &mut self,
-        packs: &mut IndexPacks,
-        record: &Arc<FileRecord>,
-        first: u64,
-        buffer: &[u8],
-        hashes: &[u64],
-        emit: &mut impl FnMut(RawFrame),
-    ) -> Result<()> {
-        let mut at = 0;
-        for stretch in hashes.chunk_by(|a, b| (*a == ZERO_GRAIN) == (*b == ZERO_GRAIN)) {
-            let end = at + stretch.len();
-            if stretch.first() == Some(&ZERO_GRAIN) {
-                self.index.push(packs, Record::Zeros { gap: 0, count: stretch.len() as u64 })?;
-            } else {
-                self.index.push(packs, Record::Grains { gap: 0, hashes: stretch.to_vec() })?;
-                let bytes = &buffer[at * GRAIN..(end * GRAIN).min(buffer.len())];
-                self.store(record, first + at as u64, bytes, stretch, emit);
-            }
-            at = end;
+        for stretch in stored {
+            let at = first + stretch.start as u64;
+            let bytes = &buffer[stretch.start * GRAIN..(stretch.end * GRAIN).min(buffer.len())];
+            self.store(&record, at, bytes, &hashes[stretch], &mut emit);
         }
-        Ok(())
+        Ok(Some(buffer))
     }
 
     /// Appends grains to the frame, closing it as it fills.
@@ -207,15 +226,26 @@ impl Gather {
         emit(std::mem::replace(&mut self.frame, next));
     }
 
-    /// The open file ends; `size` is its true size, which is smaller than at first where it shrank.
-    pub(crate) fn end(&mut self, packs: &mut IndexPacks, size: u64) -> Result<()> {
+    /// The open file ends; `size` is its true size, which is smaller than at first where it shrank. `parent` is the parent's end of it.
+    pub(crate) fn end(
+        &mut self,
+        packs: &mut IndexPacks,
+        size: u64,
+        parent: Option<Fields>,
+    ) -> Result<Outcome> {
         let Some(file) = self.file.take() else {
             return Err(Error::Internal { what: "an end without a file" });
         };
-        let digest = file.digester.finish();
+        if let Some(end) = parent {
+            self.entries.parent_end(end);
+        }
+        let outcome = self.entries.end(packs, size, file.bad, file.forced)?;
         self.totals.bytes += size;
-        self.list.file(file.record.path.as_bytes(), size, digest);
-        self.index.push(packs, Record::End(Fields { size, digest, bad_pages: file.bad }))
+        if matches!(outcome, Outcome::New | Outcome::Changed) {
+            self.totals.changed += size;
+            self.totals.changed_files += 1;
+        }
+        Ok(outcome)
     }
 
     /// Closes the last frame; to be called before [`Gather::finish`], when frames can still be emitted.
@@ -225,9 +255,8 @@ impl Gather {
 
     /// Closes the index.
     pub(crate) fn finish(self, packs: &mut IndexPacks) -> Result<Gathered> {
-        let (index, stream) = self.index.finish(packs)?;
-        let (entries, digest) = self.list.finish();
-        Ok(Gathered { index, stream, entries, digest, links: self.links, totals: self.totals })
+        let written = self.entries.finish(packs)?;
+        Ok(Gathered { written, links: self.links, totals: self.totals })
     }
 }
 
@@ -248,14 +277,8 @@ impl OpenFile {
 
 /// What the whole index says.
 pub(crate) struct Gathered {
-    /// Top of the index.
-    pub(crate) index: Option<pgbr_manifest::index::Root>,
-    /// Length of the stream in bytes.
-    pub(crate) stream: u64,
-    /// Entries of the resolved list.
-    pub(crate) entries: u64,
-    /// Its digest.
-    pub(crate) digest: pgbr_manifest::Digest,
+    /// Index, stream and resolved list.
+    pub(crate) written: Written,
     /// Links in the data directory.
     pub(crate) links: Vec<Link>,
     /// Totals.

@@ -5,10 +5,12 @@ use std::sync::Arc;
 use std::thread::sleep;
 use std::time::Duration;
 
-use pgbr_manifest::HashKey;
-use pgbr_manifest::index::{FileRecord, Record};
+use pgbr_manifest::index::{Fields, FileRecord, Record};
+use pgbr_manifest::merge::Known;
+use pgbr_manifest::{HashKey, RelPath};
 use pgbr_pg::{FileReader, PageContext, RelationFile, filenode_map_is_whole, read_control_file};
 
+use super::gather::Prior;
 use crate::error::{Error, Result};
 use crate::run::{RUN, hash_grains};
 
@@ -28,6 +30,10 @@ pub(crate) struct Candidate {
 pub(crate) struct Small {
     pub(crate) source: PathBuf,
     pub(crate) record: Candidate,
+    /// What the parent has of it.
+    pub(crate) prior: Option<Prior>,
+    /// Whether its record is written whatever the parent has: a link leads to it.
+    pub(crate) forced: bool,
 }
 
 /// A file that is open and read in runs.
@@ -35,18 +41,38 @@ pub(crate) struct OpenRun {
     pub(crate) reader: FileReader,
     pub(crate) record: Arc<FileRecord>,
     pub(crate) relation: Option<RelationFile>,
+    /// The parent's record of it.
+    pub(crate) prior: Option<FileRecord>,
+    /// As in [`Small`].
+    pub(crate) forced: bool,
 }
 
 /// One thing to do, in index order.
 pub(crate) enum Work {
-    /// Nothing to read.
-    Entry(Record),
+    /// Nothing to read; `same` where the parent has it just so.
+    Entry { record: Record, same: bool },
+    /// What the parent has there is gone.
+    Removed(RelPath),
+    /// A file that cannot have changed.
+    Unread { record: FileRecord, end: Fields, forced: bool },
     /// A whole file.
     Small(Small),
     /// The control file.
     Control(Small),
     /// A run of a large file.
-    Run { file: Arc<OpenRun>, offset: u64, last: bool, buffer: Vec<u8> },
+    Run { file: Arc<OpenRun>, place: RunPlace, buffer: Vec<u8> },
+}
+
+/// Which run of a file it is, and what the parent has there.
+pub(crate) struct RunPlace {
+    /// Its first byte.
+    pub(crate) offset: u64,
+    /// Whether the file ends with it.
+    pub(crate) last: bool,
+    /// The parent's hashes.
+    pub(crate) known: Known,
+    /// The parent's end of the file, with its last run.
+    pub(crate) end: Option<Fields>,
 }
 
 /// What was read.
@@ -63,21 +89,36 @@ pub(crate) struct Found {
 
 /// What became of it.
 pub(crate) enum Done {
-    Entry(Record),
-    /// It was gone when it was to be opened.
+    Entry {
+        record: Record,
+        same: bool,
+    },
+    /// The parent has something there that is gone.
+    Removed(RelPath),
+    Unread {
+        record: FileRecord,
+        end: Fields,
+        forced: bool,
+    },
+    /// It was gone when it was to be opened, and the parent does not have it either.
     Vanished,
     Small {
         record: FileRecord,
         found: Found,
+        prior: Option<Prior>,
+        forced: bool,
     },
     Run {
         file: Arc<OpenRun>,
-        offset: u64,
-        last: bool,
+        place: RunPlace,
         found: Found,
     },
     /// It grew beyond what is read in one piece.
-    TooLarge(OpenRun),
+    TooLarge {
+        file: OpenRun,
+        known: Known,
+        end: Option<Fields>,
+    },
 }
 
 /// Does one thing.
@@ -88,19 +129,21 @@ pub(crate) fn perform(
     segment_pages: u32,
 ) -> Result<Done> {
     match work {
-        Work::Entry(record) => Ok(Done::Entry(record)),
+        Work::Entry { record, same } => Ok(Done::Entry { record, same }),
+        Work::Removed(path) => Ok(Done::Removed(path)),
+        Work::Unread { record, end, forced } => Ok(Done::Unread { record, end, forced }),
         Work::Small(small) => read_small(small, key, pages, segment_pages),
         Work::Control(small) => read_control(small, key),
-        Work::Run { file, offset, last, mut buffer } => {
-            let got = file.reader.read_run(offset, &mut buffer)?;
-            let place = Place {
+        Work::Run { file, place, mut buffer } => {
+            let got = file.reader.read_run(place.offset, &mut buffer)?;
+            let at = Place {
                 reader: &file.reader,
                 record: &file.record,
                 relation: file.relation.as_ref(),
-                offset,
+                offset: place.offset,
             };
-            let found = place.examine(buffer, got, key, pages, segment_pages)?;
-            Ok(Done::Run { file, offset, last, found })
+            let found = at.examine(buffer, got, key, pages, segment_pages)?;
+            Ok(Done::Run { file, place, found })
         }
     }
 }
@@ -114,17 +157,26 @@ pub(crate) fn take_stat(candidate: &mut Candidate, reader: &FileReader) {
 }
 
 fn read_small(small: Small, key: &HashKey, pages: Option<&PageContext>, segment_pages: u32) -> Result<Done> {
-    let Small { source, record: mut candidate } = small;
+    let Small { source, record: mut candidate, prior, forced } = small;
     let Some(reader) = FileReader::open(&source)? else {
         if MUST_HAVE.contains(&candidate.record.path.as_bytes()) {
             return Err(Error::Unfit { reason: format!("'{}' vanished", source.display()) });
         }
-        return Ok(Done::Vanished);
+        // A link that leads nowhere any more is all that is left.
+        return Ok(match prior.is_some() && !forced {
+            true => Done::Removed(candidate.record.path),
+            false => Done::Vanished,
+        });
     };
     take_stat(&mut candidate, &reader);
     let Candidate { record, relation } = candidate;
     if record.size > 2 * RUN as u64 {
-        return Ok(Done::TooLarge(OpenRun { reader, record: Arc::new(record), relation }));
+        let (prior, known, end) = match prior {
+            Some(Prior { record, known, end }) => (Some(record), known, end),
+            None => (None, Known::new(), None),
+        };
+        let file = OpenRun { reader, record: Arc::new(record), relation, prior, forced };
+        return Ok(Done::TooLarge { file, known, end });
     }
     let mut bytes = vec![0; usize::try_from(record.size).unwrap_or(0)];
     let mut got = reader.read_run(0, &mut bytes)?;
@@ -139,15 +191,15 @@ fn read_small(small: Small, key: &HashKey, pages: Option<&PageContext>, segment_
     }
     let place = Place { reader: &reader, record: &record, relation: relation.as_ref(), offset: 0 };
     let found = place.examine(bytes, got, key, pages, segment_pages)?;
-    Ok(Done::Small { record, found })
+    Ok(Done::Small { record, found, prior, forced })
 }
 
 fn read_control(small: Small, key: &HashKey) -> Result<Done> {
-    let Small { source, record: Candidate { mut record, .. } } = small;
+    let Small { source, record: Candidate { mut record, .. }, prior, forced } = small;
     let (_, bytes) = read_control_file(&source)?;
     record.size = bytes.len() as u64;
     let hashes = hash_grains(key, &bytes);
-    Ok(Done::Small { record, found: Found { bytes, hashes, bad: Vec::new(), end: None } })
+    Ok(Done::Small { record, found: Found { bytes, hashes, bad: Vec::new(), end: None }, prior, forced })
 }
 
 struct Place<'a> {

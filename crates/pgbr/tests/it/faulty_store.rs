@@ -94,6 +94,8 @@ impl<'a> Rig<'a> {
             stanza: stanza(),
             cluster: self.access(),
             kind: BackupType::Full,
+            delta: false,
+            resume: true,
             compression: Compression::NONE,
             threads: 1,
             pack_size: 256 << 10,
