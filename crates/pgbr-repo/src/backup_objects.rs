@@ -11,7 +11,7 @@ use pgbr_manifest::{BackupLabel, StanzaName};
 use crate::error::{Error, Result};
 use crate::keys::{Layout, ParsedKey};
 use crate::repo_file::Repo;
-use crate::store::{Resolved, Store};
+use crate::store::{Leftover, Resolved, Store};
 
 /// How many listings of backups are under way at once.
 const LISTINGS: usize = 16;
@@ -37,6 +37,21 @@ pub struct PackObject {
     pub number: u32,
     /// Its size in bytes.
     pub size: u64,
+}
+
+/// A manifest that was taken away, and can be put back as it was.
+#[derive(Debug, Clone)]
+pub struct RemovedManifest {
+    label: BackupLabel,
+    /// Keys and objects; one, unless two runs have put theirs side by side.
+    objects: Vec<(Path, Bytes)>,
+}
+
+impl RemovedManifest {
+    /// The backup.
+    pub const fn label(&self) -> BackupLabel {
+        self.label
+    }
 }
 
 impl BackupStore {
@@ -159,6 +174,51 @@ impl BackupStore {
             self.store().delete_durable(&key).await?;
         }
         Ok(())
+    }
+
+    /// As [`BackupStore::delete_manifest`], and keeps what was there in memory, for the case that a backup which builds on this one was
+    /// committed meanwhile. What cannot be read is not kept.
+    ///
+    /// # Errors
+    /// As the store failed: the backup then exists, or does not.
+    pub async fn remove_manifest(&self, label: &BackupLabel) -> Result<RemovedManifest> {
+        let mut objects = Vec::new();
+        for key in self.manifests(label).await? {
+            match self.store().get(&key, MANIFEST_MAX as u64).await {
+                Ok(object) => objects.push((key.clone(), object)),
+                Err(error) if error.is_unverified() || error.is_not_found() => {}
+                Err(error) => return Err(error),
+            }
+            self.store().delete_durable(&key).await?;
+        }
+        Ok(RemovedManifest { label: *label, objects })
+    }
+
+    /// Puts a removed manifest back, durably; no pack of its backup may have been touched since.
+    ///
+    /// # Errors
+    /// [`Error::NotFound`] where nothing was kept; [`Error::BackupExists`] where another run's stands there now; as the store failed.
+    pub async fn put_back(&self, removed: &RemovedManifest) -> Result<()> {
+        if removed.objects.is_empty() {
+            return Err(Error::not_found(&Layout::new().manifest(&self.stanza, &removed.label)));
+        }
+        for (key, object) in &removed.objects {
+            match self.store().create_resolved(key, object.clone(), MANIFEST_MAX as u64).await? {
+                Resolved::Ours => {}
+                Resolved::Others(_) => {
+                    return Err(Error::BackupExists { label: removed.label.to_string() });
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Files that interrupted puts have left below the backups, in a local store.
+    ///
+    /// # Errors
+    /// As the store failed.
+    pub async fn leftovers(&self) -> Result<Vec<Leftover>> {
+        self.store().leftovers(&Layout::new().backup_dir(&self.stanza)).await
     }
 
     /// Takes this run's own manifest back: its pin or its parent was gone after it was put.

@@ -3,7 +3,7 @@
 use std::fmt;
 
 use object_store::path::Path;
-use pgbr_manifest::{ArchiveId, BackupLabel, StanzaName, TimelineId, WalFileName};
+use pgbr_manifest::{ArchiveId, BackupLabel, StanzaName, TimelineId, WalFileName, WalSegmentName};
 
 /// The directory that everything lies in: beside pgBackRest's `archive/` and `backup/`, never inside them.
 pub const PREFIX: &str = "pgbr";
@@ -161,6 +161,16 @@ impl Layout {
         Path::from(format!("{PREFIX}/{stanza}/pin/{id}.beat"))
     }
 
+    /// All holds of a stanza.
+    pub fn hold_dir(self, stanza: &StanzaName) -> Path {
+        Path::from(format!("{PREFIX}/{stanza}/hold"))
+    }
+
+    /// A hold of a backup: created once, never rewritten.
+    pub fn hold(self, stanza: &StanzaName, label: &BackupLabel, id: &HoldId) -> Path {
+        Path::from(format!("{PREFIX}/{stanza}/hold/{label}.{id}"))
+    }
+
     /// All leases of a stanza, or with `None` of the repository's own record.
     pub fn lease_dir(self, stanza: Option<&StanzaName>) -> Path {
         match stanza {
@@ -189,6 +199,12 @@ impl WalLog {
     pub fn parse(text: &str) -> Option<Self> {
         let hex = text.len() == 16 && text.bytes().all(|b| b.is_ascii_digit() || (b'A'..=b'F').contains(&b));
         hex.then(|| Self(text.to_owned()))
+    }
+
+    /// The first and the last segment whose names begin with it, if there were logs of any size.
+    pub fn span(&self) -> Option<(WalSegmentName, WalSegmentName)> {
+        let segment = |last: u32| format!("{self}{last:08X}").parse().ok();
+        Some((segment(0)?, segment(u32::MAX)?))
     }
 
     /// The timeline in the name.
@@ -227,6 +243,16 @@ impl fmt::Display for WalDigest {
 pub struct PinId(pub [u8; 16]);
 
 impl fmt::Display for PinId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.iter().try_for_each(|byte| write!(f, "{byte:02x}"))
+    }
+}
+
+/// The random end of a hold's name.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct HoldId(pub [u8; 8]);
+
+impl fmt::Display for HoldId {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         self.0.iter().try_for_each(|byte| write!(f, "{byte:02x}"))
     }
@@ -328,6 +354,15 @@ pub enum ParsedKey {
         /// Whether this is the pin's sign of life.
         beat: bool,
     },
+    /// A hold.
+    Hold {
+        /// The stanza.
+        stanza: StanzaName,
+        /// The backup that it holds.
+        label: BackupLabel,
+        /// Its id.
+        id: HoldId,
+    },
     /// A term of a lease.
     Lease {
         /// The stanza; `None` for the repository's own record.
@@ -388,6 +423,10 @@ fn parse_in_stanza(stanza: StanzaName, inside: &[&str]) -> Option<ParsedKey> {
                 None => (name, false),
             };
             Some(ParsedKey::Pin { stanza, id: PinId(hex(id)?), beat })
+        }
+        ["hold", name] => {
+            let (label, id) = name.split_once('.')?;
+            Some(ParsedKey::Hold { stanza, label: label.parse().ok()?, id: HoldId(hex(id)?) })
         }
         ["lease", name] => {
             parse_lease(name).map(|(name, number)| ParsedKey::Lease { stanza: Some(stanza), name, number })
@@ -479,6 +518,10 @@ mod tests {
             (keys.wal(&stanza, id, &history), "pgbr/main/archive/15-1/00000002.history"),
             (keys.pin(&stanza, &pin), "pgbr/main/pin/07070707070707070707070707070707"),
             (keys.pin_beat(&stanza, &pin), "pgbr/main/pin/07070707070707070707070707070707.beat"),
+            (
+                keys.hold(&stanza, &label, &HoldId([9; 8])),
+                "pgbr/main/hold/20261122-120000F_20261123-120000I.0909090909090909",
+            ),
             (keys.lease(Some(&stanza), &LeaseName::backup(), 3), "pgbr/main/lease/backup.0000000000000003"),
             (keys.lease(None, &LeaseName::record(), 3), "pgbr/repo.json.lease/record.0000000000000003"),
         ]
@@ -519,6 +562,7 @@ mod tests {
             }
             ParsedKey::Pin { stanza, id, beat: false } => keys.pin(stanza, id),
             ParsedKey::Pin { stanza, id, beat: true } => keys.pin_beat(stanza, id),
+            ParsedKey::Hold { stanza, label, id } => keys.hold(stanza, label, id),
             ParsedKey::Lease { stanza, name, number } => keys.lease(stanza.as_ref(), name, *number),
         }
     }
@@ -526,7 +570,7 @@ mod tests {
     proptest::proptest! {
         #[test]
         fn what_is_parsed_has_one_spelling(
-            at in 0..15_usize,
+            at in 0..16_usize,
             cut in 5..90_usize,
             other in "[0-9a-fA-FIi./_#-]{0,3}",
         ) {
@@ -563,6 +607,8 @@ mod tests {
             "pgbr/main/archive/15-1/000000010000000B/000000010000000A000000FF",
             "pgbr/main/archive/15-1/000000010000000A/000000010000000A000000FF-xyz",
             "pgbr/main/pin/07",
+            "pgbr/main/hold/20261122-120000F",
+            "pgbr/main/hold/20261122-120000F.07",
             "pgbr/main/lease/backup",
             "pgbr/main/lease/Backup.0000000000000003",
         ] {

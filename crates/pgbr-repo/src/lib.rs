@@ -53,6 +53,7 @@
 
 mod backup_objects;
 mod error;
+mod hold;
 mod key_cache;
 mod keys;
 mod lease;
@@ -67,10 +68,11 @@ mod store;
 mod wal;
 mod watch;
 
-pub use backup_objects::{BackupStore, PackObject};
+pub use backup_objects::{BackupStore, PackObject, RemovedManifest};
 pub use error::{Cause, Error, Result};
+pub use hold::{HoldRecord, HoldRequest, HoldState, Holds};
 pub use key_cache::{FileKeyCache, KeyCache};
-pub use keys::{Layout, LeaseName, PREFIX, ParsedKey, PinId, WalDigest, WalLog};
+pub use keys::{HoldId, Layout, LeaseName, PREFIX, ParsedKey, PinId, WalDigest, WalLog};
 pub use lease::{Lease, LeaseRequest, LeaseState, LeaseStep, Leases};
 pub use lock::{
     Lock, LockHolder, LockProgress, LockRequest, LockType, StopFile, create_stop_file, lock_holder,

@@ -8,7 +8,7 @@ use pgbr_manifest::{ArchiveId, TimelineId, WalFileName, WalSegmentName};
 use super::WalStore;
 use crate::error::Result;
 use crate::keys::{Layout, ParsedKey, WalDigest, WalLog};
-use crate::store::Listed;
+use crate::store::{Leftover, Listed};
 
 /// An object in the archive.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -157,6 +157,22 @@ impl WalStore {
     /// As the store failed.
     pub async fn delete(&self, entry: &WalEntry) -> Result<()> {
         self.store().delete(&entry.key).await
+    }
+
+    /// Files that interrupted puts have left below the archives, in a local store.
+    ///
+    /// # Errors
+    /// As the store failed.
+    pub async fn leftovers(&self) -> Result<Vec<Leftover>> {
+        self.store().leftovers(&Layout::new().archives_dir(&self.stanza)).await
+    }
+
+    /// Removes the empty directories that are left of an archive without objects in a local store.
+    ///
+    /// # Errors
+    /// As the store failed.
+    pub async fn tidy_archive(&self, archive: ArchiveId) -> Result<()> {
+        self.store().remove_empty_directories(&Layout::new().archive_dir(&self.stanza, archive)).await
     }
 
     /// Removes the directory of a log that has no objects any more in a local store.

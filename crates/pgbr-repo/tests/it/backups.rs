@@ -170,3 +170,29 @@ async fn a_manifest_is_taken_back_by_its_own_run_only() {
     backups.withdraw_manifest(&full, 7).await.unwrap();
     assert!(!backups.exists(&full).await.unwrap());
 }
+
+#[tokio::test]
+async fn a_removed_manifest_can_be_put_back() {
+    for without_creates in [false, true] {
+        let dir = tempfile::tempdir().unwrap();
+        let repo =
+            if without_creates { repo_without_creates(dir.path()).await } else { repo(dir.path()).await };
+        let (backups, full) = (backups(&repo), label(FULL));
+        backups.commit_manifest(&full, 7, manifest(&repo, "seven")).await.unwrap();
+        let removed = backups.remove_manifest(&full).await.unwrap();
+        assert_eq!(removed.label(), full);
+        assert!(!backups.exists(&full).await.unwrap());
+        backups.put_back(&removed).await.unwrap();
+        backups.put_back(&removed).await.unwrap();
+        assert_eq!(backups.read_manifest(&full).await.unwrap().1, b"seven");
+        // What was not there cannot be put back, and what stands there stays.
+        let nothing = backups.remove_manifest(&label("20261123-120000F")).await.unwrap();
+        assert!(backups.put_back(&nothing).await.unwrap_err().is_not_found());
+        if !without_creates {
+            backups.delete_manifest(&full).await.unwrap();
+            backups.commit_manifest(&full, 8, manifest(&repo, "eight")).await.unwrap();
+            assert!(matches!(backups.put_back(&removed).await, Err(Error::BackupExists { .. })));
+            assert_eq!(backups.read_manifest(&full).await.unwrap().1, b"eight");
+        }
+    }
+}

@@ -3,6 +3,7 @@
 
 mod backups;
 mod fixture;
+mod holds;
 mod leases;
 mod pins;
 mod repository;
