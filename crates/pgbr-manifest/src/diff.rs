@@ -193,7 +193,8 @@ impl EntryWriter {
     }
 
     /// The next grains of the open file by their hashes, and what the parent has in their places (empty: nothing). Gives those that have
-    /// to be stored, and the first of the run, counted in the file.
+    /// to be stored, and the first of the run, counted in the file. A grain that a change of size went through is not the parent's, not
+    /// even if both are zeros.
     ///
     /// # Errors
     /// As [`EntryWriter::removed`].
@@ -207,6 +208,9 @@ impl EntryWriter {
         let first = open.at;
         open.at += hashes.len() as u64;
         hashes.iter().for_each(|hash| open.digester.push(*hash));
+        let shared =
+            open.parent.as_ref().map_or(0, |parent| shared_grains(parent.record.size, open.record.size));
+        let known = known.get(..index(shared.saturating_sub(first)).min(known.len())).unwrap_or_default();
         let kind = |n: usize| match (hashes.get(n), known.get(n).copied().flatten()) {
             (Some(hash), Some(old)) if *hash == old => Kind::Same,
             (Some(&ZERO_GRAIN), _) => Kind::Zero,
@@ -322,3 +326,21 @@ pub struct Written {
 pub const fn grains_of(size: u64) -> u64 {
     size.div_ceil(GRAIN as u64)
 }
+
+/// How many grains, from the first on, two versions of a file can have in common by their sizes.
+pub(crate) const fn shared_grains(old: u64, new: u64) -> u64 {
+    if old == new {
+        grains_of(old)
+    } else if old < new {
+        old / GRAIN as u64
+    } else {
+        new / GRAIN as u64
+    }
+}
+
+fn index(grain: u64) -> usize {
+    usize::try_from(grain).unwrap_or(usize::MAX)
+}
+
+#[cfg(test)]
+mod tests;

@@ -6,6 +6,8 @@
 
 mod bytes;
 mod record;
+#[cfg(test)]
+pub(crate) mod shelf;
 mod table;
 mod tree;
 

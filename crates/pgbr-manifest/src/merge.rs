@@ -4,6 +4,7 @@
 //! `whole` takes the grains that it does not list from older sources, down to the first that is. One leaf of each source is in memory:
 //! the cost grows with the length of the chain, never with files or pages.
 
+use crate::diff::{grains_of, shared_grains};
 use crate::error::{Error, Result};
 use crate::hash::{GRAIN, ZERO_GRAIN};
 use crate::index::{Fields, FileRecord, IndexCursor, Meta, NodeSource, Placed, Record, Root};
@@ -260,7 +261,7 @@ impl<S: NodeSource> Merge<S> {
                 return Err(lacking(path).into());
             }
             file.flags.whole = true;
-            let grains = file.size.div_ceil(GRAIN as u64);
+            let grains = grains_of(file.size);
             self.file = Some(Open { path: path.clone(), grains, at: 0, parts });
         }
         Ok(found)
@@ -343,11 +344,9 @@ impl Run {
 /// The first grain that is not to be taken from a source whose file has `size` bytes: where sizes differ, only grains that are whole in
 /// all newer ones are the same grains.
 fn clip(sizes: &mut Option<(u64, u64)>, size: u64) -> u64 {
-    let grain = GRAIN as u64;
     let clip = match *sizes {
-        None => size.div_ceil(grain),
-        Some((last, clip)) if last == size => clip,
-        Some((last, clip)) => clip.min(last.min(size) / grain),
+        None => grains_of(size),
+        Some((last, clip)) => clip.min(shared_grains(last, size)),
     };
     *sizes = Some((size, clip));
     clip

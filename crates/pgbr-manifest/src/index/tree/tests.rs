@@ -1,33 +1,11 @@
 //! The tree against a plain list of records.
 
-use std::collections::HashMap;
-
 use proptest::prelude::*;
 
 use super::*;
 use crate::hash::FileDigest;
+use crate::index::shelf::Shelf;
 use crate::index::{Fields, FrameCursor, FramePlace, FrameTableWriter, Meta, PackFrames};
-
-/// Nodes in memory.
-#[derive(Default)]
-struct Shelf(HashMap<(NodeKind, u64), Vec<u8>>);
-
-impl NodeSink for Shelf {
-    type Error = Error;
-
-    fn put(&mut self, kind: NodeKind, number: u64, raw: &[u8]) -> Result<NodePlace> {
-        assert!(self.0.insert((kind, number), raw.to_vec()).is_none(), "a number is used twice");
-        Ok(NodePlace { number, pack: 0, offset: 0, len: u32::try_from(raw.len()).unwrap() })
-    }
-}
-
-impl NodeSource for Shelf {
-    type Error = Error;
-
-    fn get(&mut self, kind: NodeKind, place: &NodePlace) -> Result<Vec<u8>> {
-        Ok(self.0[&(kind, place.number)].clone())
-    }
-}
 
 fn file(path: &str, size: u64) -> Record {
     let path = RelPath::new(path).unwrap();
