@@ -22,6 +22,10 @@ const HEADS: usize = 16;
 const MAX_CHAIN: usize = 1000;
 /// Nodes stand one after the other, so one request fetches several: at least this many bytes.
 const READ_AHEAD: u64 = 1 << 20;
+/// The windows of a whole chain have this many bytes together.
+const CHAIN_READ_AHEAD: u64 = 8 << 20;
+/// And each of them at least this many.
+const MIN_READ_AHEAD: u64 = 64 << 10;
 
 /// A backup that can be restored, as far as its manifest tells.
 #[derive(Debug, Clone)]
@@ -113,6 +117,30 @@ fn of_label(label: BackupLabel, summary: &Summary) -> Result<()> {
     Err(Error::Damaged { label, reason: format!("its manifest is that of {}", summary.label) })
 }
 
+/// A layer of a chain, with the backup that it is of.
+#[derive(Debug, Clone)]
+pub(crate) struct ChainLayer {
+    /// The backup.
+    pub(crate) label: BackupLabel,
+    /// The layer.
+    pub(crate) layer: Arc<Layer>,
+}
+
+/// All layers of a chain, newest first: the sources of a merge.
+pub(crate) fn layers(chain: &[Backup]) -> Vec<ChainLayer> {
+    let of = |backup: &Backup| {
+        let label = backup.summary.label;
+        let layers = backup.body.layers.iter().rev().cloned();
+        layers.map(move |layer| ChainLayer { label, layer: Arc::new(layer) }).collect::<Vec<_>>()
+    };
+    chain.iter().flat_map(of).collect()
+}
+
+/// How far each of `readers` cursors that are open at once reads ahead, in bytes.
+pub(crate) fn read_ahead(readers: usize) -> u64 {
+    (CHAIN_READ_AHEAD / (readers.max(1) as u64)).clamp(MIN_READ_AHEAD, READ_AHEAD)
+}
+
 /// Opens the frames of a lane whose salt the manifest keeps.
 pub(crate) fn lane_opener(keys: &Keyring, kind: ObjectKind, salt: Digest) -> Opener {
     keys.lane_key(kind, LaneSalt::from_bytes(salt.0)).opener()
@@ -126,14 +154,28 @@ pub(crate) struct LayerNodes {
     runtime: Handle,
     opener: Opener,
     decompressor: Decompressor,
+    read_ahead: u64,
     window: Option<(u32, u64, Bytes)>,
+}
+
+impl std::fmt::Debug for LayerNodes {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "LayerNodes({}, {:016x})", self.label, self.layer.attempt)
+    }
 }
 
 impl LayerNodes {
     pub(crate) fn new(place: &StanzaPlace, label: BackupLabel, layer: &Arc<Layer>, runtime: Handle) -> Self {
         let opener = lane_opener(place.repo.keyring(), ObjectKind::IndexPack, layer.index_lane);
         let (backups, layer) = (place.backups.clone(), Arc::clone(layer));
-        Self { backups, label, layer, runtime, opener, decompressor: Decompressor::new(), window: None }
+        let decompressor = Decompressor::new();
+        Self { backups, label, layer, runtime, opener, decompressor, read_ahead: READ_AHEAD, window: None }
+    }
+
+    /// The same with another read-ahead, in bytes: see [`read_ahead`].
+    #[must_use]
+    pub(crate) fn with_read_ahead(self, read_ahead: u64) -> Self {
+        Self { read_ahead, ..self }
     }
 
     /// The stored bytes of a node, from the window or by a request.
@@ -155,7 +197,7 @@ impl LayerNodes {
             let at = usize::try_from(place.offset - start).unwrap_or(usize::MAX);
             return Ok(bytes.slice(at..at + place.len as usize));
         }
-        let until = end.max(place.offset.saturating_add(READ_AHEAD)).min(size);
+        let until = end.max(place.offset.saturating_add(self.read_ahead)).min(size);
         let (label, attempt) = (self.label, self.layer.attempt);
         let get = self.backups.get_pack_range(&label, attempt, place.pack, true, place.offset..until);
         let bytes = self.runtime.block_on(get)?;

@@ -2,6 +2,7 @@
 
 mod fetch;
 mod goal;
+mod source;
 mod target;
 mod write;
 
@@ -9,7 +10,6 @@ use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::time::Instant;
 
-use pgbr_manifest::manifest::Summary;
 use pgbr_manifest::plan_restore::{Goal, RestoreChoice, plan_restore};
 use pgbr_manifest::{BackupLabel, StanzaName, WalFileName};
 use pgbr_pg::{
@@ -85,9 +85,9 @@ pub struct RestoreReport {
 /// of disk or store; the target has no control file then, so that no server starts on it, and the restore can be run again.
 pub async fn restore(host: &Host, request: RestoreRequest) -> Result<RestoreReport> {
     let place = request.repo.open_stanza(host, &request.stanza).await?;
-    let chosen = choose(host, &place, &request).await?;
-    host.tell(Event::RestoreStarting { label: chosen.label });
-    let pin = match Held::pin(host, &place, PinKind::Restore, vec![chosen.label], None).await {
+    let Chosen { label, needed } = choose(host, &place, &request).await?;
+    host.tell(Event::RestoreStarting { label });
+    let pin = match Held::pin(host, &place, PinKind::Restore, needed, None).await {
         Ok(pin) => Some(pin),
         // A repository on read-only media can be restored from: what another host takes away meanwhile is noticed.
         Err(Error::Repo(RepoError::Permission { .. })) => {
@@ -96,7 +96,7 @@ pub async fn restore(host: &Host, request: RestoreRequest) -> Result<RestoreRepo
         }
         Err(error) => return Err(error),
     };
-    let restored = run(host, &place, &request, chosen.label).await;
+    let restored = run(host, &place, &request, label).await;
     if let Some(pin) = pin {
         pin.release(host).await;
     }
@@ -110,25 +110,29 @@ async fn run(
     label: BackupLabel,
 ) -> Result<RestoreReport> {
     let chain = load::chain(place, label).await?;
-    let [backup] = chain.as_slice() else {
-        return Err(Error::Unsupported { what: format!("backup {label}, which builds on another one,") });
-    };
+    let backup = newest(&chain)?;
     let version = backup.summary.database.version;
     let plan = plan_places(&request.places, &backup.body, version.tablespace_directory())?;
     let recovery = plan_recovery(host, request)?;
     recovery.settings()?;
-    check_packs(host, place, backup).await?;
+    for backup in &chain {
+        check_packs(host, place, backup).await?;
+    }
     check_first_segment(place, backup).await?;
     plan.check()?;
 
-    let (host, place, backup) = (host.clone(), place.clone(), backup.clone());
+    let (host, place) = (host.clone(), place.clone());
     let (threads, config_written) = (request.threads, request.places.config.is_some());
     let runtime = Handle::current();
     let work =
-        move || write_cluster(&host, &place, &backup, plan, &recovery, threads, &runtime, config_written);
+        move || write_cluster(&host, &place, &chain, plan, &recovery, threads, &runtime, config_written);
     tokio::task::spawn_blocking(work)
         .await
         .map_err(|_| Error::Internal { what: "the restore thread panicked" })?
+}
+
+fn newest(chain: &[Backup]) -> Result<&Backup> {
+    chain.first().ok_or(Error::Internal { what: "a chain without a backup" })
 }
 
 /// From here on the target changes. The order matters: nothing starts before the last line.
@@ -136,7 +140,7 @@ async fn run(
 fn write_cluster(
     host: &Host,
     place: &StanzaPlace,
-    backup: &Backup,
+    chain: &[Backup],
     plan: Plan,
     recovery: &RecoveryPlan,
     threads: usize,
@@ -144,8 +148,9 @@ fn write_cluster(
     config_written: bool,
 ) -> Result<RestoreReport> {
     let begun = Instant::now();
+    let backup = newest(chain)?;
     let mut layout = plan.prepare()?;
-    let written = fetch::write_files(host, place, backup, &mut layout, threads, runtime)?;
+    let written = fetch::write_files(host, place, chain, &mut layout, threads, runtime)?;
     host.tell(Event::Step { name: "copy", took: begun.elapsed() });
     let begun = Instant::now();
     layout.link_tablespaces()?;
@@ -172,8 +177,15 @@ fn write_cluster(
     })
 }
 
+/// The backup to restore.
+struct Chosen {
+    label: BackupLabel,
+    /// It, and all that it builds on, as far as their summaries tell.
+    needed: Vec<BackupLabel>,
+}
+
 /// Chooses the backup: the newest that can reach the goal, on the way of the timeline that recovery follows.
-async fn choose(host: &Host, place: &StanzaPlace, request: &RestoreRequest) -> Result<Summary> {
+async fn choose(host: &Host, place: &StanzaPlace, request: &RestoreRequest) -> Result<Chosen> {
     let mut backups = Vec::new();
     for (label, summary) in load::summaries(&place.backups).await? {
         match summary {
@@ -203,7 +215,10 @@ async fn choose(host: &Host, place: &StanzaPlace, request: &RestoreRequest) -> R
             text: format!("backup {used} is used, as the newest, {newest}, cannot reach the target"),
         });
     }
-    Ok(chosen.clone())
+    let label = chosen.label;
+    let of = |label: BackupLabel| backups.iter().find(|b| b.label == label);
+    let chain = std::iter::successors(Some(chosen), |backup| of(backup.prior?));
+    Ok(Chosen { label, needed: chain.map(|backup| backup.label).collect() })
 }
 
 fn plan_recovery(host: &Host, request: &RestoreRequest) -> Result<RecoveryPlan> {
@@ -314,3 +329,6 @@ fn write_recovery(layout: &mut Layout, recovery: &RecoveryPlan) -> Result<()> {
         None => Ok(()),
     }
 }
+
+#[cfg(test)]
+mod tests;

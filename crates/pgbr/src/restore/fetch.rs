@@ -1,33 +1,31 @@
-//! The stream of a restore: index and frame table side by side, frames fetched ahead, opened and written on all cores.
+//! The stream of a restore: what a chain says, its frames fetched ahead, opened and written on all cores.
 //!
 //! One thread (this module's) decides; fetching runs on tokio, the rest on the workers. What is out is bounded in bytes and frames.
 
 use std::sync::Arc;
 
 use bytes::Bytes;
-use pgbr_codec::{ObjectKind, Opener};
-use pgbr_manifest::index::{Fields, FileRecord, FrameCursor, FramePlace, IndexCursor, Placed, Record};
-use pgbr_manifest::manifest::Layer;
+use pgbr_manifest::index::{Fields, FileRecord};
+use pgbr_manifest::merge::{Item, Merge};
 use pgbr_manifest::{Digest, FileDigester, GRAIN, HashKey, ListDigester, ZERO_GRAIN};
 use tokio::runtime::Handle;
 
+use super::source::{AllKeys, FrameWork, Group, Source, SourceKeys};
 use super::target::Layout;
-use super::write::{Fault, FrameWork, Piece, Scratch, Target, write_frame};
+use super::write::{Fault, OpenFiles, Piece, Scratch, Target, write_frame};
 use crate::error::{Error, Result};
 use crate::host::Host;
-use crate::load::{Backup, LayerNodes, lane_opener};
+use crate::load::{self, Backup, LayerNodes};
 use crate::observe::Event;
 use crate::place::StanzaPlace;
 use crate::pool::{Pool, Submitter, Urgency};
 
-/// One request fetches frames up to this many bytes.
-const GROUP_BYTES: u64 = 4 << 20;
-/// And up to this many frames.
-const GROUP_FRAMES: usize = 64;
 /// The most frames that are out at once.
 const OUT_FRAMES: usize = 256;
 /// The most stored bytes that are out at once.
 const OUT_BYTES: u64 = 24 << 20;
+/// The most frames that wait for others of the same request, over all sources.
+const WAITING_FRAMES: usize = 512;
 
 /// What was written.
 #[derive(Debug, Clone, Copy, Default)]
@@ -50,73 +48,57 @@ enum Output {
     Failed(Error),
 }
 
-/// Writes all files of a backup into the directories that `layout` made or makes.
+/// Writes all files of the newest backup of `chain` into the directories that `layout` made or makes.
 pub(crate) fn write_files(
     host: &Host,
     place: &StanzaPlace,
-    backup: &Backup,
+    chain: &[Backup],
     layout: &mut Layout,
     threads: usize,
     runtime: &Handle,
 ) -> Result<Written> {
-    let label = backup.summary.label;
-    let [layer] = backup.body.layers.as_slice() else {
-        return Err(Error::Unsupported {
-            what: format!("backup {label} of {} layers", backup.body.layers.len()),
-        });
+    let Some(backup) = chain.first() else {
+        return Err(Error::Internal { what: "a chain without a backup" });
     };
-    let layer = Arc::new(layer.clone());
-    let pool = start_workers(place, backup, &layer, threads)?;
-    let mut records = LayerNodes::new(place, label, &layer, runtime.clone());
-    let mut index = IndexCursor::new(layer.index);
+    let layers = load::layers(chain);
+    // Each is read twice: its index and its frame table.
+    let read_ahead = load::read_ahead(2 * layers.len());
+    let keys: AllKeys = Arc::new(layers.iter().map(|layer| SourceKeys::new(place, layer)).collect());
+    let indexes = layers.iter().map(|layer| {
+        let nodes = LayerNodes::new(place, layer.label, &layer.layer, runtime.clone());
+        (layer.layer.index, nodes.with_read_ahead(read_ahead))
+    });
+    let mut merge = Merge::new(indexes);
+    let source = |(number, layer)| Source::new(number, place, layer, runtime, read_ahead);
     let mut fetch = Fetch {
         host,
         place,
         backup,
         runtime,
-        nodes: LayerNodes::new(place, label, &layer, runtime.clone()),
-        table: FrameCursor::new(layer.frames),
-        layer: Arc::clone(&layer),
-        pool,
-        frame: None,
-        group: Group::default(),
+        sources: layers.iter().enumerate().map(source).collect(),
+        pool: start_workers(&keys, &backup.body.hash_key, threads)?,
+        keys,
+        files: OpenFiles::new(),
         out_frames: 0,
         out_bytes: 0,
         open: None,
         list: ListDigester::new(&backup.body.hash_key),
         written: Written::default(),
     };
-    while let Some(placed) = index.next_record(&mut records)? {
+    while let Some(item) = merge.next_item()? {
         host.stop.check()?;
-        fetch.record(layout, placed)?;
+        fetch.item(layout, item)?;
     }
     fetch.finish()
 }
 
-fn start_workers(
-    place: &StanzaPlace,
-    backup: &Backup,
-    layer: &Layer,
-    threads: usize,
-) -> Result<Pool<Job, Output>> {
-    let keys = place.repo.keyring();
-    let openers: Vec<Opener> =
-        layer.data_lanes.iter().map(|salt| lane_opener(keys, ObjectKind::DataPack, *salt)).collect();
-    let (label, attempt) = (backup.summary.label, layer.attempt);
+fn start_workers(keys: &AllKeys, key: &HashKey, threads: usize) -> Result<Pool<Job, Output>> {
     let make = || {
-        let (openers, key, mut scratch) = (openers.clone(), backup.body.hash_key.clone(), Scratch::new());
+        let (keys, key, mut scratch) = (Arc::clone(keys), key.clone(), Scratch::new());
         move |job| match job {
             Job::Finish(target) => target.finish().map_or_else(Output::Failed, |()| Output::Finished),
-            Job::Frame { work, stored } => match open_and_write(&work, &stored, &openers, &key, &mut scratch)
-            {
-                Ok(()) => Output::Frame(u64::from(work.place.len)),
-                Err(Fault::Other(error)) => Output::Failed(error),
-                Err(Fault::Damaged(what)) => {
-                    let FramePlace { pack, offset, .. } = work.place;
-                    let reason = format!("pack {attempt:016x}-{pack:08x}, frame at {offset}: {what}");
-                    Output::Failed(Error::Damaged { label, reason })
-                }
-            },
+            Job::Frame { work, stored } => open_and_write(&work, &stored, &keys, &key, &mut scratch)
+                .map_or_else(Output::Failed, |()| Output::Frame(u64::from(work.place.len))),
         }
     };
     Pool::start(threads, make).map_err(Error::io("start a thread for", "workers"))
@@ -125,32 +107,20 @@ fn start_workers(
 fn open_and_write(
     work: &FrameWork,
     stored: &Bytes,
-    openers: &[Opener],
+    keys: &AllKeys,
     key: &HashKey,
     scratch: &mut Scratch,
-) -> Result<(), Fault> {
-    let opener = openers.get(work.place.lane as usize);
-    let opener =
-        opener.ok_or_else(|| Fault::Damaged("it is of a lane that the manifest does not have".to_owned()))?;
-    write_frame(work, stored, opener, key, scratch)
-}
-
-/// Frames that one request fetches: they stand one after the other in one pack.
-#[derive(Default)]
-struct Group {
-    frames: Vec<FrameWork>,
-    bytes: u64,
-}
-
-impl Group {
-    fn takes(&self, place: &FramePlace) -> bool {
-        self.frames.last().is_none_or(|last| {
-            last.place.pack == place.pack
-                && last.place.offset + u64::from(last.place.len) == place.offset
-                && self.bytes + u64::from(place.len) <= GROUP_BYTES
-                && self.frames.len() < GROUP_FRAMES
-        })
-    }
+) -> Result<()> {
+    let Some(source) = keys.get(work.source) else {
+        return Err(Error::Internal { what: "an unknown source" });
+    };
+    let Some(opener) = source.opener(work.place.lane) else {
+        return Err(source.damaged(&work.place, "it is of a lane that the manifest does not have"));
+    };
+    write_frame(work, stored, opener, key, scratch).map_err(|fault| match fault {
+        Fault::Other(error) => error,
+        Fault::Damaged(reason) => source.damaged(&work.place, &reason),
+    })
 }
 
 struct Fetch<'a> {
@@ -158,13 +128,10 @@ struct Fetch<'a> {
     place: &'a StanzaPlace,
     backup: &'a Backup,
     runtime: &'a Handle,
-    nodes: LayerNodes,
-    table: FrameCursor,
-    layer: Arc<Layer>,
+    sources: Vec<Source>,
+    keys: AllKeys,
     pool: Pool<Job, Output>,
-    /// The frame that the next grains lie in.
-    frame: Option<FrameWork>,
-    group: Group,
+    files: Arc<OpenFiles>,
     out_frames: usize,
     out_bytes: u64,
     open: Option<OpenFile>,
@@ -185,32 +152,29 @@ impl Fetch<'_> {
         Error::Damaged { label: self.backup.summary.label, reason: reason.into() }
     }
 
-    fn record(&mut self, layout: &mut Layout, placed: Placed) -> Result<()> {
-        match placed.record {
-            Record::Directory { path, meta } => {
+    fn item(&mut self, layout: &mut Layout, item: Item) -> Result<()> {
+        match item {
+            Item::Directory { path, meta } => {
                 self.list.directory(path.as_bytes());
                 layout.directory(&path, &meta)
             }
-            Record::Link { path, target, .. } => {
+            Item::Link { path, target, .. } => {
                 self.list.link(path.as_bytes(), &target);
                 layout.link(self.host, &path, &target)
             }
-            Record::File(record) => self.begin(layout, record),
-            Record::Grains { hashes, .. } => self.grains(placed.grain, placed.stream, &hashes),
-            Record::Zeros { count, .. } => self.zeros(placed.grain, count),
-            Record::End(end) => self.end(&end),
-            Record::Removed { path } => {
-                Err(self.damaged(format!("a full backup says that '{path}' was removed")))
+            Item::File(record) => self.begin(layout, record),
+            Item::Grains { source, grain, stream, hashes } => self.grains(source, grain, stream, &hashes),
+            Item::Zeros { grain, count } => self.zeros(grain, count),
+            Item::Absent { grain, .. } => {
+                let path = self.open.as_ref().map(|open| open.record.path.to_string()).unwrap_or_default();
+                Err(self.damaged(format!("'{path}' lacks grain {grain} in all of its chain")))
             }
-            Record::Kept(file) => {
-                Err(self.damaged(format!("a full backup takes '{}' from another one", file.path)))
-            }
-            Record::Continue { .. } => Err(Error::Internal { what: "a cursor gives no 'continue'" }),
+            Item::End(end) => self.end(&end),
         }
     }
 
     fn begin(&mut self, layout: &mut Layout, record: FileRecord) -> Result<()> {
-        let target = Arc::new(layout.file(&record)?);
+        let target = Arc::new(layout.file(&record, &self.files)?);
         let digester = FileDigester::new(&self.backup.body.hash_key, record.size);
         self.open = Some(OpenFile { record, target, digester, at: 0 });
         Ok(())
@@ -229,23 +193,24 @@ impl Fetch<'_> {
             return Err(Error::Internal { what: "grains without a file" });
         };
         if open.at != first {
-            let reason = format!("'{}' lacks grain {} in a full backup", open.record.path, open.at);
+            let reason = format!("'{}' lacks grain {} in its index", open.record.path, open.at);
             return Err(Error::Damaged { label, reason });
         }
         open.at = first + count;
         Ok(open)
     }
 
-    fn grains(&mut self, first: u64, mut stream: u64, mut hashes: &[u64]) -> Result<()> {
+    fn grains(&mut self, source: usize, first: u64, mut stream: u64, mut hashes: &[u64]) -> Result<()> {
         let open = self.open_at(first, hashes.len() as u64)?;
         hashes.iter().for_each(|hash| open.digester.push(*hash));
         let (target, size) = (Arc::clone(&open.target), open.record.size);
         let mut offset = first * GRAIN as u64;
         while !hashes.is_empty() {
-            let frame_end = self.frame_at(stream)?;
-            let room = frame_end - stream;
+            let reached = self.source(source)?.reach(stream)?;
+            let (frame_start, frame_end, closed) = reached;
+            self.closed(closed)?;
             let left = (size - offset).min(hashes.len() as u64 * GRAIN as u64);
-            let len = left.min(room);
+            let len = left.min(frame_end - stream);
             if len < left && !len.is_multiple_of(GRAIN as u64) {
                 return Err(self.damaged("a frame ends inside a grain"));
             }
@@ -254,47 +219,37 @@ impl Fetch<'_> {
             target.add_piece();
             let piece = Piece {
                 target: Arc::clone(&target),
+                at: usize::try_from(stream - frame_start).unwrap_or(usize::MAX),
                 offset,
-                len: usize::try_from(len).unwrap_or(0),
+                len: usize::try_from(len).unwrap_or(usize::MAX),
                 hashes: now.to_vec(),
             };
-            if let Some(frame) = &mut self.frame {
-                frame.pieces.push(piece);
-            }
+            self.source(source)?.need(piece);
             (offset, stream, hashes) = (offset + len, stream + len, later);
-            if stream == frame_end {
-                self.dispatch_frame()?;
-            }
         }
         Ok(())
     }
 
-    /// Makes sure that the open frame is the one with the byte at `stream`; gives its end.
-    fn frame_at(&mut self, stream: u64) -> Result<u64> {
-        if self.frame.is_none() {
-            let next = self.table.next_frame(&mut self.nodes)?;
-            let place = next.ok_or_else(|| self.damaged("its frame table ends before its index"))?;
-            if place.stream != stream {
-                return Err(self.damaged("its frame table and its index do not agree"));
-            }
-            self.frame = Some(FrameWork { place, pieces: Vec::new() });
-        }
-        Ok(self.frame.as_ref().map_or(stream, |f| f.place.stream + u64::from(f.place.raw_len)))
+    fn source(&mut self, number: usize) -> Result<&mut Source> {
+        self.sources.get_mut(number).ok_or(Error::Internal { what: "an unknown source" })
     }
 
-    fn dispatch_frame(&mut self) -> Result<()> {
-        let Some(work) = self.frame.take() else { return Ok(()) };
-        if !self.group.takes(&work.place) {
-            self.dispatch_group()?;
+    /// After a step of a source: asks for the group that it closed, or for the largest where too many frames wait.
+    fn closed(&mut self, group: Option<Group>) -> Result<()> {
+        let Some(group) = group else { return Ok(()) };
+        self.dispatch(group)?;
+        if self.sources.iter().map(Source::waiting).sum::<usize>() <= WAITING_FRAMES {
+            return Ok(());
         }
-        self.group.bytes += u64::from(work.place.len);
-        self.group.frames.push(work);
-        Ok(())
+        let largest = self.sources.iter_mut().max_by_key(|source| source.waiting());
+        match largest.map(Source::take_group) {
+            Some(group) => self.dispatch(group),
+            None => Ok(()),
+        }
     }
 
     /// Asks for a group of frames; waits while too much is out.
-    fn dispatch_group(&mut self) -> Result<()> {
-        let group = std::mem::take(&mut self.group);
+    fn dispatch(&mut self, group: Group) -> Result<()> {
         let (Some(first), bytes) = (group.frames.first(), group.bytes) else { return Ok(()) };
         while self.out_frames > 0
             && (self.out_frames + group.frames.len() > OUT_FRAMES || self.out_bytes + bytes > OUT_BYTES)
@@ -302,10 +257,13 @@ impl Fetch<'_> {
             self.take_result()?;
         }
         let (pack, range) = (first.place.pack, first.place.offset..first.place.offset + bytes);
+        let Some(keys) = self.keys.get(first.source) else {
+            return Err(Error::Internal { what: "an unknown source" });
+        };
+        let (label, attempt) = (keys.label, keys.attempt);
         self.out_frames += group.frames.len();
         self.out_bytes += bytes;
         let (backups, submitter) = (self.place.backups.clone(), self.pool.submitter());
-        let (label, attempt) = (self.backup.summary.label, self.layer.attempt);
         self.runtime.spawn(async move {
             let got = backups.get_pack_range(&label, attempt, pack, false, range).await;
             hand_out(got, group, &submitter, label);
@@ -349,10 +307,8 @@ impl Fetch<'_> {
 
     /// Waits for all that is out, and compares what was read of the index with what the manifest says of it.
     fn finish(mut self) -> Result<Written> {
-        if self.frame.is_some() || self.table.next_frame(&mut self.nodes)?.is_some() {
-            return Err(self.damaged("its frame table goes on behind its index"));
-        }
-        self.dispatch_group()?;
+        let last: Vec<Group> = self.sources.iter_mut().flat_map(Source::finish).collect();
+        last.into_iter().try_for_each(|group| self.dispatch(group))?;
         while self.out_frames > 0 {
             self.take_result()?;
         }

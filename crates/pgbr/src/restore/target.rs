@@ -7,6 +7,7 @@ use std::io::{self, Read};
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::{DirBuilderExt, PermissionsExt, symlink};
 use std::path::{Component, Path, PathBuf};
+use std::sync::Arc;
 
 use pgbr_manifest::RelPath;
 use pgbr_manifest::index::{FileRecord, Meta};
@@ -14,7 +15,7 @@ use pgbr_manifest::manifest::{Body, Tablespace};
 use pgbr_pg::{OwnerIds, ServerState, server_state};
 use rustix::fs::{Gid, Uid};
 
-use super::write::Target;
+use super::write::{OpenFiles, Target};
 use crate::error::{Error, Result};
 use crate::host::Host;
 use crate::observe::Event;
@@ -450,7 +451,7 @@ impl Layout {
     }
 
     /// Where a file's content goes.
-    pub(crate) fn file(&mut self, record: &FileRecord) -> Result<Target> {
+    pub(crate) fn file(&mut self, record: &FileRecord, files: &Arc<OpenFiles>) -> Result<Target> {
         let owner = self.owner(&record.meta);
         let above = self.owner(&Meta::default());
         if let Some(rest) = record.path.strip("config") {
@@ -463,16 +464,11 @@ impl Layout {
             }
             None => self.path_of(&record.path)?,
         };
-        match real {
-            Some(real) => {
-                if record.path.strip("config").is_some() {
-                    make_all(&parent(&real), above)?;
-                    remove_file(&real)?;
-                }
-                Ok(Target::new(real, record, owner))
-            }
-            None => Ok(Target::discarded(record)),
+        if let Some(real) = real.as_ref().filter(|_| record.path.strip("config").is_some()) {
+            make_all(&parent(real), above)?;
+            remove_file(real)?;
         }
+        Ok(Target::new(real, record, owner, files))
     }
 
     fn owner(&mut self, meta: &Meta) -> Option<(Uid, Gid)> {

@@ -3,17 +3,42 @@
 use std::fs::{File, OpenOptions, Permissions};
 use std::os::unix::fs::{FileExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use bytes::Bytes;
 use pgbr_codec::{Decompressor, FrameKind, Opener};
-use pgbr_manifest::index::{FileRecord, FramePlace};
+use pgbr_manifest::index::FileRecord;
 use pgbr_manifest::{GRAIN, HashKey, ZERO_GRAIN};
 use rustix::fs::{Gid, Timespec, Timestamps, Uid};
 
+use super::source::FrameWork;
 use crate::error::{Error, Result};
 use crate::run::hash_grains;
+
+/// A link is never followed: nothing outside of the place is written to.
+const NO_FOLLOW: i32 = rustix::fs::OFlags::NOFOLLOW.bits().cast_signed();
+/// The most files that are kept open while pieces of them are out; where the process may have few, less.
+const MAX_OPEN: usize = 400;
+
+/// How many files are open.
+#[derive(Debug)]
+pub(crate) struct OpenFiles {
+    open: AtomicUsize,
+    limit: usize,
+}
+
+impl OpenFiles {
+    pub(crate) fn new() -> Arc<Self> {
+        let allowed = rustix::process::getrlimit(rustix::process::Resource::Nofile).current;
+        let half = allowed.map_or(MAX_OPEN, |allowed| usize::try_from(allowed / 2).unwrap_or(MAX_OPEN));
+        Arc::new(Self { open: AtomicUsize::new(0), limit: half.min(MAX_OPEN) })
+    }
+
+    fn too_many(&self) -> bool {
+        self.open.load(Ordering::Relaxed) > self.limit
+    }
+}
 
 /// A file that is being restored. It is complete when all pieces and its end are in.
 pub(crate) struct Target {
@@ -22,24 +47,33 @@ pub(crate) struct Target {
     mode: u32,
     owner: Option<(Uid, Gid)>,
     mtime_ns: i64,
-    file: Mutex<Option<Arc<File>>>,
+    slot: Mutex<Slot>,
+    files: Arc<OpenFiles>,
     /// Pieces that are out, and one for the end.
     open: AtomicU64,
     /// The true size, known at the end.
     size: AtomicU64,
 }
 
+#[derive(Default)]
+struct Slot {
+    file: Option<Arc<File>>,
+    /// Whether it was made, and is opened again where it was closed since.
+    made: bool,
+}
+
 impl Target {
-    pub(crate) const fn new(path: PathBuf, record: &FileRecord, owner: Option<(Uid, Gid)>) -> Self {
+    /// A file to be written to `path`; without one it is checked and not written.
+    pub(crate) fn new(
+        path: Option<PathBuf>,
+        record: &FileRecord,
+        owner: Option<(Uid, Gid)>,
+        files: &Arc<OpenFiles>,
+    ) -> Self {
         let (mode, mtime_ns) = (record.meta.mode, record.mtime_ns);
         let (open, size) = (AtomicU64::new(1), AtomicU64::new(record.size));
-        Self { path: Some(path), mode, owner, mtime_ns, file: Mutex::new(None), open, size }
-    }
-
-    /// A file that is checked and not written.
-    pub(crate) const fn discarded(record: &FileRecord) -> Self {
-        let (open, size) = (AtomicU64::new(1), AtomicU64::new(record.size));
-        Self { path: None, mode: 0, owner: None, mtime_ns: 0, file: Mutex::new(None), open, size }
+        let slot = Mutex::new(Slot::default());
+        Self { path, mode, owner, mtime_ns, slot, files: Arc::clone(files), open, size }
     }
 
     /// One more piece is out.
@@ -54,19 +88,40 @@ impl Target {
     }
 
     fn piece_done(&self) -> bool {
-        self.open.fetch_sub(1, Ordering::AcqRel) == 1
+        let last = self.open.fetch_sub(1, Ordering::AcqRel) == 1;
+        if !last && self.files.too_many() {
+            self.close();
+        }
+        last
+    }
+
+    fn slot(&self) -> MutexGuard<'_, Slot> {
+        self.slot.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// The open file. It is made here: nothing that was there before is written through.
     fn file(&self, path: &Path) -> Result<Arc<File>> {
-        let mut slot = self.file.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(file) = &*slot {
+        let mut slot = self.slot();
+        if let Some(file) = &slot.file {
             return Ok(Arc::clone(file));
         }
-        let file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(path);
-        let file = Arc::new(file.map_err(Error::io("create", path))?);
-        *slot = Some(Arc::clone(&file));
+        let mut options = OpenOptions::new();
+        options.write(true).mode(0o600);
+        let file = match slot.made {
+            true => options.custom_flags(NO_FOLLOW).open(path).map_err(Error::io("open", path))?,
+            false => options.create_new(true).open(path).map_err(Error::io("create", path))?,
+        };
+        let file = Arc::new(file);
+        *slot = Slot { file: Some(Arc::clone(&file)), made: true };
+        drop(slot);
+        self.files.open.fetch_add(1, Ordering::Relaxed);
         Ok(file)
+    }
+
+    fn close(&self) {
+        if self.slot().file.take().is_some() {
+            self.files.open.fetch_sub(1, Ordering::Relaxed);
+        }
     }
 
     /// Size, owner, mode and time; then the file is closed.
@@ -83,7 +138,7 @@ impl Target {
         let time = timespec(self.mtime_ns);
         let times = Timestamps { last_access: time, last_modification: time };
         rustix::fs::futimens(&*file, &times).map_err(|e| Error::io("set the time of", path)(e.into()))?;
-        *self.file.lock().unwrap_or_else(PoisonError::into_inner) = None;
+        self.close();
         Ok(())
     }
 }
@@ -95,6 +150,8 @@ fn timespec(ns: i64) -> Timespec {
 /// Grains of one file that stand one after the other in a frame and in the file.
 pub(crate) struct Piece {
     pub(crate) target: Arc<Target>,
+    /// Where they begin in the frame, in bytes.
+    pub(crate) at: usize,
     /// Where they go, in bytes.
     pub(crate) offset: u64,
     /// How many bytes they are.
@@ -103,13 +160,7 @@ pub(crate) struct Piece {
     pub(crate) hashes: Vec<u64>,
 }
 
-/// A frame with what is to be done with it.
-pub(crate) struct FrameWork {
-    pub(crate) place: FramePlace,
-    pub(crate) pieces: Vec<Piece>,
-}
-
-/// Opens a frame, checks every grain, writes them. Says what is wrong with it, without the frame's name.
+/// Opens a frame, checks every grain that is needed, writes them. Says what is wrong with it, without the frame's name.
 pub(crate) fn write_frame(
     work: &FrameWork,
     stored: &Bytes,
@@ -128,21 +179,14 @@ pub(crate) fn write_frame(
         &mut scratch.raw,
     );
     opened.map_err(|error| Fault::Damaged(error.to_string()))?;
-    let mut at = 0;
     for piece in &work.pieces {
-        let bytes = scratch
-            .raw
-            .get(at..at + piece.len)
-            .ok_or_else(|| Fault::Damaged("it is too short".to_owned()))?;
-        at += piece.len;
+        let bytes = piece.at.checked_add(piece.len).and_then(|end| scratch.raw.get(piece.at..end));
+        let bytes = bytes.ok_or_else(|| Fault::Damaged("it is too short".to_owned()))?;
         check(bytes, &piece.hashes, key)?;
         write(piece, bytes)?;
         if piece.target.piece_done() {
             piece.target.finish()?;
         }
-    }
-    if at != scratch.raw.len() {
-        return Err(Fault::Damaged("it holds more than the index says".to_owned()));
     }
     Ok(())
 }

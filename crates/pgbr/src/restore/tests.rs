@@ -1,0 +1,96 @@
+//! Chains made by the crate's own writers from a model of a cluster, restored and compared with it.
+
+mod model;
+
+use std::path::Path;
+
+use model::{Chain, Model, Rng};
+use pgbr_manifest::BackupLabel;
+use pgbr_pg::{RecoveryAction, RecoveryGoal};
+
+use super::{Places, RestoreReport, RestoreRequest, restore};
+use crate::error::{Error, Result};
+use crate::host::Host;
+use crate::place::RepoAccess;
+
+fn request(repo: &RepoAccess, label: BackupLabel, pg_data: &Path) -> RestoreRequest {
+    RestoreRequest {
+        repo: repo.clone(),
+        stanza: "demo".parse().unwrap(),
+        set: Some(label),
+        places: Places { pg_data: pg_data.to_owned(), ..Places::default() },
+        goal: RecoveryGoal::None,
+        exclusive: false,
+        action: RecoveryAction::Pause,
+        timeline: None,
+        restore_command: "false".to_owned(),
+        recovery_options: Vec::new(),
+        archive_off: false,
+        threads: 2,
+    }
+}
+
+fn restored(chain: &Chain, label: BackupLabel, pg_data: &Path) -> Result<RestoreReport> {
+    chain.runtime.block_on(restore(&Host::system(), request(&chain.repo, label, pg_data)))
+}
+
+#[test]
+fn every_backup_of_a_chain_comes_back_as_it_was() {
+    for seed in 1..=3 {
+        let mut rng = Rng::new(seed);
+        let mut chain = Chain::new();
+        let mut model = Model::new(&mut rng);
+        let mut made = vec![(chain.backup(&model, &mut rng), model.clone())];
+        for _ in 0..6 {
+            model.change(&mut rng);
+            made.push((chain.backup(&model, &mut rng), model.clone()));
+        }
+        for (label, model) in made {
+            let place = tempfile::tempdir().unwrap();
+            restored(&chain, label, place.path()).unwrap();
+            model.compare(place.path());
+        }
+    }
+}
+
+#[test]
+fn a_chain_of_another_parent_is_refused() {
+    let mut rng = Rng::new(7);
+    let mut chain = Chain::new();
+    let mut model = Model::new(&mut rng);
+    let full = chain.backup(&model, &mut rng);
+    model.change(&mut rng);
+    let child = chain.backup(&model, &mut rng);
+    // Another full under the same label: as good as the first, and not what the child was made from.
+    chain.remove(full);
+    let mut other = Chain { parent: None, ..chain };
+    other.backup_as(full, &model, &mut rng);
+    let place = tempfile::tempdir().unwrap();
+    let error = restored(&other, child, place.path()).unwrap_err();
+    let Error::Parent { label, parent, source } = &error else { panic!("{error:?}") };
+    assert_eq!((*label, *parent), (child, full));
+    assert!(source.to_string().contains("another backup"), "{source}");
+    other.remove(full);
+    let error = restored(&other, child, place.path()).unwrap_err();
+    let Error::Parent { source, .. } = &error else { panic!("{error:?}") };
+    assert!(matches!(**source, Error::Repo(pgbr_repo::Error::NotFound { .. })), "{source:?}");
+    assert!(std::fs::read_dir(place.path()).unwrap().next().is_none(), "the target was touched");
+}
+
+#[test]
+fn a_missing_pack_of_an_older_backup_is_seen_before_the_target_is_touched() {
+    let mut rng = Rng::new(8);
+    let mut chain = Chain::new();
+    let mut model = Model::new(&mut rng);
+    let full = chain.backup(&model, &mut rng);
+    model.change(&mut rng);
+    let child = chain.backup(&model, &mut rng);
+    chain.remove_a_pack(full);
+    let place = tempfile::tempdir().unwrap();
+    let error = restored(&chain, child, place.path()).unwrap_err();
+    assert!(
+        matches!(&error, Error::Damaged { label, reason } if *label == full && reason.contains("is missing")),
+        "{error}"
+    );
+    assert!(std::fs::read_dir(place.path()).unwrap().next().is_none(), "the target was touched");
+}
