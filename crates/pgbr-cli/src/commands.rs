@@ -1,5 +1,6 @@
 //! One file a command: request in, engine call, result out.
 
+mod annotate;
 mod archive;
 mod backup;
 mod check;
@@ -8,6 +9,7 @@ mod info_json;
 mod info_text;
 mod restore;
 mod stanza;
+mod stop;
 
 use std::path::PathBuf;
 
@@ -22,6 +24,7 @@ use crate::settings::Settings;
 /// Runs the command.
 pub(crate) async fn run(context: &Context, host: &Host) -> Outcome {
     match context.settings.command() {
+        Command::Annotate => annotate::run(context, host).await,
         Command::ArchiveGet => archive::get(context, host).await,
         Command::ArchivePush => archive::push(context, host).await,
         Command::Backup => backup::run(context, host).await,
@@ -29,6 +32,10 @@ pub(crate) async fn run(context: &Context, host: &Host) -> Outcome {
         Command::Info => info::run(context, host).await,
         Command::Restore => restore::run(context, host).await,
         Command::StanzaCreate => stanza::create(context, host).await,
+        Command::StanzaDelete => stanza::delete(context, host).await,
+        Command::StanzaUpgrade => stanza::upgrade(context, host).await,
+        Command::Start => stop::start(context),
+        Command::Stop => stop::stop(context),
         command => {
             let message = format!("command '{}' is not supported yet", command.name());
             Err(CliError::new(ErrorCode::FeatureNotSupported, message))

@@ -37,9 +37,9 @@ fn code(error: &Error) -> ErrorCode {
         Error::ArchiveCommand { .. } => ErrorCode::ArchiveCommandInvalid,
         Error::Standby => ErrorCode::DbInvalid,
         Error::ArchiveTimeout { .. } | Error::Timeout { .. } => ErrorCode::ArchiveTimeout,
-        Error::NoBackup { .. } => ErrorCode::BackupSetInvalid,
+        Error::NoBackup { .. } | Error::UnknownBackup { .. } => ErrorCode::BackupSetInvalid,
         Error::Target { .. } => ErrorCode::OptionInvalidValue,
-        Error::Running { .. } => ErrorCode::PgRunning,
+        Error::Running { .. } | Error::ServerRunning { .. } => ErrorCode::PgRunning,
         Error::NotEmpty { .. } | Error::NotACluster { .. } | Error::OtherData { .. } => {
             ErrorCode::PathNotEmpty
         }
@@ -150,15 +150,25 @@ fn hints(error: &Error, flavor: Flavor) -> Vec<String> {
         Error::Repo(RepoError::LeaseHeld { .. }) => one("is another backup of this stanza running, perhaps on another host?".to_owned()),
         Error::Repo(RepoError::NoSpace { .. }) => one("free space in the repository; what was stored before is not affected.".to_owned()),
         Error::Repo(RepoError::Unavailable { .. } | RepoError::Undecided { .. }) => one("is the repository mounted and reachable?".to_owned()),
-        Error::OtherCluster { .. } => one("is pg1-path right? after pg_upgrade, create a stanza of another name: 'stanza-upgrade' is not supported yet.".to_owned()),
+        Error::OtherCluster { .. } => vec![
+            "is this the correct stanza? is pg1-path right?".to_owned(),
+            format!("after pg_upgrade, use '{program} stanza-upgrade'."),
+        ],
+        Error::Repo(RepoError::StanzaMismatch { .. }) => one(format!("is this an error? after pg_upgrade, use '{program} stanza-upgrade'.")),
+        Error::ForeignWal { .. } => vec![
+            "are you archiving to the correct stanza?".to_owned(),
+            format!("after pg_upgrade, use '{program} stanza-upgrade'; the segment is archived then."),
+        ],
         Error::OtherDirectory { .. } => one("the pg1-path and pg1-port settings likely reference different clusters.".to_owned()),
         Error::ArchiveDisabled { .. } => one("archive_mode must be set to on, and the server restarted.".to_owned()),
         Error::ArchiveCommand { expected, .. } => one(format!("set archive_command = '{expected} --stanza=STANZA archive-push %p'.")),
         Error::ArchiveTimeout { .. } => vec![
             "check the archive_command to ensure that all options are correct (especially --stanza).".to_owned(),
             "check the PostgreSQL server log for errors.".to_owned(),
-            "a stop file (STANZA.stop or all.stop) in lock-path stops archiving: remove it.".to_owned(),
+            "a stop file (STANZA.stop or all.stop) in lock-path stops archiving: use the start command.".to_owned(),
         ],
+        Error::ServerRunning { .. } => one("shut down PostgreSQL and try again, or use --force.".to_owned()),
+        Error::UnknownBackup { .. } => one(format!("'{program} info' lists the backup sets.")),
         Error::NoBackup { .. } => one(format!("'{program} info' lists the backup sets and when each was complete.")),
         Error::Running { .. } => vec![
             "presence of postmaster.pid indicates that PostgreSQL is running.".to_owned(),

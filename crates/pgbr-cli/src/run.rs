@@ -166,9 +166,6 @@ fn watch_signals(host: &Host) {
 /// Locks that pgBackRest takes at a command's start, and stop files that it heeds.
 fn take_locks(context: &mut Context) -> Result<(), CliError> {
     let command = context.settings.command();
-    if matches!(command, Command::Backup | Command::StanzaCreate | Command::ArchivePush) {
-        check_stop_file(context)?;
-    }
     let kinds: &[LockType] = match command.rule().lock {
         LockKind::Backup => &[LockType::Backup],
         LockKind::Restore => &[LockType::Restore],
@@ -180,7 +177,23 @@ fn take_locks(context: &mut Context) -> Result<(), CliError> {
         let lock = Lock::acquire(&request).map_err(|e| context.failure(&e.into()))?;
         context.locks.push(Arc::new(lock));
     }
+    // With the locks held: a stop that comes later finds them and can end this process.
+    if heeds_stop(command) {
+        check_stop_file(context)?;
+    }
     Ok(())
+}
+
+/// Whether a command does nothing while it is told to stop. What recovery and people who look need goes on.
+const fn heeds_stop(command: Command) -> bool {
+    matches!(
+        command,
+        Command::ArchivePush
+            | Command::Backup
+            | Command::Expire
+            | Command::StanzaCreate
+            | Command::StanzaUpgrade
+    )
 }
 
 fn check_stop_file(context: &Context) -> Result<(), CliError> {

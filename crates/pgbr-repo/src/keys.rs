@@ -171,6 +171,17 @@ impl Layout {
         Path::from(format!("{PREFIX}/{stanza}/hold/{label}.{id}"))
     }
 
+    /// All notes of a stanza's backups.
+    pub fn note_dir(self, stanza: &StanzaName) -> Path {
+        Path::from(format!("{PREFIX}/{stanza}/note"))
+    }
+
+    /// A note on a backup; with an attempt in its name where the store does not honour a conditional create.
+    pub fn note(self, stanza: &StanzaName, label: &BackupLabel, number: u64, attempt: Option<u64>) -> Path {
+        let attempt = attempt.map_or_else(String::new, |attempt| format!("-{attempt:016x}"));
+        Path::from(format!("{PREFIX}/{stanza}/note/{label}.{number:016x}{attempt}"))
+    }
+
     /// All leases of a stanza, or with `None` of the repository's own record.
     pub fn lease_dir(self, stanza: Option<&StanzaName>) -> Path {
         match stanza {
@@ -363,6 +374,17 @@ pub enum ParsedKey {
         /// Its id.
         id: HoldId,
     },
+    /// A note on a backup.
+    Note {
+        /// The stanza.
+        stanza: StanzaName,
+        /// The backup.
+        label: BackupLabel,
+        /// Its number: what a later note says counts.
+        number: u64,
+        /// The attempt in the name, where the store does not honour a conditional create.
+        attempt: Option<u64>,
+    },
     /// A term of a lease.
     Lease {
         /// The stanza; `None` for the repository's own record.
@@ -428,6 +450,7 @@ fn parse_in_stanza(stanza: StanzaName, inside: &[&str]) -> Option<ParsedKey> {
             let (label, id) = name.split_once('.')?;
             Some(ParsedKey::Hold { stanza, label: label.parse().ok()?, id: HoldId(hex(id)?) })
         }
+        ["note", name] => parse_note(stanza, name),
         ["lease", name] => {
             parse_lease(name).map(|(name, number)| ParsedKey::Lease { stanza: Some(stanza), name, number })
         }
@@ -458,6 +481,16 @@ fn parse_wal(stanza: StanzaName, id: &str, log: Option<&str>, name: &str) -> Opt
     let place = file.segment().map(|segment| segment.directory());
     (place.as_deref() == log).then_some(())?;
     Some(ParsedKey::Wal { stanza, id: id.parse().ok()?, file, digest })
+}
+
+fn parse_note(stanza: StanzaName, name: &str) -> Option<ParsedKey> {
+    let (label, number) = name.split_once('.')?;
+    let (number, attempt) = match number.split_once('-') {
+        Some((number, attempt)) => (number, Some(u64::from_be_bytes(hex(attempt)?))),
+        None => (number, None),
+    };
+    let number = u64::from_be_bytes(hex(number)?);
+    Some(ParsedKey::Note { stanza, label: label.parse().ok()?, number, attempt })
 }
 
 /// The last part of a lease's key: its name and its term.
@@ -522,6 +555,14 @@ mod tests {
                 keys.hold(&stanza, &label, &HoldId([9; 8])),
                 "pgbr/main/hold/20261122-120000F_20261123-120000I.0909090909090909",
             ),
+            (
+                keys.note(&stanza, &label, 10, None),
+                "pgbr/main/note/20261122-120000F_20261123-120000I.000000000000000a",
+            ),
+            (
+                keys.note(&stanza, &label, 10, Some(255)),
+                "pgbr/main/note/20261122-120000F_20261123-120000I.000000000000000a-00000000000000ff",
+            ),
             (keys.lease(Some(&stanza), &LeaseName::backup(), 3), "pgbr/main/lease/backup.0000000000000003"),
             (keys.lease(None, &LeaseName::record(), 3), "pgbr/repo.json.lease/record.0000000000000003"),
         ]
@@ -556,6 +597,8 @@ mod tests {
             ParsedKey::Pack { stanza, label, attempt, number, index } => {
                 keys.pack(stanza, label, *attempt, *number, *index)
             }
+            ParsedKey::Run { stanza, label, attempt } => keys.run(stanza, label, *attempt),
+            ParsedKey::Note { stanza, label, number, attempt } => keys.note(stanza, label, *number, *attempt),
             ParsedKey::Wal { stanza, id, file, digest: None } => keys.wal(stanza, *id, file),
             ParsedKey::Wal { stanza, id, file, digest: Some(digest) } => {
                 keys.wal_variant(stanza, *id, file, *digest)

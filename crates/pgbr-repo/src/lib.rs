@@ -58,6 +58,7 @@ mod key_cache;
 mod keys;
 mod lease;
 mod lock;
+mod note;
 mod pin;
 mod probe;
 mod record;
@@ -75,9 +76,10 @@ pub use key_cache::{FileKeyCache, KeyCache};
 pub use keys::{HoldId, Layout, LeaseName, PREFIX, ParsedKey, PinId, WalDigest, WalLog};
 pub use lease::{Lease, LeaseRequest, LeaseState, LeaseStep, Leases};
 pub use lock::{
-    Lock, LockHolder, LockProgress, LockRequest, LockType, StopFile, create_stop_file, lock_holder,
-    lock_path, remove_stop_file, stop_file,
+    HeldLock, Lock, LockHolder, LockProgress, LockRequest, LockType, StopFile, create_stop_file, held_locks,
+    lock_holder, lock_path, remove_stop_file, stop_file,
 };
+pub use note::{Note, NoteChanges, Notes};
 pub use pin::{Pin, PinKind, PinRecord, PinRequest, PinState, Pins};
 pub use probe::StoreTraits;
 pub use repo_file::{CreateOptions, Entropy, Repo};

@@ -85,6 +85,19 @@ pub struct LockHolder {
     pub progress: LockProgress,
 }
 
+/// A lock that some process holds, as [`held_locks`] finds it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct HeldLock {
+    /// The lock's file.
+    pub path: PathBuf,
+    /// What the file says.
+    pub holder: LockHolder,
+    /// Whether the system confirms that the process named in the file is the one that holds it: it may have been named in
+    /// another container, where the same number is another process.
+    pub confirmed: bool,
+}
+
 /// A lock that is held until it is dropped.
 #[derive(Debug)]
 pub struct Lock {
@@ -194,17 +207,31 @@ pub fn lock_holder(
     kind: LockType,
     repo_key: u32,
 ) -> Result<Option<LockHolder>> {
-    let path = lock_path(directory, stanza, kind, repo_key);
-    let file = match open_lock(&path, false) {
-        Ok(file) => file,
-        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
-        Err(error) => return Err(Error::local("open", path, error)),
+    Ok(look(lock_path(directory, stanza, kind, repo_key))?.map(|held| held.holder))
+}
+
+/// The locks in a directory that are held right now, of one stanza or of all. Blocks for a moment a file.
+///
+/// # Errors
+/// [`Error::Local`] where the directory or a file in it cannot be looked at.
+pub fn held_locks(directory: &Path, stanza: Option<&StanzaName>) -> Result<Vec<HeldLock>> {
+    let entries = match std::fs::read_dir(directory) {
+        Ok(entries) => entries,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
+        Err(error) => return Err(Error::local("list", directory, error)),
     };
-    match flock(&file, FlockOperation::NonBlockingLockShared) {
-        Ok(()) => Ok(None),
-        Err(rustix::io::Errno::WOULDBLOCK) => Ok(Some(read_holder(&file))),
-        Err(error) => Err(Error::local("lock", path, error.into())),
+    let mut held = Vec::new();
+    for entry in entries {
+        let path = entry.map_err(|e| Error::local("list", directory, e))?.path();
+        let name = path.file_name().unwrap_or_default().to_string_lossy();
+        let wanted =
+            stanza_of(&name).is_some_and(|found| stanza.is_none_or(|stanza| stanza.as_str() == found));
+        if wanted && let Some(lock) = look(path)? {
+            held.push(lock);
+        }
     }
+    held.sort_unstable_by(|a, b| a.path.cmp(&b.path));
+    Ok(held)
 }
 
 /// A file that tells commands to stop.
@@ -274,6 +301,52 @@ struct Content {
     size: Option<u64>,
     #[serde(rename = "szCplt", skip_serializing_if = "Option::is_none")]
     size_complete: Option<u64>,
+}
+
+/// Who holds the lock of a file; `None` where nobody does, or there is no such file.
+fn look(path: PathBuf) -> Result<Option<HeldLock>> {
+    let file = match open_lock(&path, false) {
+        Ok(file) => file,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+        Err(error) => return Err(Error::local("open", path, error)),
+    };
+    match flock(&file, FlockOperation::NonBlockingLockShared) {
+        Ok(()) => Ok(None),
+        Err(rustix::io::Errno::WOULDBLOCK) => {
+            let holder = read_holder(&file);
+            let confirmed = holder.pid.is_some_and(|pid| holds(pid, &file));
+            Ok(Some(HeldLock { path, holder, confirmed }))
+        }
+        Err(error) => Err(Error::local("lock", path, error.into())),
+    }
+}
+
+/// The stanza in the name of a lock file, `STANZA-TYPE-REPOKEY.lock`.
+fn stanza_of(name: &str) -> Option<&str> {
+    let (rest, key) = name.strip_suffix(".lock")?.rsplit_once('-')?;
+    let (stanza, kind) = rest.rsplit_once('-')?;
+    let kinds = [LockType::Archive, LockType::Backup, LockType::Restore];
+    let form = key.parse::<u32>().is_ok() && kinds.iter().any(|known| known.name() == kind);
+    form.then_some(stanza)
+}
+
+/// Whether the system's own list says that a process holds the lock of a file.
+fn holds(pid: u32, file: &File) -> bool {
+    let (Ok(about), Ok(locks)) = (file.metadata(), std::fs::read_to_string("/proc/locks")) else {
+        return false;
+    };
+    is_listed(&locks, pid, about.ino())
+}
+
+/// Whether a list in the form of `/proc/locks` has a lock by `flock` of this process on this file:
+/// `1: FLOCK  ADVISORY  WRITE 3465 fe:00:10010648 0 EOF`.
+fn is_listed(locks: &str, pid: u32, inode: u64) -> bool {
+    locks.lines().any(|line| {
+        let fields: Vec<&str> = line.split_whitespace().collect();
+        let [_, "FLOCK", _, _, owner, place, ..] = *fields.as_slice() else { return false };
+        let found = place.rsplit(':').next().and_then(|inode| inode.parse::<u64>().ok());
+        owner.parse() == Ok(pid) && found == Some(inode)
+    })
 }
 
 fn stop_path(directory: &Path, stanza: Option<&StanzaName>) -> PathBuf {
@@ -373,6 +446,29 @@ mod tests {
         assert_eq!(seen.progress, progress);
         held.report(LockProgress::default()).unwrap();
         assert_eq!(std::fs::metadata(mine.path()).unwrap().len(), 37, "the rest of a longer text is cut");
+    }
+
+    #[test]
+    fn held_locks_are_found_with_who_really_holds_them() {
+        let dir = tempfile::tempdir().unwrap();
+        let lie = request(dir.path(), "4711-00000000");
+        let truth =
+            LockRequest { stanza: "a-backup-1".parse().unwrap(), pid: std::process::id(), ..lie.clone() };
+        assert_eq!(held_locks(&lie.directory, None).unwrap(), [], "no directory");
+        let (one, two) = (Lock::acquire(&lie).unwrap(), Lock::acquire(&truth).unwrap());
+        for stale in ["main-restore-1.lock", "main-backup-x.lock", "main.stop", "x.lock"] {
+            std::fs::write(lie.directory.join(stale), r#"{"pid":1}"#).unwrap();
+        }
+        let found = |stanza: Option<&StanzaName>| {
+            let held = held_locks(&lie.directory, stanza).unwrap();
+            held.iter().map(|lock| (lock.holder.pid, lock.confirmed)).collect::<Vec<_>>()
+        };
+        let (lied, told) = ((Some(4711), false), (Some(std::process::id()), true));
+        assert_eq!(found(None), [told, lied]);
+        assert_eq!(found(Some(&lie.stanza)), [lied]);
+        assert_eq!(found(Some(&truth.stanza)), [told]);
+        drop((one, two));
+        assert_eq!(found(None), []);
     }
 
     #[test]

@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::backup_objects::BackupStore;
 use crate::error::{Error, Result};
-use crate::keys::{self, Layout};
+use crate::keys::{self, Layout, ParsedKey};
 use crate::record::{self, MAX_OBJECT, Record};
 use crate::repo_file::Repo;
 use crate::store::Resolved;
@@ -175,23 +175,23 @@ impl Stanza {
         Ok(upgraded)
     }
 
-    /// Takes a stanza away with everything in it: its backups first, its record last, so that what was begun can be done again.
+    /// Takes away what is in a stanza, its backups first; its record and its leases stay, so that what was begun can be done again under a lease.
     ///
-    /// Only for who holds its lease, with nobody at work in it. A stanza that is not there is no error.
+    /// Only for who holds its lease, with nobody at work in it.
     ///
     /// # Errors
     /// As the store failed.
-    pub async fn delete(repo: &Repo, name: &StanzaName) -> Result<()> {
+    pub async fn clear(repo: &Repo, name: &StanzaName) -> Result<()> {
         let (keys, store) = (Layout::new(), repo.store());
         let backups = BackupStore::new(repo, name);
         // Newest dependant first: no listing ever shows a backup whose parent is gone.
         for label in backups.list_backups().await?.iter().rev() {
             backups.delete_manifest(label).await?;
         }
-        let records = [keys.stanza_copy(name), keys.stanza(name)];
         let others = store.list(&keys.stanza_dir(name)).try_filter(|object| {
-            let is_other = !records.contains(&object.key);
-            async move { is_other }
+            let key = ParsedKey::parse(&object.key);
+            let stays = matches!(key, Some(ParsedKey::Stanza { .. } | ParsedKey::Lease { .. }));
+            async move { !stays }
         });
         others
             .try_for_each_concurrent(DELETIONS, |object| async move { store.delete(&object.key).await })
@@ -199,8 +199,24 @@ impl Stanza {
         for leftover in store.leftovers(&keys.stanza_dir(name)).await? {
             store.remove_leftover(leftover).await?;
         }
-        for record in &records {
-            store.delete_durable(record).await?;
+        Ok(())
+    }
+
+    /// Takes a stanza away with everything in it: its record last, so that what was begun can be done again.
+    ///
+    /// Only for who holds its lease and gives no more signs of life for it, with nobody at work in it. A stanza that is not there is no error.
+    ///
+    /// # Errors
+    /// As the store failed.
+    pub async fn delete(repo: &Repo, name: &StanzaName) -> Result<()> {
+        Self::clear(repo, name).await?;
+        let (keys, store) = (Layout::new(), repo.store());
+        let mut leases = store.list(&keys.lease_dir(Some(name)));
+        while let Some(lease) = leases.try_next().await? {
+            store.delete(&lease.key).await?;
+        }
+        for record in [keys.stanza_copy(name), keys.stanza(name)] {
+            store.delete_durable(&record).await?;
         }
         store.remove_empty_directories(&keys.stanza_dir(name)).await
     }

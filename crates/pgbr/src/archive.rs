@@ -142,29 +142,35 @@ fn may_pass(error: &Error) -> bool {
 
 async fn try_get(host: &Host, request: &ArchiveGetRequest, file: &WalFileName) -> Result<Got> {
     let place = request.repo.open_stanza(host, &request.stanza).await?;
-    let archive = archive_of(&place, request.pg_data.as_deref())?;
-    match place.wal.get_to_path(archive, file, &request.destination).await? {
-        WalGet::Found(saved) => {
+    for archive in archives_of(&place, request.pg_data.as_deref())? {
+        if let WalGet::Found(saved) = place.wal.get_to_path(archive, file, &request.destination).await? {
             saved.warnings.iter().for_each(|warning| host.warn(warning.as_str()));
-            Ok(Got::Found)
+            return Ok(Got::Found);
         }
-        WalGet::Missing => Ok(Got::Missing),
     }
+    Ok(Got::Missing)
 }
 
-/// The archive of the cluster that asks: it may be one from before an upgrade.
-fn archive_of(place: &StanzaPlace, pg_data: Option<&Path>) -> Result<ArchiveId> {
+/// The archives of the cluster that asks, newest first: it may be one from before an upgrade, or one that was gone back to after it.
+fn archives_of(place: &StanzaPlace, pg_data: Option<&Path>) -> Result<Vec<ArchiveId>> {
     let current = place.stanza.current();
     let control = pg_data.and_then(|dir| read_control_file(dir.join("global/pg_control")).ok());
-    let Some((control, _)) = control else { return Ok(current.archive_id()) };
-    let found = place.stanza.history().iter().rev().find(|cluster| cluster.system_id == control.system_id);
-    found.map(pgbr_repo::ClusterId::archive_id).ok_or_else(|| Error::OtherCluster {
-        stanza: place.stanza.name().to_string(),
-        expected: current.system_id,
-        expected_version: current.version.to_string(),
-        found: control.system_id,
-        found_version: control.version.to_string(),
-    })
+    let Some((control, _)) = control else { return Ok(vec![current.archive_id()]) };
+    let history = place.stanza.history().iter().rev();
+    let found: Vec<_> = history
+        .filter(|cluster| cluster.system_id == control.system_id)
+        .map(pgbr_repo::ClusterId::archive_id)
+        .collect();
+    if found.is_empty() {
+        return Err(Error::OtherCluster {
+            stanza: place.stanza.name().to_string(),
+            expected: current.system_id,
+            expected_version: current.version.to_string(),
+            found: control.system_id,
+            found_version: control.version.to_string(),
+        });
+    }
+    Ok(found)
 }
 
 /// What a server does with the exit code of its `restore_command`.

@@ -3,7 +3,7 @@
 use std::io;
 use std::path::{Path, PathBuf};
 
-use pgbr_manifest::{BackupLabel, SystemId, WalSegmentName};
+use pgbr_manifest::{BackupLabel, StanzaName, SystemId, WalSegmentName};
 
 /// Why a command did not do what it was asked for.
 #[derive(Debug, thiserror::Error)]
@@ -108,6 +108,20 @@ pub enum Error {
         what: &'static str,
         /// As given.
         value: String,
+    },
+    /// A backup that was named does not exist.
+    #[error("backup set '{label}' is not in the repository")]
+    UnknownBackup {
+        /// Its name.
+        label: BackupLabel,
+    },
+    /// A server runs on the data directory of a stanza that is to be removed.
+    #[error("unable to delete stanza '{stanza}' while PostgreSQL is running ('{}' exists)", path.display())]
+    ServerRunning {
+        /// The stanza.
+        stanza: StanzaName,
+        /// The server's lock file.
+        path: PathBuf,
     },
     /// A server runs on the directory to restore to.
     #[error("unable to restore while PostgreSQL is running ('{}' exists)", path.display())]

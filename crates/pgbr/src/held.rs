@@ -194,6 +194,11 @@ impl Held<Lease> {
         }
     }
 
+    /// Keeps it for its time-to-live and gives no more signs of life: nothing of it is written from now on.
+    pub(crate) async fn fall_silent(self) -> Result<()> {
+        self.take().await.map(drop)
+    }
+
     /// Gives it back. Where that fails it goes stale by itself, and the work that it was for has ended either way.
     pub(crate) async fn release(self, host: &Host) {
         let released = match self.take().await {

@@ -3,7 +3,7 @@
 use pgbr_codec::Cipher;
 use pgbr_manifest::manifest::{Body, Summary};
 use pgbr_manifest::{ArchiveId, BackupLabel, StanzaName, WalSegmentName};
-use pgbr_repo::{ClusterId, Error as RepoError};
+use pgbr_repo::{ClusterId, Error as RepoError, Note, Notes};
 
 use crate::error::{Error, Result};
 use crate::host::Host;
@@ -39,10 +39,12 @@ pub struct StanzaInfo {
     pub clusters: Vec<ClusterId>,
     /// First and last segment of each archive that has any.
     pub archives: Vec<(ArchiveId, Option<(WalSegmentName, WalSegmentName)>)>,
-    /// Its backups, oldest first.
+    /// Its backups, oldest first, with their annotations as notes have changed them.
     pub backups: Vec<Summary>,
     /// Backups that cannot be read, and why.
     pub unreadable: Vec<(BackupLabel, Error)>,
+    /// Notes on backups that cannot be read, and why: an annotation may be missing or an old one.
+    pub unreadable_notes: Vec<(BackupLabel, Error)>,
     /// The backup asked for, in full.
     pub set: Option<(Summary, Body)>,
     /// Why the stanza cannot be read.
@@ -80,6 +82,7 @@ impl StanzaInfo {
             archives: Vec::new(),
             backups: Vec::new(),
             unreadable: Vec::new(),
+            unreadable_notes: Vec::new(),
             set: None,
             error: None,
         }
@@ -103,11 +106,33 @@ async fn stanza_info(host: &Host, request: &InfoRequest, found: &mut StanzaInfo)
         }
     }
     found.backups.sort_by_key(|backup| (backup.time.stop, backup.label));
+    let notes = Notes::new(&place.repo, &found.name).list(request.set.as_ref()).await?;
+    found.unreadable_notes = overlay(&mut found.backups, notes);
     if let Some(label) = request.set
-        && found.backups.iter().any(|backup| backup.label == label)
+        && let Some(shown) = found.backups.iter().find(|backup| backup.label == label)
     {
         let backup = load(&place.backups, label).await?;
-        found.set = Some((backup.summary, backup.body));
+        found.set = Some((shown.clone(), backup.body));
     }
     Ok(())
+}
+
+/// Changes the annotations of backups as their notes say, which are in order. Gives the notes that cannot be read.
+fn overlay(backups: &mut [Summary], notes: Vec<Note>) -> Vec<(BackupLabel, Error)> {
+    let mut unreadable = Vec::new();
+    for note in notes {
+        let Some(backup) = backups.iter_mut().find(|backup| backup.label == note.label) else { continue };
+        match note.changes {
+            Ok(changes) => {
+                for (key, value) in changes {
+                    match value {
+                        Some(value) => drop(backup.annotation.insert(key, value)),
+                        None => drop(backup.annotation.remove(&key)),
+                    }
+                }
+            }
+            Err(error) => unreadable.push((note.label, error.into())),
+        }
+    }
+    unreadable
 }

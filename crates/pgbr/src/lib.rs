@@ -1,7 +1,7 @@
 //! Backup, restore and WAL archiving for PostgreSQL as plain functions: the engine of pgbr.
 //!
-//! One function a command: [`stanza_create`], [`check`], [`backup()`], [`archive_push`], [`archive_get`], [`restore()`], [`info`]. Each takes a
-//! [`Host`] (clock, randomness, a listener) and a request of plain data, and gives a report. Nothing here reads a config file or an
+//! One function a command: [`stanza_create`], [`stanza_upgrade`], [`stanza_delete`], [`check`], [`backup()`], [`annotate()`], [`archive_push`],
+//! [`archive_get`], [`restore()`], [`info`]. Each takes a [`Host`] (clock, randomness, a listener) and a request of plain data, and gives a report. Nothing here reads a config file or an
 //! environment variable, or prints. They run in a tokio runtime; what costs CPU runs on threads of its own.
 //!
 //! ```
@@ -21,6 +21,7 @@
 //!
 //! `examples/backup_and_restore.rs` makes a backup of a running cluster and restores it.
 
+mod annotate;
 mod archive;
 mod backup;
 mod check;
@@ -39,6 +40,7 @@ mod restore;
 mod run;
 mod stanza;
 
+pub use annotate::{AnnotateReport, AnnotateRequest, annotate};
 pub use archive::{
     ArchiveGetRequest, ArchivePushRequest, Got, RecoveryMode, archive_get, archive_push, recovery_mode,
 };
@@ -52,7 +54,10 @@ pub use load::{Backup, load, summaries};
 pub use observe::{Event, Observer, Silent};
 pub use place::{RepoAccess, RepoPlace, StanzaPlace};
 pub use restore::{Places, RestoreReport, RestoreRequest, restore};
-pub use stanza::{StanzaCreateRequest, StanzaCreated, stanza_create};
+pub use stanza::{
+    StanzaCreateRequest, StanzaCreated, StanzaDeleteRequest, StanzaDeleted, StanzaUpgradeRequest,
+    StanzaUpgraded, stanza_create, stanza_delete, stanza_upgrade,
+};
 
 // The words that requests and reports are made of, so that an embedder needs one dependency.
 pub use pgbr_codec::{Cipher, Codec, Compression, Error as CodecError, Passphrase};
@@ -63,6 +68,7 @@ pub use pgbr_manifest::{
 };
 pub use pgbr_pg::{ConnectOptions, Error as PgError, Password, RecoveryAction, RecoveryGoal};
 pub use pgbr_repo::{
-    ClusterId, Error as RepoError, Lock, LockHolder, LockProgress, LockRequest, LockType, PushOutcome,
-    StopFile, Store, create_stop_file, lock_holder, lock_path, remove_stop_file, stop_file,
+    ClusterId, Error as RepoError, HeldLock, Lock, LockHolder, LockProgress, LockRequest, LockType,
+    NoteChanges, PushOutcome, StopFile, Store, create_stop_file, held_locks, lock_holder, lock_path,
+    remove_stop_file, stop_file,
 };

@@ -1,4 +1,7 @@
-//! stanza-create: a repository where there is none, and a stanza for a cluster in it.
+//! stanza-create, stanza-upgrade and stanza-delete: a stanza from its beginning to its end.
+
+mod delete;
+mod upgrade;
 
 use pgbr_manifest::StanzaName;
 use pgbr_pg::read_control_file;
@@ -9,6 +12,9 @@ use crate::error::{Error, Result};
 use crate::host::Host;
 use crate::observe::Event;
 use crate::place::RepoAccess;
+
+pub use self::delete::{StanzaDeleteRequest, StanzaDeleted, stanza_delete};
+pub use self::upgrade::{StanzaUpgradeRequest, StanzaUpgraded, stanza_upgrade};
 
 /// A stanza to make.
 #[derive(Debug, Clone)]
@@ -38,7 +44,7 @@ pub enum StanzaCreated {
 /// # Errors
 /// When the stanza is there for another cluster, when the repository is sealed with another passphrase, or as the store failed.
 pub async fn stanza_create(host: &Host, request: StanzaCreateRequest) -> Result<StanzaCreated> {
-    let cluster = identify(&request).await?;
+    let cluster = identify(&request.cluster, request.online).await?;
     let repo = open_or_create(host, &request.repo).await?;
     match Stanza::create(&repo, &request.stanza, cluster, host.now_seconds()).await {
         Ok(_) => Ok(StanzaCreated::New),
@@ -47,15 +53,16 @@ pub async fn stanza_create(host: &Host, request: StanzaCreateRequest) -> Result<
     }
 }
 
-async fn identify(request: &StanzaCreateRequest) -> Result<NewCluster> {
-    if request.online {
-        let connected = request.cluster.connect().await?;
+/// Which cluster it is: by its server and its control file, or by the control file alone.
+async fn identify(access: &ClusterAccess, online: bool) -> Result<NewCluster> {
+    if online {
+        let connected = access.connect().await?;
         if connected.facts.in_recovery {
             return Err(Error::Standby);
         }
         return Ok(connected.identity());
     }
-    let (control, _) = read_control_file(request.cluster.pg_data.join("global/pg_control"))?;
+    let (control, _) = read_control_file(access.pg_data.join("global/pg_control"))?;
     Ok(NewCluster {
         system_id: control.system_id,
         version: control.version,

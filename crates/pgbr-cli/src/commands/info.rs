@@ -1,9 +1,11 @@
 //! info.
 
+use std::collections::BTreeMap;
 use std::path::Path;
 
 use pgbr::{
-    BackupType, Host, InfoReport, InfoRequest, LockHolder, LockType, RepoError, StanzaInfo, StanzaName, info,
+    BackupLabel, BackupType, Host, InfoReport, InfoRequest, LockHolder, LockType, RepoError, StanzaInfo,
+    StanzaName, info,
 };
 
 use super::{info_json, info_text};
@@ -25,6 +27,7 @@ pub(super) struct Shown<'a> {
     /// The version that a backup is said to be made by.
     pub(super) version: Option<&'static str>,
     pub(super) set: Option<&'a str>,
+    note_errors: BTreeMap<BackupLabel, Vec<String>>,
 }
 
 /// Code and words, as pgBackRest has them.
@@ -81,7 +84,19 @@ fn show<'a>(settings: &'a Settings, info: &'a StanzaInfo, cipher: &'a str, conte
         kind,
         version,
         set: settings.get_str("set"),
+        note_errors: note_errors(info, context),
     }
+}
+
+/// Says which annotations may be missing or old, and keeps it for the backups that are shown.
+fn note_errors(info: &StanzaInfo, context: &Context) -> BTreeMap<BackupLabel, Vec<String>> {
+    let mut errors: BTreeMap<BackupLabel, Vec<String>> = BTreeMap::new();
+    for (label, error) in &info.unreadable_notes {
+        let text = context.failure(error).message;
+        context.log.warn(&format!("annotations of backup {label} may be missing or old: {text}"));
+        errors.entry(*label).or_default().push(text);
+    }
+    errors
 }
 
 fn status(info: &StanzaInfo, settings: &Settings, context: &Context) -> Status {
@@ -119,9 +134,18 @@ impl Shown<'_> {
         let mut next = backup.prior;
         while let Some(label) = next {
             labels.push(label.to_string());
-            next = self.info.backups.iter().find(|b| b.label == label).and_then(|b| b.prior);
+            next = match self.info.backups.iter().find(|b| b.label == label) {
+                Some(prior) => prior.prior,
+                // It cannot be read; the full that all of them build on is known by name.
+                None => Some(label.full()).filter(|full| *full != label),
+            };
         }
         labels.reverse();
         labels
+    }
+
+    /// What is wrong with the notes on a backup.
+    pub(super) fn note_errors(&self, backup: &pgbr::Summary) -> &[String] {
+        self.note_errors.get(&backup.label).map_or(&[], Vec::as_slice)
     }
 }

@@ -88,6 +88,10 @@ fn backup(shown: &Shown<'_>, backup: &Summary) -> Value {
     if !backup.annotation.is_empty() {
         fields.insert("annotation".to_owned(), json!(backup.annotation));
     }
+    let note_errors = shown.note_errors(backup);
+    if !note_errors.is_empty() {
+        fields.insert("annotation-error".to_owned(), json!(note_errors));
+    }
     if let Some((_, body)) = shown.info.set.as_ref().filter(|(set, _)| set.label == backup.label) {
         let databases =
             body.databases.iter().filter(|d| !d.template).map(|d| json!({"name": d.name, "oid": d.oid}));

@@ -120,6 +120,9 @@ fn backup(text: &mut String, shown: &Shown<'_>, backup: &Summary, zone: &TimeZon
             writeln!(text, "                {key}: {value}")?;
         }
     }
+    for error in shown.note_errors(backup) {
+        writeln!(text, "            annotation(s) that cannot be read: {error}")?;
+    }
     Ok(())
 }
 

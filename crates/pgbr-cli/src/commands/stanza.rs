@@ -1,7 +1,13 @@
-//! stanza-create.
+//! stanza-create, stanza-upgrade and stanza-delete.
 
-use pgbr::{Host, StanzaCreateRequest, StanzaCreated, stanza_create};
+use std::path::Path;
 
+use pgbr::{
+    Host, StanzaCreateRequest, StanzaCreated, StanzaDeleteRequest, StanzaDeleted, StanzaUpgradeRequest,
+    StanzaUpgraded, stanza_create, stanza_delete, stanza_upgrade,
+};
+
+use crate::exit::{CliError, ErrorCode};
 use crate::request;
 use crate::run::{Context, Outcome};
 
@@ -25,5 +31,57 @@ pub(super) async fn create(context: &Context, host: &Host) -> Outcome {
             context.log.info(&format!("stanza '{stanza}' already exists on repo{key} and is valid"));
         }
     }
+    Ok(0)
+}
+
+pub(super) async fn upgrade(context: &Context, host: &Host) -> Outcome {
+    let settings = &context.settings;
+    let key = settings.repo_key();
+    let stanza = request::stanza(settings)?;
+    context.log.info(&format!("stanza-upgrade for stanza '{stanza}' on repo{key}"));
+    let request = StanzaUpgradeRequest {
+        repo: request::repo(settings)?,
+        cluster: request::cluster(settings, &context.env, &context.log)?,
+        online: settings.get_bool("online"),
+        stanza: stanza.clone(),
+    };
+    match stanza_upgrade(host, request).await.map_err(|e| context.failure(&e))? {
+        StanzaUpgraded::To(archive) => context.log.info(&format!(
+            "WAL of stanza '{stanza}' goes to archive {archive} from now on; the next backup is a full"
+        )),
+        StanzaUpgraded::UpToDate => {
+            context.log.info(&format!("stanza '{stanza}' on repo{key} is already up to date"));
+        }
+    }
+    Ok(0)
+}
+
+pub(super) async fn delete(context: &Context, host: &Host) -> Outcome {
+    let settings = &context.settings;
+    let (key, stanza) = (settings.repo_key(), request::stanza(settings)?);
+    let directory = settings.get_path("lock-path").unwrap_or(Path::new("/tmp/pgbr"));
+    let own = pgbr::stop_file(directory, Some(&stanza)).map_err(|e| context.failure(&e.into()))?;
+    if own.is_none_or(|found| found.all) {
+        let message = format!("stop file does not exist for stanza '{stanza}'");
+        let program = settings.flavor().program();
+        return Err(CliError::new(ErrorCode::FileMissing, message)
+            .hint(format!("has the {program} stop command been run on this server for this stanza?")));
+    }
+    let request = StanzaDeleteRequest {
+        repo: request::repo(settings)?,
+        stanza: stanza.clone(),
+        pg_data: request::pg_data(settings).filter(|_| !settings.get_bool("force")),
+    };
+    match stanza_delete(host, request).await.map_err(|e| context.failure(&e))? {
+        StanzaDeleted::Gone => {
+            context
+                .log
+                .info(&format!("stanza '{stanza}' with its backups and WAL is removed from repo{key}"));
+        }
+        StanzaDeleted::NotThere => {
+            context.log.warn(&format!("stanza '{stanza}' does not exist on repo{key}"));
+        }
+    }
+    pgbr::remove_stop_file(directory, Some(&stanza)).map_err(|e| context.failure(&e.into()))?;
     Ok(0)
 }

@@ -206,7 +206,7 @@ impl CommandRule {
 /// Every command, in the order of [`Command`], which is that of their names.
 #[rustfmt::skip]
 pub static COMMANDS: [CommandRule; 22] = [
-    cmd(Command::Annotate, "annotate", "Add or modify backup annotation.", "Annotations are set, changed or (with an empty value) removed on the backup that the set option names.").lock(LockKind::Backup).not_yet(),
+    cmd(Command::Annotate, "annotate", "Add or modify backup annotation.", "Annotations are set, changed or (with an empty value) removed on the backup that the set option names.").lock(LockKind::Backup),
     cmd(Command::ArchiveGet, "archive-get", "Get a WAL segment from the archive.", "PostgreSQL runs this command as its restore_command. Parameters are the name of the WAL segment and where to put it. The exit code is 1 only when the repository was reached and does not have the segment; when it could not be read, a recovery that would end by promoting is stopped with exit code 250.").lock(LockKind::Archive).parameters().has_async(),
     cmd(Command::ArchivePush, "archive-push", "Push a WAL segment to the archive.", "PostgreSQL runs this command as its archive_command. The parameter is the path of the WAL segment. A segment that is already there with the same content is a success; with other content it is an error.").lock(LockKind::Archive).parameters().has_async(),
     cmd(Command::Backup, "backup", "Backup a database cluster.", "The cluster is copied while it runs. Every backup is a full one so far: diff and incr are changed to full with a warning, and nothing is expired. When several repositories are configured, the repo option must name the one to use.").lock(LockKind::Backup).log_file(),
@@ -222,10 +222,10 @@ pub static COMMANDS: [CommandRule; 22] = [
     cmd(Command::Server, "server", "pgBackRest server.", "Serves other hosts over TLS.").log_file().not_yet(),
     cmd(Command::ServerPing, "server-ping", "Ping pgBackRest server.", "Checks that a server accepts connections.").parameters().not_yet(),
     cmd(Command::StanzaCreate, "stanza-create", "Create the required stanza data.", "Must be run once for a stanza before its first backup, after the stanza has been configured.").lock(LockKind::All).log_file(),
-    cmd(Command::StanzaDelete, "stanza-delete", "Delete a stanza.", "Removes all backups and WAL of a stanza for good. The stanza must have been stopped with the stop command, and PostgreSQL must not be running unless the force option is given.").lock(LockKind::All).log_file().not_yet(),
-    cmd(Command::StanzaUpgrade, "stanza-upgrade", "Upgrade a stanza.", "Must be run after PostgreSQL was upgraded to a new major version.").lock(LockKind::All).log_file().not_yet(),
-    cmd(Command::Start, "start", "Allow pgBackRest processes to run.", "Takes back what the stop command did, for one stanza or for all of them.").log_file().not_yet(),
-    cmd(Command::Stop, "stop", "Stop pgBackRest processes from running.", "No new process will run until the start command is given, for one stanza or for all of them. Running ones are ended with the force option.").log_file().not_yet(),
+    cmd(Command::StanzaDelete, "stanza-delete", "Delete a stanza.", "Removes all backups and WAL of a stanza for good. The stanza must have been stopped with the stop command, and PostgreSQL must not be running unless the force option is given.").lock(LockKind::All).log_file(),
+    cmd(Command::StanzaUpgrade, "stanza-upgrade", "Upgrade a stanza.", "Must be run after PostgreSQL was upgraded to a new major version.").lock(LockKind::All).log_file(),
+    cmd(Command::Start, "start", "Allow pgBackRest processes to run.", "Takes back what the stop command did, for one stanza or for all of them.").log_file(),
+    cmd(Command::Stop, "stop", "Stop pgBackRest processes from running.", "No new process will run until the start command is given, for one stanza or for all of them. Running ones are ended with the force option.").log_file(),
     cmd(Command::Verify, "verify", "Verify contents of a repository.", "Reads backups and WAL of the repository and says what is damaged or missing.").log_file().not_yet(),
     cmd(Command::Version, "version", "Get version.", "Displays the installed version.").quiet(),
 ];

@@ -5,6 +5,7 @@ mod backups;
 mod fixture;
 mod holds;
 mod leases;
+mod notes;
 mod pins;
 mod repository;
 mod stanzas;

@@ -1,7 +1,7 @@
 //! Stanza records: two copies, one place, one history.
 
 use pgbr_manifest::StanzaName;
-use pgbr_repo::{BackupStore, Error, Repo, Stanza, WalPush, WalSource, WalStore};
+use pgbr_repo::{BackupStore, Error, Notes, Repo, Stanza, WalPush, WalSource, WalStore};
 
 use crate::fixture::*;
 use pgbr_testkit::failures;
@@ -158,6 +158,8 @@ async fn a_stanza_goes_with_everything_in_it() {
     let source = WalSource::Bytes(content(1, 10));
     let push = WalPush::new(made.archive_id(), "00000002.history".parse().unwrap(), source);
     WalStore::new(&repo, &stanza()).push(push).await.unwrap();
+    let changes = std::collections::BTreeMap::from([("who".to_owned(), Some("me".to_owned()))]);
+    Notes::new(&repo, &stanza()).add(&label("20261122-120000F"), &changes, NOW).await.unwrap();
     std::fs::write(dir.path().join("pgbr/main/archive/15-1/x#1"), b"half").unwrap();
 
     for _ in 0..2 {
@@ -166,4 +168,45 @@ async fn a_stanza_goes_with_everything_in_it() {
     }
     assert_eq!(repo.stanzas().await.unwrap(), [other.name().clone()]);
     create(&repo).await;
+}
+
+#[tokio::test]
+async fn a_removal_that_died_is_completed_by_the_next() {
+    let labels =
+        ["20261122-120000F", "20261122-120000F_20261122-130000D", "20261122-120000F_20261122-140000I"];
+    let mut n = 0;
+    loop {
+        let mut requests = 0;
+        for fault in failures(n) {
+            let dir = tempfile::tempdir().unwrap();
+            let healthy = repo(dir.path()).await;
+            create(&healthy).await;
+            let backups = BackupStore::new(&healthy, &stanza());
+            for name in labels {
+                backups.put_pack(&label(name), 1, 0, false, content(1, 10)).await.unwrap();
+                backups.commit_manifest(&label(name), 1, content(1, 5000)).await.unwrap();
+            }
+            let (faulty, wrapper) = faulty_repo(dir.path(), fault).await;
+            let removed = Stanza::delete(&faulty, &stanza()).await;
+            requests = wrapper.requests();
+            let left = backups.list_backups().await.unwrap();
+            assert!(
+                labels.iter().map(|name| label(name)).take(left.len()).eq(left.iter().copied()),
+                "{fault:?}"
+            );
+            for name in &left {
+                assert_eq!(backups.list_packs(name).await.unwrap().len(), 1, "{fault:?}: {name}");
+            }
+            let gone = || !dir.path().join("pgbr/main").exists();
+            // As long as there is anything else, the record says what it is.
+            assert!(left.is_empty() || Stanza::open(&healthy, &stanza()).await.is_ok(), "{fault:?}");
+            assert!(removed.is_err() || gone(), "{fault:?}");
+            Stanza::delete(&healthy, &stanza()).await.unwrap();
+            assert!(gone(), "{fault:?}");
+        }
+        n += 1;
+        if n > requests {
+            return;
+        }
+    }
 }
