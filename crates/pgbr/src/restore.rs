@@ -196,7 +196,9 @@ async fn choose(host: &Host, place: &StanzaPlace, request: &RestoreRequest) -> R
     }
     let current = place.stanza.current();
     if request.set.is_none() {
-        backups.retain(|b| b.database.id == current.number);
+        let is_current =
+            |b: &Summary| (b.database.system_id, b.database.version) == (current.system_id, current.version);
+        backups.retain(is_current);
     }
     let goal = match &request.goal {
         RecoveryGoal::Lsn(lsn) => Goal::Lsn(*lsn),

@@ -1,5 +1,6 @@
 //! The option machinery from the outside: arguments, environment and config text in; settings, texts and errors out.
 
+mod annotations;
 mod archive_get;
 mod away;
 mod bad_input;
@@ -22,10 +23,12 @@ mod secrets;
 mod shuffled_objects;
 mod signals;
 mod sources;
+mod stopping;
 mod strace;
 mod table;
 mod takeover;
 mod timelines;
+mod upgrade;
 mod values;
 mod world;
 
