@@ -196,8 +196,9 @@ async fn choose(host: &Host, place: &StanzaPlace, request: &RestoreRequest) -> R
     }
     let current = place.stanza.current();
     if request.set.is_none() {
-        let is_current =
-            |b: &Summary| (b.database.system_id, b.database.version) == (current.system_id, current.version);
+        let is_current = |b: &pgbr_manifest::manifest::Summary| {
+            (b.database.system_id, b.database.version) == (current.system_id, current.version)
+        };
         backups.retain(is_current);
     }
     let goal = match &request.goal {
