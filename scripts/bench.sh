@@ -215,7 +215,7 @@ make_cluster() {
     SIZE=$(du -sh "$WORK/data/base" | cut -f 1)
 }
 
-# A cluster of many small files in place of the other one: each table has a row, an index and a visibility map.
+# A cluster of many small files in place of the other one: each table has a row and two indexes.
 make_many_cluster() {
     say "cluster: $TABLES tables"
     [ ! -e "$WORK/data/postmaster.pid" ] || cluster_stop fast
@@ -224,11 +224,11 @@ make_many_cluster() {
     local first start=$SECONDS
     for ((first = 1; first <= TABLES; first += 1000)); do
         sql "do \$\$ begin for i in $first..least($first + 999, $TABLES) loop
-                 execute format('create table t_%s (id int primary key, v varchar(100))', i);
+                 execute format('create table t_%s (id int primary key, v varchar(100) unique)', i);
                  execute format('insert into t_%s values (1, %L)', i, md5(i::text));
              end loop; end \$\$"
     done
-    sql "vacuum freeze" && sql checkpoint
+    sql checkpoint
     settle
     MANY="$(find "$WORK/data" -type f | wc -l) files, $(du -sh "$WORK/data/base" | cut -f 1)"
     say "$MANY, made in $((SECONDS - start)) s"
@@ -237,15 +237,16 @@ make_many_cluster() {
 
 # A row more in each of 200 tables.
 change_many() {
-    sql "do \$\$ begin for i in 1..200 loop execute format('insert into t_%s values ($(($1 + 2)), %L)', i * ($TABLES / 200), 'more'); end loop; end \$\$"
+    sql "do \$\$ begin for i in 1..200 loop execute format('insert into t_%s values ($(($1 + 2)), %L)', i * ($TABLES / 200), 'more $1'); end loop; end \$\$"
     sql checkpoint
 }
 
-# Updates 1 % of the rows of pgbench_accounts: every 13th row in each of 13 % of its clumps of 400 rows (some 7 pages).
+# Updates 1 % of the rows of pgbench_accounts: every 13th row in each of 13 % of its clumps of 240 rows (some 4 pages):
+# neither one place nor pages on their own, of which each would cost pgBackRest a block of 80 KiB.
 # TOUCHED says what came of it: pages of the table that held these rows, and all pages of the database that changed.
 update_clumps() {
     SEED=$((SEED + 1))
-    local clump="hashint4(aid / 400 + 1000003 * $SEED) & 2147483647" before
+    local clump="hashint4(aid / 240 + 1000003 * $SEED) & 2147483647" before
     local rows="($clump) % 100 < 13 and aid % 13 = $SEED % 13"
     TOUCHED=$(sql "select format('%s %% of the rows on %s %% of the pages', round(100.0 * count(*) / $((SCALE * 100000)), 2),
         round(100.0 * count(distinct (ctid::text::point)[0]) / (pg_relation_size('pgbench_accounts') / 8192), 1))
