@@ -67,6 +67,12 @@ impl World {
         self.newest_backup()
     }
 
+    /// Makes a backup with these options, its type among them, and returns its label.
+    pub(crate) fn backup_as(&self, options: &[&str]) -> String {
+        self.pgbr.ok(["backup"].iter().chain(options));
+        self.newest_backup()
+    }
+
     /// The label of the newest backup.
     pub(crate) fn newest_backup(&self) -> String {
         let info: serde_json::Value =
