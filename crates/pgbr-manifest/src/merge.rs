@@ -78,6 +78,8 @@ struct Source<S> {
     head: Option<Placed>,
     /// The last path that it says is gone: it hides what older sources have there and below.
     removed: Option<RelPath>,
+    /// Whether the control file is one of those below: it comes last, when other paths were said to be gone.
+    control_removed: bool,
 }
 
 /// The file that is being given.
@@ -139,22 +141,36 @@ impl<S: NodeSource> Source<S> {
         while self.path() == Some(path) {
             match self.head.take().map(|placed| placed.record) {
                 Some(Record::File(_)) => drop(self.finish_file()?),
-                Some(Record::Removed { path }) => {
-                    self.removed = Some(path);
-                    self.advance()?;
-                }
+                Some(Record::Removed { path }) => self.remove(path)?,
                 _ => self.advance()?,
             }
         }
         Ok(())
+    }
+
+    /// Takes note that `path` is gone.
+    fn remove(&mut self, path: RelPath) -> Result<(), S::Error> {
+        self.control_removed |= path.holds_pg_control();
+        if !self.hides(&path) {
+            self.removed = Some(path);
+        }
+        self.advance()
+    }
+
+    /// Whether it says that `path` is gone, or something above.
+    fn hides(&self, path: &RelPath) -> bool {
+        (self.control_removed && path.is_pg_control())
+            || self.removed.as_ref().is_some_and(|removed| path.is_within(removed))
     }
 }
 
 impl<S: NodeSource> Merge<S> {
     /// Merges sources, newest first: the top of each index, and what gives its nodes.
     pub fn new(sources: impl IntoIterator<Item = (Option<Root>, S)>) -> Self {
-        let source =
-            |(root, nodes)| Source { nodes, cursor: IndexCursor::new(root), head: None, removed: None };
+        let source = |(root, nodes)| {
+            let cursor = IndexCursor::new(root);
+            Source { nodes, cursor, head: None, removed: None, control_removed: false }
+        };
         Self { sources: sources.into_iter().map(source).collect(), begun: false, linked: None, file: None }
     }
 
@@ -245,16 +261,13 @@ impl<S: NodeSource> Merge<S> {
                         clip(&mut sizes, file.size);
                         found = found.or(Some(Item::File(file)));
                     }
-                    Some(Record::Removed { path }) => {
-                        source.removed = Some(path);
-                        source.advance()?;
-                    }
+                    Some(Record::Removed { path }) => source.remove(path)?,
                     _ => return Err(inconsistent("an entry without a path").into()),
                 }
             } else {
                 source.skip(path)?;
             }
-            hidden |= source.removed.as_ref().is_some_and(|removed| path.is_within(removed));
+            hidden |= source.hides(path);
         }
         if let Some(Item::File(file)) = &mut found {
             if parts.is_empty() {

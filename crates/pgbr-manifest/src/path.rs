@@ -86,6 +86,12 @@ impl RelPath {
         self.0.strip_prefix(other.0.as_slice()).is_some_and(|rest| rest.is_empty() || rest.starts_with(b"/"))
     }
 
+    /// Whether the control file is this or lies below it.
+    pub(crate) fn holds_pg_control(&self) -> bool {
+        let rest = Self::PG_CONTROL.as_bytes().strip_prefix(self.0.as_slice());
+        rest.is_some_and(|rest| rest.is_empty() || rest.starts_with(b"/"))
+    }
+
     /// Whether this is the control file.
     pub fn is_pg_control(&self) -> bool {
         self.0 == Self::PG_CONTROL.as_bytes()

@@ -8,7 +8,7 @@ use super::model::{Body, Dice, Disk, File, Grain, Lies, Node, Shown, View, hash,
 use crate::diff::{EntryWriter, Outcome, ParentFile, ReadPlan, Written, plan_read};
 use crate::hash::{FileDigest, GRAIN};
 use crate::index::shelf::Shelf;
-use crate::index::{Fields, FileRecord, IndexCursor, IndexWriter, Record, Root};
+use crate::index::{Fields, FileRecord, IndexCursor, IndexWriter, Meta, Record, Root};
 use crate::merge::{Entry, Item, Known, Merge, MergeReader};
 use crate::{RelPath, Result};
 
@@ -40,9 +40,20 @@ pub(super) fn merge(chain: &[Rc<Layer>]) -> Merge<&Shelf> {
 pub(super) fn resolve(chain: &[Rc<Layer>]) -> Result<View> {
     let mut merge = merge(chain);
     let mut view = View::new();
-    let (mut link, mut open) = (None, None);
+    let (mut link, mut open): (Linked, _) = (None, None);
     let mut reached = vec![0; chain.len()];
     while let Some(item) = merge.next_item()? {
+        let path = match &item {
+            Item::Link { path, .. } | Item::Directory { path, .. } | Item::File(FileRecord { path, .. }) => {
+                Some(path)
+            }
+            _ => None,
+        };
+        if let (Some((of, ..)), Some(path)) = (&link, path)
+            && of != path
+        {
+            show(&mut view, of.clone(), link.take(), Body::Nothing);
+        }
         match item {
             Item::Link { path, meta, target } => link = Some((path, meta, target)),
             Item::Directory { path, meta } => {
@@ -59,11 +70,17 @@ pub(super) fn resolve(chain: &[Rc<Layer>]) -> Result<View> {
             }
         }
     }
-    assert!(link.is_none() && open.is_none(), "the list ends inside an entry");
+    if let Some((of, ..)) = &link {
+        show(&mut view, of.clone(), link.take(), Body::Nothing);
+    }
+    assert!(open.is_none(), "the list ends inside a file");
     Ok(view)
 }
 
-fn show(view: &mut View, path: RelPath, link: Option<(RelPath, crate::index::Meta, Vec<u8>)>, body: Body) {
+/// A link whose end has not come yet.
+type Linked = Option<(RelPath, Meta, Vec<u8>)>;
+
+fn show(view: &mut View, path: RelPath, link: Linked, body: Body) {
     assert!(view.last_key_value().is_none_or(|(last, _)| *last < path), "{path} is out of order");
     let link = link.map(|(of, meta, target)| {
         assert_eq!(of, path, "a link leads to another path");
@@ -175,6 +192,13 @@ impl Run<'_> {
         }
         let alike = had_link == node.link.is_some();
         match (&node.body, had) {
+            (Lies::File(file), had) if file.vanishes => {
+                let hides = node.link.is_none() && (had_link || had.is_some());
+                if let Some(Entry::File(_)) = had {
+                    self.reader.end()?;
+                }
+                if hides { self.writer.removed(&mut self.layer.shelf, path.clone()) } else { Ok(()) }
+            }
             (Lies::Directory(meta), had) => {
                 let same = node.link.is_none() && alike && had == Some(Entry::Directory(meta.clone()));
                 if let Some(Entry::File(_)) = had {
@@ -263,6 +287,9 @@ impl Run<'_> {
 pub(super) fn cost(disk: &Disk, base: &Base<'_>) -> usize {
     let of_file = |(path, node): (&RelPath, &Node)| {
         let Lies::File(file) = &node.body else { return 0 };
+        if file.vanishes {
+            return 0;
+        }
         let old = match base.view.get(path) {
             Some(Shown { link, body: Body::File { grains, .. } })
                 if base.through_links || link.is_some() == node.link.is_some() =>

@@ -62,6 +62,8 @@ pub(super) struct Shown {
 
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum Body {
+    /// What the link led to vanished.
+    Nothing,
     Directory(Meta),
     File {
         record: FileRecord,
@@ -82,6 +84,7 @@ pub(super) fn list_digest(view: &View) -> (u64, Digest) {
             list.link(path.as_bytes(), target);
         }
         match &shown.body {
+            Body::Nothing => {}
             Body::Directory(_) => list.directory(path.as_bytes()),
             Body::File { end, .. } => list.file(path.as_bytes(), end.size, end.digest),
         }
@@ -100,6 +103,8 @@ pub(super) struct File {
     ids: Vec<u64>,
     /// The size that it comes to while it is read.
     shrinks: Option<u64>,
+    /// It is there when it is listed, and not when it is opened.
+    pub(super) vanishes: bool,
 }
 
 impl File {
@@ -156,7 +161,7 @@ pub(super) enum Lies {
 pub(super) type Change = (u8, u32, u32);
 
 /// How many kinds of changes there are.
-pub(super) const CHANGES: u8 = 12;
+pub(super) const CHANGES: u8 = 13;
 
 /// The file system.
 #[derive(Debug, Clone)]
@@ -189,21 +194,24 @@ impl Disk {
     pub(super) fn view(&self) -> View {
         let shown = |(path, node): (&RelPath, &Node)| {
             let body = match &node.body {
+                Lies::File(file) if file.vanishes && node.link.is_none() => return None,
+                Lies::File(file) if file.vanishes => Body::Nothing,
                 Lies::Directory(meta) => Body::Directory(meta.clone()),
                 Lies::File(file) => {
                     let (record, grains, end) = file.read(path);
                     Body::File { record, grains: grains.into_iter().map(Some).collect(), end }
                 }
             };
-            (path.clone(), Shown { link: node.link.clone(), body })
+            Some((path.clone(), Shown { link: node.link.clone(), body }))
         };
-        self.nodes.iter().map(shown).collect()
+        self.nodes.iter().filter_map(shown).collect()
     }
 
-    /// A backup has read all: files that shrank meanwhile are short now. True where there were some.
+    /// A backup has read all: files that shrank meanwhile are short now, or gone. True where there were some.
     pub(super) fn settle(&mut self) -> bool {
-        let now = self.now;
-        let mut any = false;
+        let (now, before) = (self.now, self.nodes.len());
+        self.nodes.retain(|_, node| !matches!(&node.body, Lies::File(file) if file.vanishes));
+        let mut any = self.nodes.len() < before;
         for node in self.nodes.values_mut() {
             if let Lies::File(file) = &mut node.body
                 && let Some(size) = file.shrinks.take()
@@ -283,6 +291,7 @@ impl Disk {
             size: 0,
             ids,
             shrinks: None,
+            vanishes: false,
         };
         file.resize(size, 0);
         file
@@ -393,6 +402,7 @@ impl Disk {
             // The last grain grows a little: the same content, and more behind it.
             9 => file.resize((file.size + dice.roll(G)).min(most * G), ids[0]),
             10 => file.shrinks = Some(dice.roll(file.size + 1)),
+            11 => file.vanishes = true,
             _ => {
                 let from = dice.pick(file.ids.len());
                 let count = 1 + dice.pick(1 + usize::try_from(most / 4).unwrap());
