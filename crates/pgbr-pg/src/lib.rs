@@ -72,7 +72,7 @@ pub use error::{Error, Result, ServerError};
 pub use exclude::{DirectoryRule, Exclusions};
 pub use label_file::{BackupLabelFile, TablespaceMapEntry, parse_tablespace_map, render_tablespace_map};
 pub use owner_ids::OwnerIds;
-pub use page::{PageVerdict, check_page, is_zero, page_checksum, page_lsn};
+pub use page::{PageVerdict, check_page, page_checksum, page_lsn};
 pub use reader::{FileReader, PageContext, UpperLsn};
 pub use recovery::{RecoveryAction, RecoveryGoal, RecoveryPlan, SignalFile};
 pub use relation::{Fork, RelationFile, holds_relations, is_temporary};

@@ -1,6 +1,6 @@
 //! Pages of relations: checksum, position and what to think of one (src/include/storage/checksum_impl.h, bufpage.h).
 
-use pgbr_manifest::Lsn;
+use pgbr_manifest::{Lsn, is_zero};
 
 /// Lanes that the checksum is computed in.
 const LANES: usize = 32;
@@ -132,16 +132,6 @@ pub fn check_page(page: &[u8], block: u32, start_lsn: Lsn, upper: Lsn) -> PageVe
     } else {
         PageVerdict::Bad { expected, found, lsn }
     }
-}
-
-/// Whether all bytes are zero.
-pub fn is_zero(bytes: &[u8]) -> bool {
-    let (chunks, rest) = bytes.as_chunks::<ROW>();
-    let zero = |chunk: &[u8; ROW]| {
-        let (words, _) = chunk.as_chunks::<8>();
-        words.iter().fold(0, |all, word| all | u64::from_ne_bytes(*word)) == 0
-    };
-    chunks.iter().all(zero) && rest.iter().all(|byte| *byte == 0)
 }
 
 #[cfg(test)]
