@@ -497,6 +497,11 @@ impl<S: NodeSource> MergeReader<S> {
         known
     }
 
+    /// The source whose end the file that was taken last has, counted from the newest, 0: the newest that has any of its content.
+    pub fn source(&self) -> Option<usize> {
+        Some(self.merge.file.as_ref()?.parts.first()?.source)
+    }
+
     /// Passes over the rest of the file that was taken last. Gives its end.
     ///
     /// # Errors

@@ -7,7 +7,7 @@ use std::rc::Rc;
 
 use proptest::prelude::*;
 
-use self::chain::{Base, Chain, Layer, back_up, broken, cost, merge, overlay, resolve};
+use self::chain::{Base, Chain, Layer, back_up, cost, merge, overlay, resolve};
 use self::model::{Body, CHANGES, Change, Dice, Disk, View, hash, key, list_digest};
 use crate::hash::{Digest, FileDigester, ZERO_GRAIN};
 use crate::index::{Fields, FileFlags, FileRecord, IndexCursor, IndexWriter, Meta, Record};
@@ -79,12 +79,13 @@ impl World {
         };
         let copy_start_ns = parent.map(|n| self.backups[n].copy_start_ns).filter(|_| what & 16 != 0);
         let through_links = what & 32 != 0;
-        let base = Base { chain: &chain, view: &view, copy_start_ns, through_links };
+        let broken = chain.len() - parent.map_or(0, |n| self.backups[n].chain.len());
+        let base = Base { chain: &chain, broken, view: &view, copy_start_ns, through_links };
         let (layer, written) = back_up(&self.disk, &base, dice.clone()).unwrap();
         assert_eq!(layer.stream.len(), cost(&self.disk, &base), "it stores what the parent has");
         if what % 8 > 5 && layer.len > 0 {
             let cut = dice.roll(1 + layer.stream.len() as u64);
-            self.break_off(parent, &chain, &view, &broken(&layer, cut).unwrap());
+            self.break_off(parent, &chain, &view, &chain::broken(&layer, cut).unwrap());
             return;
         }
         let expected = self.disk.view();
@@ -115,7 +116,7 @@ impl World {
     fn again(&self, through_links: bool, mut dice: Dice) {
         let last = self.backups.last().unwrap();
         let copy_start_ns = [None, Some(last.copy_start_ns), Some(i64::MAX)][dice.pick(3)];
-        let base = Base { chain: &last.chain, view: &last.view, copy_start_ns, through_links };
+        let base = Base { chain: &last.chain, broken: 0, view: &last.view, copy_start_ns, through_links };
         let (layer, written) = back_up(&self.disk, &base, dice).unwrap();
         assert_eq!((written.entries, written.digest), (last.entries, last.digest));
         assert_eq!(layer.len, 0);

@@ -126,6 +126,8 @@ fn take_run(
 pub(super) struct Base<'a> {
     /// Newest first.
     pub(super) chain: &'a [Rc<Layer>],
+    /// How many of the newest are of broken runs.
+    pub(super) broken: usize,
     /// What it comes to.
     pub(super) view: &'a View,
     /// When the parent began to copy; none where everything is to be read.
@@ -226,15 +228,18 @@ impl Run<'_> {
             _ => ReadPlan::Read,
         };
         self.distrust |= matches!(plan, ReadPlan::Distrust(_));
+        let finished = self.reader.source().expect("a file is open") >= self.base.broken;
+        if plan == ReadPlan::Skip && finished {
+            let few = self.dice.pick(4);
+            self.reader.grains(few)?;
+            let end = self.reader.end()?;
+            let kept = (forced || record != now).then_some(now);
+            return self.writer.unread(&mut self.layer.shelf, path, &end, kept);
+        }
         let known = self.parent_grains(path)?;
         let end = Some(self.reader.end()?).filter(|end| end.digest != FileDigest::default());
-        match (plan, end) {
-            (ReadPlan::Skip, Some(end)) => {
-                let kept = (forced || record != now).then_some(now);
-                self.writer.unread(&mut self.layer.shelf, path, &end, kept)
-            }
-            (_, end) => self.file(path, file, Some(ParentFile { record, end }), &known, forced),
-        }
+        assert_eq!(end.is_some(), finished);
+        self.file(path, file, Some(ParentFile { record, end }), &known, forced)
     }
 
     /// All grains of the parent's file, by runs of any length.
