@@ -437,12 +437,13 @@ impl Run<'_> {
     fn parent(&self, adopted: &Adopted, trust: bool) -> Option<Parent> {
         let runtime = Handle::current();
         let mut sources = resume::layer_sources(self.place, self.label, &adopted.layers, &runtime);
+        let broken = sources.len();
         for backup in &self.chain {
             let (label, layers) = (backup.summary.label, &backup.body.layers);
             sources.extend(resume::layer_sources(self.place, label, layers, &runtime));
         }
         let copy_start_ns = self.chain.first().map_or(0, |prior| prior.body.copy_start_ns);
-        (!sources.is_empty()).then(|| Parent::new(Merge::new(sources), copy_start_ns, trust))
+        (!sources.is_empty()).then(|| Parent::new(Merge::new(sources), broken, copy_start_ns, trust))
     }
 
     fn page_context(

@@ -179,6 +179,8 @@ struct Found {
     entry: ScanEntry,
     known: Option<Entry>,
     forced: bool,
+    /// Whether the parent has something there that has to be said to be gone if this vanishes.
+    hides: bool,
 }
 
 enum Compared {
@@ -191,6 +193,8 @@ enum Compared {
 /// What a backup builds on: the resolved list of its chain, read side by side with the scan.
 pub(crate) struct Parent {
     reader: MergeReader<LayerNodes>,
+    /// How many of the newest layers are of broken runs: what these have of a file need not be all of it.
+    broken: usize,
     copy_start_ns: i64,
     trust: bool,
     /// The last path that was said to be gone.
@@ -266,7 +270,7 @@ impl Copy<'_> {
                 // Everything before it must have been read, not only handed out.
                 self.drain_reads()?;
             }
-            let Found { entry, known, forced } = found;
+            let Found { entry, known, forced, hides } = found;
             match entry.kind {
                 EntryKind::Directory => works.push(self.directory(entry, known, forced)?),
                 EntryKind::Link { target } => {
@@ -276,13 +280,16 @@ impl Copy<'_> {
                 EntryKind::File { size, .. } => match self.compare(&entry, known, forced)? {
                     Compared::Unread(unread) => works.push(unread),
                     Compared::Read(file) if large => {
-                        works.extend(self.open_large(entry.source, file, forced)?);
-                        break;
+                        works.extend(self.open_large(entry.source, file, forced, hides)?);
+                        // Where it vanished there may be nothing to do about it; no work at all would be the end.
+                        if !works.is_empty() {
+                            break;
+                        }
                     }
                     Compared::Read((record, prior)) => {
                         bytes += size + 512;
                         let prior = prior.map(|prior| self.prior(prior)).transpose()?;
-                        let small = Small { source: entry.source, record, prior, forced };
+                        let small = Small { source: entry.source, record, prior, forced, hides };
                         works.push(if control { Work::Control(small) } else { Work::Small(small) });
                     }
                 },
@@ -301,15 +308,14 @@ impl Copy<'_> {
             None => scan.next().transpose()?,
         };
         let Some(parent) = &mut self.parent else {
-            return Ok(entry.map(|entry| Found { entry, known: None, forced: false }));
+            return Ok(entry.map(|entry| Found { entry, known: None, forced: false, hides: false }));
         };
         if !parent.pass(entry.as_ref().map(|entry| &entry.path), works)? {
             self.due = entry;
             return Ok(None);
         }
         let Some(entry) = entry else { return Ok(None) };
-        let (known, forced) = parent.take(&entry)?;
-        Ok(Some(Found { entry, known, forced }))
+        parent.take(entry).map(Some)
     }
 
     fn directory(&mut self, entry: ScanEntry, known: Option<Entry>, forced: bool) -> Result<Work> {
@@ -333,11 +339,11 @@ impl Copy<'_> {
         };
         if parent.trust && !candidate.record.flags.control {
             match plan_read(&prior, &candidate.record, parent.copy_start_ns) {
-                ReadPlan::Read => {}
-                ReadPlan::Skip => {
+                ReadPlan::Skip if parent.reader.source().is_some_and(|source| source >= parent.broken) => {
                     let end = self.parent_end()?.ok_or(Error::Internal { what: "a file without an end" })?;
                     return Ok(Compared::Unread(Work::Unread { record: candidate.record, end, forced }));
                 }
+                ReadPlan::Skip | ReadPlan::Read => {}
                 ReadPlan::Distrust(why) => return Err(Error::Distrust { path: entry.path.to_string(), why }),
             }
         }
@@ -377,13 +383,13 @@ impl Copy<'_> {
         source: PathBuf,
         (mut candidate, prior): (read::Candidate, Option<FileRecord>),
         forced: bool,
+        hides: bool,
     ) -> Result<Option<Work>> {
         let Some(reader) = FileReader::open(&source)? else {
-            if prior.is_none() {
-                return Ok(None);
+            if prior.is_some() {
+                self.parent_end()?;
             }
-            self.parent_end()?;
-            return Ok((!forced).then_some(Work::Removed(candidate.record.path)));
+            return Ok(hides.then_some(Work::Removed(candidate.record.path)));
         };
         read::take_stat(&mut candidate, &reader);
         let read::Candidate { record, relation } = candidate;
@@ -544,10 +550,17 @@ impl Copy<'_> {
 }
 
 impl Parent {
-    /// A parent of `merge`, whose copy began at `copy_start_ns`; with `trust` files are taken for unchanged by what the file system says.
-    pub(crate) const fn new(merge: Merge<LayerNodes>, copy_start_ns: i64, trust: bool) -> Self {
+    /// A parent of `merge`, whose copy began at `copy_start_ns`; the `broken` newest layers are of broken runs. With `trust` files are
+    /// taken for unchanged by what the file system says.
+    pub(crate) const fn new(
+        merge: Merge<LayerNodes>,
+        broken: usize,
+        copy_start_ns: i64,
+        trust: bool,
+    ) -> Self {
         Self {
             reader: MergeReader::new(merge),
+            broken,
             copy_start_ns,
             trust,
             removed: None,
@@ -574,12 +587,12 @@ impl Parent {
 
     /// What the parent has where this entry is, and whether the entry has to be written even if it is the same: a link and what it leads
     /// to are one.
-    fn take(&mut self, entry: &ScanEntry) -> Result<(Option<Entry>, bool)> {
+    fn take(&mut self, entry: ScanEntry) -> Result<Found> {
         let path = &entry.path;
         let is_link = matches!(entry.kind, EntryKind::Link { .. });
         let behind = self.link.take().is_some_and(|link| link == *path);
         if let Some(unlinked) = self.unlinked.take().filter(|_| behind) {
-            return Ok((Some(unlinked), true));
+            return Ok(Found { entry, known: Some(unlinked), forced: true, hides: false });
         }
         let mut known = self.reader.take(path)?;
         let mut forced = behind;
@@ -588,8 +601,10 @@ impl Parent {
             if !matches!(known, None | Some(Entry::Link { .. })) {
                 self.unlinked = known.take();
             }
-            return Ok((known, true));
+            return Ok(Found { entry, known, forced: true, hides: false });
         }
+        // Where a link was written, it hides what the parent has.
+        let hides = !behind && known.is_some();
         if matches!(known, Some(Entry::Link { .. })) {
             forced = true;
             known = self.reader.take(path)?;
@@ -599,9 +614,9 @@ impl Parent {
             if matches!(known, Some(Entry::File(_))) {
                 self.reader.end()?;
             }
-            return Ok((None, true));
+            return Ok(Found { entry, known: None, forced: true, hides: false });
         }
-        Ok((known, forced))
+        Ok(Found { entry, known, forced, hides })
     }
 }
 

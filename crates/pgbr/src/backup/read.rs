@@ -34,6 +34,8 @@ pub(crate) struct Small {
     pub(crate) prior: Option<Prior>,
     /// Whether its record is written whatever the parent has: a link leads to it.
     pub(crate) forced: bool,
+    /// Whether the parent has something there that has to be said to be gone if it vanishes.
+    pub(crate) hides: bool,
 }
 
 /// A file that is open and read in runs.
@@ -157,13 +159,13 @@ pub(crate) fn take_stat(candidate: &mut Candidate, reader: &FileReader) {
 }
 
 fn read_small(small: Small, key: &HashKey, pages: Option<&PageContext>, segment_pages: u32) -> Result<Done> {
-    let Small { source, record: mut candidate, prior, forced } = small;
+    let Small { source, record: mut candidate, prior, forced, hides } = small;
     let Some(reader) = FileReader::open(&source)? else {
         if MUST_HAVE.contains(&candidate.record.path.as_bytes()) {
             return Err(Error::Unfit { reason: format!("'{}' vanished", source.display()) });
         }
         // A link that leads nowhere any more is all that is left.
-        return Ok(match prior.is_some() && !forced {
+        return Ok(match hides {
             true => Done::Removed(candidate.record.path),
             false => Done::Vanished,
         });
@@ -195,7 +197,7 @@ fn read_small(small: Small, key: &HashKey, pages: Option<&PageContext>, segment_
 }
 
 fn read_control(small: Small, key: &HashKey) -> Result<Done> {
-    let Small { source, record: Candidate { mut record, .. }, prior, forced } = small;
+    let Small { source, record: Candidate { mut record, .. }, prior, forced, .. } = small;
     let (_, bytes) = read_control_file(&source)?;
     record.size = bytes.len() as u64;
     let hashes = hash_grains(key, &bytes);
