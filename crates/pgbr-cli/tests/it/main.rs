@@ -9,6 +9,7 @@ mod command_line;
 mod disk;
 mod guards;
 mod help;
+mod kills;
 mod layouts;
 mod listing;
 mod majors;
