@@ -70,6 +70,7 @@ pub(crate) async fn find(
     runs.drain(..runs.len().saturating_sub(MAX_RUNS));
     let packs = place.backups.list_packs(&label).await?;
     let mut broken = Broken { label, facts: newest, runs: Vec::new(), rubbish: Vec::new() };
+    let attempts: Vec<u64> = runs.iter().map(|run| run.attempt).collect();
     for run in runs {
         if is_alive(host, place, run.attempt).await? {
             host.warn(format!("a run at unfinished backup {label} may still be at work: it is not resumed"));
@@ -83,7 +84,15 @@ pub(crate) async fn find(
             broken.rubbish.extend(of(true));
         }
     }
-    Ok((!broken.runs.is_empty()).then_some(broken))
+    if broken.runs.is_empty() {
+        // They ended before anything was stored.
+        for attempt in attempts {
+            place.backups.delete_run(&label, attempt).await?;
+        }
+        place.backups.tidy(&label).await?;
+        return Ok(None);
+    }
+    Ok(Some(broken))
 }
 
 /// The newest label without a manifest, if it is of this type, of the same full, and newer than every backup.
