@@ -441,8 +441,4 @@ impl Own {
         self.help = Some(help);
         self
     }
-    const fn no_effect(mut self, reason: &'static str) -> Self {
-        self.support = Some(Support::NoEffect(reason));
-        self
-    }
 }

@@ -672,6 +672,8 @@ impl Run<'_> {
         {
             self.host.warn(format!("the record of the failed run could not be removed: {error}"));
         }
+        // An empty directory is left where this fails, and means nothing.
+        self.place.backups.tidy(&self.label).await.ok();
     }
 
     /// Takes away what this run has stored. Best effort: what stays is rubbish that nothing names.

@@ -55,7 +55,7 @@ fn current_values_are_shown_but_no_secrets() {
     );
     let secret = help("help info repo-cipher-pass");
     assert!(secret.contains("current: <redacted>\n") && !secret.contains("hidden"), "{secret}");
-    assert!(help("help backup --delta").contains("[current=y, default=n, no effect]"));
+    assert!(help("help backup --delta").contains("[current=y, default=n]"));
 }
 
 #[test]

@@ -280,8 +280,14 @@ impl Rig {
 
     /// A backup that was stopped when it had stored its first pack.
     pub(crate) fn frozen_backup(&self) -> Frozen {
+        self.frozen_backup_with(&[])
+    }
+
+    /// The same with more options.
+    pub(crate) fn frozen_backup_with(&self, options: &[&str]) -> Frozen {
         let before = self.packs();
-        Frozen::at(self.pgbr.command(["backup", "--type=full"]), || self.packs() > before)
+        let command = self.pgbr.command(["backup", "--type=full"].iter().chain(options));
+        Frozen::at(command, || self.packs() > before)
     }
 
     /// A restore that was stopped when it had begun to write files.

@@ -34,7 +34,7 @@ fn a_backup_that_is_asked_to_end_takes_away_what_it_stored() {
     rig.slow_down();
     let before = rig.snapshot_without_wal();
     // While it copies.
-    let frozen = rig.frozen_backup();
+    let frozen = rig.frozen_backup_with(&["--no-resume"]);
     frozen.send(Signal::TERM);
     assert_stopped(&frozen.thaw());
     assert_eq!(rig.snapshot_without_wal(), before, "packs and pin are gone");
@@ -70,6 +70,28 @@ fn a_backup_that_is_asked_to_end_takes_away_what_it_stored() {
     assert_eq!(rig.snapshot_without_wal(), before);
     rig.pgbr.archive_from(&rig.cluster);
     next_backup_works(&rig);
+}
+
+#[test]
+fn a_backup_that_is_asked_to_end_is_resumed_by_the_next() {
+    let rig = Rig::sealed();
+    rig.slow_down();
+    let frozen = rig.frozen_backup();
+    frozen.send(Signal::TERM);
+    let stopped = frozen.thaw();
+    assert_stopped(&stopped);
+    assert!(said(&stopped).contains("are kept: the next full backup resumes it"), "{stopped:#?}");
+    assert_eq!(rig.labels(), [""; 0]);
+    let kept = rig.packs();
+    assert!(kept > 0);
+    let finished = rig.pgbr.run(BACKUP);
+    assert!(finished.success() && said(&finished).contains("resume backup "), "{finished:#?}");
+    assert_eq!(rig.labels().len(), 1);
+    let target = rig.target();
+    rig.pgbr.ok(restore_into(&target));
+    target.start();
+    target.wait_promoted();
+    target.assert_clean();
 }
 
 #[test]
