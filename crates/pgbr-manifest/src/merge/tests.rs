@@ -208,6 +208,30 @@ fn what_follows_a_link_to_nothing_is_not_what_it_leads_to() {
     assert_eq!(entries(&[&[link("a")], &file("a", true)]).unwrap(), ["a@"]);
 }
 
+#[test]
+fn a_grain_that_a_change_of_size_went_through_is_not_the_older_files() {
+    let of_size = |size, whole, run| {
+        let [Record::File(mut record), _, Record::End(mut end)] = file("a", whole) else { unreachable!() };
+        (record.size, end.size) = (size, size);
+        let (mut layer, mut writer) = (Layer::default(), IndexWriter::new());
+        for record in [Record::File(record), run, Record::End(end)] {
+            writer.push(&mut layer.shelf, record).unwrap();
+        }
+        (layer.root, _) = writer.finish(&mut layer.shelf).unwrap();
+        Rc::new(layer)
+    };
+    // As a broken run leaves it: zeros of which nothing is stored in the first grain.
+    let new = of_size(2 * 8192, false, Record::Grains { gap: 1, hashes: vec![7] });
+    let old = of_size(100, true, Record::Grains { gap: 0, hashes: vec![8] });
+    let chain = [new, old];
+    let mut merge = merge(&chain);
+    assert!(matches!(merge.next_item().unwrap(), Some(Item::File(_))));
+    assert_eq!(merge.next_item().unwrap(), Some(Item::Absent { grain: 0, count: 1 }));
+    let stored = Item::Grains { source: 0, grain: 1, stream: 0, hashes: vec![7] };
+    assert_eq!(merge.next_item().unwrap(), Some(stored));
+    assert!(matches!(merge.next_item().unwrap(), Some(Item::End(_))));
+}
+
 /// What a chain says, if it can be believed: entries, digest, and the hashes of every file. None where damage shows.
 type Told = (u64, Digest, Vec<(RelPath, Vec<u64>)>);
 
