@@ -385,6 +385,11 @@ pub struct MergeReader<S> {
     /// What is left of the last run of the open file.
     rest: Known,
     rest_at: usize,
+    /// Whether that run is of one of the newest sources.
+    rest_recent: bool,
+    /// How many of the newest sources are told apart, and which grains of the last answer were theirs.
+    newest: usize,
+    recent: Vec<bool>,
 }
 
 /// What the list has at a path.
@@ -407,7 +412,28 @@ pub enum Entry {
 impl<S: NodeSource> MergeReader<S> {
     /// Begins at the first entry.
     pub const fn new(merge: Merge<S>) -> Self {
-        Self { merge, next: None, begun: false, rest: Vec::new(), rest_at: 0 }
+        Self {
+            merge,
+            next: None,
+            begun: false,
+            rest: Vec::new(),
+            rest_at: 0,
+            rest_recent: false,
+            newest: 0,
+            recent: Vec::new(),
+        }
+    }
+
+    /// Tells apart what the `newest` sources have: see [`MergeReader::take_recent`].
+    #[must_use]
+    pub fn telling_newest(self, newest: usize) -> Self {
+        Self { newest, ..self }
+    }
+
+    /// For each grain of the last answer of [`MergeReader::grains`], whether one of the newest sources holds it; empty where they are not
+    /// told apart.
+    pub fn take_recent(&mut self) -> Vec<bool> {
+        std::mem::take(&mut self.recent)
     }
 
     fn peek(&mut self) -> Result<Option<&RelPath>, S::Error> {
@@ -465,10 +491,14 @@ impl<S: NodeSource> MergeReader<S> {
     /// As [`Merge::next_item`].
     pub fn grains(&mut self, count: usize) -> Result<Known, S::Error> {
         let mut known = Vec::with_capacity(count);
+        self.recent.clear();
         while known.len() < count {
             if let Some(hash) = self.rest.get(self.rest_at) {
                 known.push(*hash);
                 self.rest_at += 1;
+                if self.newest > 0 {
+                    self.recent.push(self.rest_recent);
+                }
                 continue;
             }
             let same = |hash, count: u64, room: usize| {
@@ -479,7 +509,9 @@ impl<S: NodeSource> MergeReader<S> {
                 break;
             }
             self.rest_at = 0;
-            self.rest = match self.merge.next_item()? {
+            let item = self.merge.next_item()?;
+            self.rest_recent = matches!(&item, Some(Item::Grains { source, .. }) if *source < self.newest);
+            self.rest = match item {
                 Some(Item::Grains { hashes, .. }) => hashes.into_iter().map(Some).collect(),
                 Some(Item::Zeros { count: zeros, .. }) => self.part(same(Some(ZERO_GRAIN), zeros, RUN)),
                 Some(Item::Absent { count: absent, .. }) => self.part(same(None, absent, RUN)),

@@ -106,8 +106,8 @@ pub struct BackupReport {
     pub changed_files: u64,
     /// Those that were not even opened: they cannot have changed.
     pub unread_files: u64,
-    /// Bytes in the repository that broken runs had stored, and that were taken up.
-    pub resumed: u64,
+    /// What was taken up of broken runs; none where there was nothing.
+    pub resumed: Option<Resumed>,
     /// Pages with a wrong checksum.
     pub bad_pages: u64,
     /// Files that hold them, the first hundred.
@@ -118,6 +118,18 @@ pub struct BackupReport {
     pub wal: Span<WalSegmentName>,
     /// Requests to the repository.
     pub requests: BTreeMap<&'static str, u64>,
+}
+
+/// What broken runs had stored.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub struct Resumed {
+    /// Bytes in the repository.
+    pub stored: u64,
+    /// The bytes of files in them.
+    pub raw: u64,
+    /// Of these, bytes that had changed meanwhile or were of files that are gone: they were of no use.
+    pub again: u64,
 }
 
 /// A file with pages that have a wrong checksum.
@@ -594,7 +606,11 @@ impl Run<'_> {
             files: totals.files,
             changed_files: totals.changed_files,
             unread_files: totals.unread,
-            resumed: adopted.stored,
+            resumed: (adopted.raw > 0).then(|| Resumed {
+                stored: adopted.stored,
+                raw: adopted.raw,
+                again: adopted.raw.saturating_sub(totals.reused),
+            }),
             bad_pages: totals.bad_pages,
             bad_files: copied.bad_files,
             skipped,

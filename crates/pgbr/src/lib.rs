@@ -44,7 +44,7 @@ pub use annotate::{AnnotateReport, AnnotateRequest, annotate};
 pub use archive::{
     ArchiveGetRequest, ArchivePushRequest, Got, RecoveryMode, archive_get, archive_push, recovery_mode,
 };
-pub use backup::{BackupReport, BackupRequest, BadFile, backup};
+pub use backup::{BackupReport, BackupRequest, BadFile, Resumed, backup};
 pub use check::{CheckReport, CheckRequest, check};
 pub use cluster::ClusterAccess;
 pub use error::{Error, Result};

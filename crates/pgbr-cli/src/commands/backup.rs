@@ -31,6 +31,11 @@ pub(super) async fn run(context: &Context, host: &Host) -> Outcome {
         format_size(report.sizes.database),
         report.files
     ));
+    if let Some(resumed) = report.resumed {
+        let (raw, stored) = (format_size(resumed.raw), format_size(resumed.stored));
+        let again = format_size(resumed.again);
+        log.info(&format!("resumed: {raw} ({stored} in the repository) were stored before, {again} of it sent again or dropped"));
+    }
     log.info(&format!(
         "stored {} in {} request(s) to the repository",
         format_size(report.sizes.stored_delta),

@@ -10,12 +10,12 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use pgbr_codec::{Compression, Compressor, FrameKind, Sealer};
 use pgbr_manifest::diff::{Outcome, ParentFile, ReadPlan, plan_read};
 use pgbr_manifest::index::{Fields, FileFlags, FileRecord, Meta, Record};
-use pgbr_manifest::merge::{Entry, Known, Merge, MergeReader};
+use pgbr_manifest::merge::{Entry, Merge, MergeReader};
 use pgbr_manifest::{FileDigest, GRAIN, HashKey, RelPath};
 use pgbr_pg::{EntryKind, FileReader, PageContext, Scan, ScanEntry};
 
 use super::BadFile;
-use super::gather::{Gather, Gathered, Prior, RawFrame};
+use super::gather::{Expected, Gather, Gathered, Prior, RawFrame};
 use super::read::{self, Done, OpenRun, RunPlace, Small, Work};
 use crate::error::{Error, Result};
 use crate::host::Host;
@@ -357,10 +357,13 @@ impl Copy<'_> {
         Ok(Prior { record, known, end: self.parent_end()? })
     }
 
-    fn parent_grains(&mut self, bytes: usize) -> Result<Known> {
+    fn parent_grains(&mut self, bytes: usize) -> Result<Expected> {
         match &mut self.parent {
-            Some(parent) => parent.reader.grains(bytes.div_ceil(GRAIN)),
-            None => Ok(Known::new()),
+            Some(parent) => {
+                let known = parent.reader.grains(bytes.div_ceil(GRAIN))?;
+                Ok(Expected { known, recent: parent.reader.take_recent() })
+            }
+            None => Ok(Expected::default()),
         }
     }
 
@@ -404,7 +407,7 @@ impl Copy<'_> {
         let len = usize::try_from((size - offset).min(RUN as u64)).unwrap_or(RUN);
         let next = offset + len as u64;
         let last = next >= size;
-        let (mut known, mut end) = (Known::new(), None);
+        let (mut known, mut end) = (Expected::default(), None);
         if file.prior.is_some() {
             known = self.parent_grains(len)?;
             end = if last { self.parent_end()? } else { None };
@@ -459,7 +462,7 @@ impl Copy<'_> {
                 let relation = record.flags.relation;
                 let (parent, known) = match prior {
                     Some(Prior { record, known, end }) => (Some(ParentFile { record, end }), known),
-                    None => (None, Known::new()),
+                    None => (None, Expected::default()),
                 };
                 self.gather.begin(self.index, Arc::new(record.clone()), parent, forced)?;
                 self.take_run(&record.path, found, &known)?;
@@ -488,12 +491,12 @@ impl Copy<'_> {
     }
 
     /// A file that was small when it was listed and large when it was opened: rare, and read right here.
-    fn read_inline(&mut self, file: &Arc<OpenRun>, known: &[Option<u64>], end: Option<Fields>) -> Result<()> {
+    fn read_inline(&mut self, file: &Arc<OpenRun>, known: &Expected, end: Option<Fields>) -> Result<()> {
         let size = file.record.size;
         for (offset, number) in (0..size).step_by(RUN).zip(0_usize..) {
             let len = usize::try_from((size - offset).min(RUN as u64)).unwrap_or(RUN);
             let last = offset + len as u64 >= size;
-            let known = known.chunks(RUN / GRAIN).nth(number).unwrap_or_default().to_vec();
+            let known = known.part(number * (RUN / GRAIN), RUN / GRAIN);
             let place = RunPlace { offset, last, known, end: end.clone().filter(|_| last) };
             let work = Work::Run { file: Arc::clone(file), place, buffer: vec![0; len] };
             let done = read::perform(
@@ -507,7 +510,7 @@ impl Copy<'_> {
         Ok(())
     }
 
-    fn take_run(&mut self, path: &RelPath, found: read::Found, known: &[Option<u64>]) -> Result<()> {
+    fn take_run(&mut self, path: &RelPath, found: read::Found, known: &Expected) -> Result<()> {
         if !found.bad.is_empty() {
             self.note_bad(path, &found.bad);
         }
@@ -552,14 +555,9 @@ impl Copy<'_> {
 impl Parent {
     /// A parent of `merge`, whose copy began at `copy_start_ns`; the `broken` newest layers are of broken runs. With `trust` files are
     /// taken for unchanged by what the file system says.
-    pub(crate) const fn new(
-        merge: Merge<LayerNodes>,
-        broken: usize,
-        copy_start_ns: i64,
-        trust: bool,
-    ) -> Self {
+    pub(crate) fn new(merge: Merge<LayerNodes>, broken: usize, copy_start_ns: i64, trust: bool) -> Self {
         Self {
-            reader: MergeReader::new(merge),
+            reader: MergeReader::new(merge).telling_newest(broken),
             broken,
             copy_start_ns,
             trust,

@@ -47,6 +47,8 @@ pub(crate) struct Totals {
     pub(crate) changed_files: u64,
     /// Files that were not even opened.
     pub(crate) unread: u64,
+    /// Bytes of files that a broken run had stored and that were not stored again.
+    pub(crate) reused: u64,
 }
 
 /// Takes runs in order.
@@ -66,13 +68,38 @@ struct OpenFile {
     forced: bool,
 }
 
+/// What the parent has in the places of a run of grains.
+#[derive(Debug, Default)]
+pub(crate) struct Expected {
+    /// The hashes.
+    pub(crate) known: Known,
+    /// Whether they are of a broken run that was taken up; empty where none was.
+    pub(crate) recent: Vec<bool>,
+}
+
+impl Expected {
+    /// The part from grain `start` on, `count` long or less.
+    pub(crate) fn part(&self, start: usize, count: usize) -> Self {
+        Self {
+            known: self.known.iter().skip(start).take(count).copied().collect(),
+            recent: self.recent.iter().skip(start).take(count).copied().collect(),
+        }
+    }
+
+    /// How many grains of a broken run are those of the file as it is now.
+    fn reused(&self, hashes: &[u64]) -> u64 {
+        let right = self.known.iter().zip(hashes).map(|(known, hash)| *known == Some(*hash));
+        right.zip(&self.recent).filter(|(right, recent)| *right && **recent).count() as u64
+    }
+}
+
 /// What the parent has of a file that is compared.
 #[derive(Debug)]
 pub(crate) struct Prior {
     /// Its record.
     pub(crate) record: FileRecord,
     /// The hashes in the places of the first run; those of later runs come with them.
-    pub(crate) known: Known,
+    pub(crate) known: Expected,
     /// Its end.
     pub(crate) end: Option<Fields>,
 }
@@ -155,7 +182,7 @@ impl Gather {
         packs: &mut IndexPacks,
         buffer: Vec<u8>,
         hashes: Vec<u64>,
-        known: &[Option<u64>],
+        expected: &Expected,
         bad: &[u32],
         mut emit: impl FnMut(RawFrame),
     ) -> Result<Option<Vec<u8>>> {
@@ -163,7 +190,8 @@ impl Gather {
         file.note_bad(bad);
         self.totals.bad_pages += bad.len() as u64;
         let record = Arc::clone(&file.record);
-        let (first, stored) = self.entries.run(packs, &hashes, known)?;
+        self.totals.reused += expected.reused(&hashes) * GRAIN as u64;
+        let (first, stored) = self.entries.run(packs, &hashes, &expected.known)?;
         let all = 0..hashes.len();
         let is_frame = buffer.len() == self.limit && stored.first() == Some(&all);
         if is_frame && (self.frame.raw.len() >= EARLY || self.frame.raw.is_empty()) {

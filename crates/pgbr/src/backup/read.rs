@@ -6,11 +6,10 @@ use std::thread::sleep;
 use std::time::Duration;
 
 use pgbr_manifest::index::{Fields, FileRecord, Record};
-use pgbr_manifest::merge::Known;
 use pgbr_manifest::{HashKey, RelPath};
 use pgbr_pg::{FileReader, PageContext, RelationFile, filenode_map_is_whole, read_control_file};
 
-use super::gather::Prior;
+use super::gather::{Expected, Prior};
 use crate::error::{Error, Result};
 use crate::run::{RUN, hash_grains};
 
@@ -72,7 +71,7 @@ pub(crate) struct RunPlace {
     /// Whether the file ends with it.
     pub(crate) last: bool,
     /// The parent's hashes.
-    pub(crate) known: Known,
+    pub(crate) known: Expected,
     /// The parent's end of the file, with its last run.
     pub(crate) end: Option<Fields>,
 }
@@ -118,7 +117,7 @@ pub(crate) enum Done {
     /// It grew beyond what is read in one piece.
     TooLarge {
         file: OpenRun,
-        known: Known,
+        known: Expected,
         end: Option<Fields>,
     },
 }
@@ -175,7 +174,7 @@ fn read_small(small: Small, key: &HashKey, pages: Option<&PageContext>, segment_
     if record.size > 2 * RUN as u64 {
         let (prior, known, end) = match prior {
             Some(Prior { record, known, end }) => (Some(record), known, end),
-            None => (None, Known::new(), None),
+            None => (None, Expected::default(), None),
         };
         let file = OpenRun { reader, record: Arc::new(record), relation, prior, forced };
         return Ok(Done::TooLarge { file, known, end });
