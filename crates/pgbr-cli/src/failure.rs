@@ -36,7 +36,13 @@ fn code(error: &Error) -> ErrorCode {
         Error::ArchiveDisabled { .. } => ErrorCode::ArchiveDisabled,
         Error::ArchiveCommand { .. } => ErrorCode::ArchiveCommandInvalid,
         Error::Standby => ErrorCode::DbInvalid,
-        Error::ArchiveTimeout { .. } | Error::Timeout { .. } => ErrorCode::ArchiveTimeout,
+        Error::NoServer { .. } | Error::TwoPrimaries { .. } | Error::StandbyLost { .. } => {
+            ErrorCode::DbConnect
+        }
+        Error::StandbyChanged { .. } => ErrorCode::DbMismatch,
+        Error::ArchiveTimeout { .. } | Error::StandbyBehind { .. } | Error::Timeout { .. } => {
+            ErrorCode::ArchiveTimeout
+        }
         Error::NoBackup { .. } | Error::UnknownBackup { .. } => ErrorCode::BackupSetInvalid,
         Error::Target { .. } => ErrorCode::OptionInvalidValue,
         Error::Running { .. } | Error::ServerRunning { .. } => ErrorCode::PgRunning,
@@ -46,8 +52,6 @@ fn code(error: &Error) -> ErrorCode {
         Error::MissingPath { .. } => ErrorCode::PathMissing,
         Error::Map { what, .. } if what.starts_with("link") => ErrorCode::LinkMap,
         Error::Map { .. } => ErrorCode::TablespaceMap,
-        Error::NoDatabase { .. } => ErrorCode::DbMissing,
-        Error::Database { .. } => ErrorCode::DbInvalid,
         Error::Damaged { .. } => ErrorCode::FileInvalid,
         Error::Parent { source, .. } => code(source),
         Error::Unsupported { .. } => ErrorCode::FeatureNotSupported,
@@ -169,6 +173,14 @@ fn hints(error: &Error, flavor: Flavor) -> Vec<String> {
             "check the PostgreSQL server log for errors.".to_owned(),
             "a stop file (STANZA.stop or all.stop) in lock-path stops archiving: use the start command.".to_owned(),
         ],
+        Error::NoServer { role: "primary" } => one("are all available clusters in recovery? is the primary one of pg1, pg2, ...?".to_owned()),
+        Error::NoServer { .. } => one("is a standby configured as pg2, and does it run? --backup-standby=prefer falls back to the primary.".to_owned()),
+        Error::TwoPrimaries { .. } => one("are two clusters of one stanza open for writes? then their WAL must not share an archive.".to_owned()),
+        Error::StandbyBehind { .. } => vec![
+            "does the standby follow this primary, and does it keep up?".to_owned(),
+            "a standby that only gets archived segments waits for the next one: raise archive-timeout.".to_owned(),
+        ],
+        Error::StandbyChanged { .. } | Error::StandbyLost { .. } => one("nothing of this backup is listed: run it again.".to_owned()),
         Error::ServerRunning { .. } => one("shut down PostgreSQL and try again, or use --force.".to_owned()),
         Error::UnknownBackup { .. } => one(format!("'{program} info' lists the backup sets.")),
         Error::NoBackup { .. } => one(format!("'{program} info' lists the backup sets and when each was complete.")),
@@ -183,7 +195,6 @@ fn hints(error: &Error, flavor: Flavor) -> Vec<String> {
             "else remove them and run the restore again.".to_owned(),
         ],
         Error::MissingPath { .. } => one("create the directory, or mount its file system, and run the restore again.".to_owned()),
-        Error::NoDatabase { .. } => one(format!("'{program} info --set=LABEL' lists the databases of a backup set.")),
         Error::Damaged { .. } | Error::Parent { .. } => one(format!("try another backup set ('{program} info' lists them).")),
         Error::Pg(PgError::Connect { .. }) => one("is PostgreSQL running? check pg1-socket-path, pg1-port, pg1-user and pg1-database.".to_owned()),
         Error::Internal { .. } => one("this is a defect of the program: please report it with the log.".to_owned()),

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use pgbr::{
     Cipher, ClusterAccess, Codec, Compression, ConnectOptions, LockRequest, LockType, Passphrase, Password,
-    RepoAccess, RepoPlace, StanzaName,
+    RepoAccess, RepoPlace, StandbyUse, StanzaName,
 };
 
 use crate::exit::{CliError, ErrorCode};
@@ -53,12 +53,47 @@ pub(crate) fn pg_data(settings: &Settings) -> Option<PathBuf> {
     settings.indexed("pg", key, "path").as_path().map(Path::to_owned)
 }
 
+/// The data directory of the server that runs this command: the one of all that are configured which it works in, else the first.
+pub(crate) fn pg_data_here(settings: &Settings) -> Option<PathBuf> {
+    let here = std::env::current_dir().unwrap_or_default();
+    let all = settings.keys("pg").iter().filter_map(|key| settings.indexed("pg", *key, "path").as_path());
+    all.filter(|path| is_same(&here, path)).map(Path::to_owned).next().or_else(|| pg_data(settings))
+}
+
+/// Whether two paths lead to one place.
+pub(crate) fn is_same(one: &Path, other: &Path) -> bool {
+    matches!((one.canonicalize(), other.canonicalize()), (Ok(one), Ok(other)) if one == other)
+}
+
 /// How to reach the cluster: by its options, and by what libpq takes from the environment where they say nothing.
 pub(crate) fn cluster(settings: &Settings, env: &PgEnv, log: &Logger) -> Result<ClusterAccess, CliError> {
     let key = settings.keys("pg").first().copied().unwrap_or(1);
+    cluster_of(settings, key, env, log)
+}
+
+/// How to reach the other clusters of the stanza: `pg2` and so on.
+pub(crate) fn other_clusters(
+    settings: &Settings,
+    env: &PgEnv,
+    log: &Logger,
+) -> Result<Vec<ClusterAccess>, CliError> {
+    settings.keys("pg").iter().skip(1).map(|key| cluster_of(settings, *key, env, log)).collect()
+}
+
+/// Whether a backup reads from a standby.
+pub(crate) fn standby(settings: &Settings) -> StandbyUse {
+    match settings.get_str("backup-standby") {
+        Some("y") => StandbyUse::Always,
+        Some("prefer") => StandbyUse::Prefer,
+        _ => StandbyUse::Never,
+    }
+}
+
+fn cluster_of(settings: &Settings, key: u16, env: &PgEnv, log: &Logger) -> Result<ClusterAccess, CliError> {
     let entry = |name| settings.indexed("pg", key, name);
-    let pg_data = pg_data(settings)
-        .ok_or_else(|| CliError::new(ErrorCode::OptionRequired, "option 'pg1-path' is required"))?;
+    let pg_data = entry("path").as_path().map(Path::to_owned).ok_or_else(|| {
+        CliError::new(ErrorCode::OptionRequired, format!("option 'pg{key}-path' is required"))
+    })?;
     let explicit = |name| entry(name).source() != crate::settings::Source::Default;
     let port = match entry("port").as_int() {
         Some(port) if explicit("port") => u16::try_from(port).ok(),

@@ -36,6 +36,7 @@
 //!     exclude: Vec::new(),
 //!     external_config: pgbr_pg::external_config_files(&facts),
 //!     wal_inside: false,
+//!     standby: None,
 //! })?;
 //! for entry in scan {
 //!     let _copy = entry?;
@@ -77,6 +78,9 @@ pub use reader::{FileReader, PageContext, UpperLsn};
 pub use recovery::{RecoveryAction, RecoveryGoal, RecoveryPlan, SignalFile};
 pub use relation::{Fork, RelationFile, holds_relations, is_temporary};
 pub use running::{ServerState, server_state};
-pub use scan::{EntryKind, FileMeta, Scan, ScanEntry, ScanOptions, Skipped, TablespaceLink, read_pg_version};
+pub use scan::{
+    EntryKind, FileMeta, Scan, ScanEntry, ScanOptions, Skipped, TablespaceLink, is_replicated,
+    read_pg_version,
+};
 pub use session::{Canceller, ClusterFacts, Database, FinishedBackup, RunningBackup, Session, Tablespace};
 pub use wal::{WAL_HEADER_BYTES, WalHeader, check_segment};

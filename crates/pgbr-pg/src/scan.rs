@@ -4,7 +4,7 @@
 //! vanishes is passed over, what comes later is left to the WAL.
 
 use std::collections::{HashSet, VecDeque};
-use std::ffi::OsString;
+use std::ffi::{OsStr, OsString};
 use std::fs::Metadata;
 use std::io;
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
@@ -42,6 +42,8 @@ pub struct ScanOptions {
     pub external_config: Vec<PathBuf>,
     /// Whether the segments in `pg_wal` are wanted, as in a backup of a stopped server.
     pub wal_inside: bool,
+    /// The data directory of a standby, to read what replication keeps the same from there; see [`is_replicated`].
+    pub standby: Option<PathBuf>,
 }
 
 /// Mode and owner.
@@ -122,6 +124,7 @@ pub struct Skipped {
 #[derive(Debug)]
 pub struct Scan {
     pg_data: PathBuf,
+    standby: Option<PathBuf>,
     rules: Exclusions,
     places: Places,
     owners: Owners,
@@ -182,8 +185,10 @@ impl Scan {
         roots.dedup_by(|(a, _), (b, _)| a == b);
         let mut roots: VecDeque<Root> = roots.into_iter().map(|(_, root)| root).collect();
         roots.push_back(Root::Control);
+        let standby = options.standby.map(|dir| dir.canonicalize().map_err(Error::io("find", &dir)));
         Ok(Self {
             pg_data,
+            standby: standby.transpose()?,
             rules: Exclusions::new(&options.exclude, options.wal_inside),
             places,
             owners: Owners::default(),
@@ -320,7 +325,7 @@ impl Scan {
             return Ok(None);
         }
         if kind.is_file() {
-            return Ok(Some(self.file(path, source, meta)));
+            return self.plain_file(path, source, meta);
         }
         let kind = match () {
             () if kind.is_fifo() => "named pipe",
@@ -329,6 +334,19 @@ impl Scan {
         };
         self.skipped.push(Skipped { path: source, kind });
         Ok(None)
+    }
+
+    /// A file of this data directory, or the standby's file of the same path. One that the standby does not have came after the backup began: the
+    /// WAL brings it.
+    fn plain_file(&mut self, path: RelPath, source: PathBuf, meta: &Metadata) -> Result<Option<ScanEntry>> {
+        let Some(place) = self.standby.as_ref().and_then(|standby| replica_of(standby, &path)) else {
+            return Ok(Some(self.file(path, source, meta)));
+        };
+        let Some(found) = existing(std::fs::metadata(&place), &place)?.filter(Metadata::is_file) else {
+            return Ok(None);
+        };
+        let entry = self.file(path, place, &found);
+        Ok(Some(ScanEntry { meta: self.meta(meta), ..entry }))
     }
 
     /// Goes into a directory; `false` if it has vanished.
@@ -392,6 +410,29 @@ impl Iterator for Scan {
     fn next(&mut self) -> Option<Self::Item> {
         self.advance().transpose()
     }
+}
+
+/// Whether replication keeps this file the same on a standby, so that a backup may read it there: relations, the transaction and multixact logs.
+/// The control file, settings and whatever else a server keeps for itself are its own.
+pub fn is_replicated(path: &RelPath) -> bool {
+    const REPLICATED: [&str; 6] = [
+        "pg_data/base",
+        "pg_data/global",
+        "pg_data/pg_multixact",
+        "pg_data/pg_tblspc",
+        "pg_data/pg_xact",
+        "pg_tblspc",
+    ];
+    !path.is_pg_control() && REPLICATED.iter().any(|directory| path.strip(directory).is_some())
+}
+
+/// Where a standby has a file that replication keeps the same.
+fn replica_of(standby: &Path, path: &RelPath) -> Option<PathBuf> {
+    if !is_replicated(path) {
+        return None;
+    }
+    let inside = path.strip("pg_data").unwrap_or_else(|| path.as_bytes());
+    Some(standby.join(OsStr::from_bytes(inside)))
 }
 
 /// The version that a data directory is of, as its file `PG_VERSION` says.

@@ -254,14 +254,26 @@ impl Session {
             == "true")
     }
 
-    /// The timeline of the last checkpoint (on a standby: restartpoint).
+    /// The timeline that the server writes on; on a standby that of its last restartpoint. After a promotion the control file has the new one only with the next
+    /// checkpoint, minutes later.
     ///
     /// # Errors
     /// When the server fails.
     pub async fn timeline_id(&self) -> Result<TimelineId> {
-        self.value("tell its timeline", "SELECT timeline_id::text FROM pg_control_checkpoint()")
-            .await
-            .map(TimelineId::new)
+        let sql = "SELECT CASE WHEN pg_is_in_recovery() THEN (SELECT timeline_id FROM pg_control_checkpoint())::bigint \
+                   ELSE ('x' || left(pg_walfile_name(pg_current_wal_insert_lsn()), 8))::bit(32)::bigint END::text";
+        self.value("tell its timeline", sql).await.map(TimelineId::new)
+    }
+
+    /// The newest timeline that anything in the data directory of a standby can be of: that of its last restartpoint, or of the position up to
+    /// which it must replay before its files are consistent, which is moved before a page of a later one is written.
+    ///
+    /// # Errors
+    /// When the server fails.
+    pub async fn replica_timeline(&self) -> Result<TimelineId> {
+        let sql = "SELECT greatest(c.timeline_id, r.min_recovery_end_timeline)::text \
+                   FROM pg_control_checkpoint() c, pg_control_recovery() r";
+        self.value("tell its timeline", sql).await.map(TimelineId::new)
     }
 
     /// A position that no page now in the data directory has passed: where the next record goes, on a standby what is replayed.
@@ -291,6 +303,15 @@ impl Session {
     /// When the server fails.
     pub async fn checkpoint_redo_lsn(&self) -> Result<Lsn> {
         self.value("tell its last checkpoint", "SELECT redo_lsn::text FROM pg_control_checkpoint()").await
+    }
+
+    /// Where the record of the last checkpoint begins (on a standby: of the last restartpoint).
+    ///
+    /// # Errors
+    /// When the server fails.
+    pub async fn checkpoint_lsn(&self) -> Result<Lsn> {
+        let sql = "SELECT checkpoint_lsn::text FROM pg_control_checkpoint()";
+        self.value("tell its last checkpoint", sql).await
     }
 
     /// Makes a checkpoint (on a standby: a restartpoint) at once.

@@ -435,11 +435,19 @@ impl Cluster {
 
     /// Makes a stopped standby that streams from this running server (`pg_basebackup -R`).
     pub fn standby(&self) -> Self {
+        self.standby_with(&[])
+    }
+
+    /// The same with other places for tablespaces: from where to where.
+    pub fn standby_with(&self, tablespaces: &[(&Path, &Path)]) -> Self {
         let builder = Self::builder(self.install.major());
         let mut standby = builder.place(true);
         standby.set_override("archive_mode", "off");
         let mut command = self.client("pg_basebackup");
         command.args(["-R", "-X", "stream", "-c", "fast", "--no-sync", "-D"]).arg(&standby.data);
+        for (from, to) in tablespaces {
+            command.arg("-T").arg(format!("{}={}", from.display(), to.display()));
+        }
         succeed(&mut command, "");
         standby
     }

@@ -22,9 +22,8 @@ use std::time::Duration;
 
 use pgbr::{
     ArchiveGetRequest, ArchivePushRequest, BackupLabel, BackupRequest, BackupType, ClusterAccess, Codec,
-    Compression, ConnectOptions, Databases, Got, Host, Places, RecoveryAction, RecoveryGoal, RepoAccess,
-    RestoreRequest, StanzaCreateRequest, StanzaName, archive_get, archive_push, backup, restore,
-    stanza_create,
+    Compression, ConnectOptions, Got, Host, Places, RecoveryAction, RecoveryGoal, RepoAccess, RestoreRequest,
+    StandbyUse, StanzaCreateRequest, StanzaName, archive_get, archive_push, backup, restore, stanza_create,
 };
 
 type Outcome<T = ExitCode> = Result<T, Box<dyn Error>>;
@@ -93,6 +92,8 @@ async fn back_up_and_restore(
         repo: repository.clone(),
         stanza: stanza()?,
         cluster,
+        others: Vec::new(),
+        standby: StandbyUse::Never,
         kind: BackupType::Full,
         delta: false,
         resume: true,
@@ -127,7 +128,6 @@ async fn restore_into(host: &Host, repo: RepoAccess, label: BackupLabel, target:
         stanza: stanza()?,
         set: Some(label),
         places: Places { pg_data: target.to_owned(), ..Places::default() },
-        databases: Databases::default(),
         goal: RecoveryGoal::Default,
         exclusive: false,
         action: RecoveryAction::Pause,

@@ -6,6 +6,7 @@ mod label;
 mod prior;
 mod read;
 mod resume;
+mod standby;
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -30,6 +31,9 @@ use tokio::task::JoinHandle;
 
 use self::copy::{Copied, CopyOptions, Parent, copy_cluster};
 use self::resume::{Adopted, Broken};
+pub use self::standby::StandbyUse;
+pub(crate) use self::standby::find as find_servers;
+use self::standby::{Servers, Standby};
 use crate::cluster::{
     ClusterAccess, Connected, check_archiving, check_identity, end_segment, segments_between, wait_for_wal,
 };
@@ -57,6 +61,10 @@ pub struct BackupRequest {
     pub stanza: StanzaName,
     /// The cluster.
     pub cluster: ClusterAccess,
+    /// Other clusters of the stanza: its standbys, one of which may have become the primary.
+    pub others: Vec<ClusterAccess>,
+    /// Whether data files are read from a standby among them.
+    pub standby: StandbyUse,
     /// The type that is wanted. Diff and incr become a full where there is no prior backup to build on.
     pub kind: BackupType,
     /// How to compress.
@@ -151,10 +159,12 @@ pub struct BadFile {
 /// runs. Later: on any failure of server, disk or store. Nothing is listed unless all of it is durable, its WAL included.
 pub async fn backup(host: &Host, request: BackupRequest) -> Result<BackupReport> {
     let place = request.repo.open_stanza(host, &request.stanza).await?;
-    let connected = request.cluster.connect().await?;
-    check_cluster(&place, &connected, &request)?;
+    let clusters: Vec<_> = [&request.cluster].into_iter().chain(&request.others).collect();
+    let Servers { access, primary, standby } = find_servers(host, &clusters, request.standby).await?;
+    let request = BackupRequest { cluster: access, ..request };
+    check_cluster(&place, &primary, &request)?;
     let lease = Held::lease(host, &place).await?;
-    let made = under_lease(host, &place, connected, &request, &lease).await;
+    let made = under_lease(host, &place, primary, standby, &request, &lease).await;
     lease.release(host).await;
     made
 }
@@ -177,6 +187,7 @@ async fn under_lease(
     host: &Host,
     place: &StanzaPlace,
     connected: Connected,
+    standby: Option<Standby>,
     request: &BackupRequest,
     lease: &Held<pgbr_repo::Lease>,
 ) -> Result<BackupReport> {
@@ -200,7 +211,7 @@ async fn under_lease(
     let attempt = u64::from_le_bytes(host.random()?);
     let pinned = chain.iter().map(|backup| backup.summary.label).collect();
     let pin = Held::pin(host, place, PinKind::Backup, pinned, Some((label, attempt))).await?;
-    let run = Run { host, place, request, label, kind, attempt, chain, broken, facts, now };
+    let run = Run { host, place, request, standby, label, kind, attempt, chain, broken, facts, now };
     let copied = async {
         run.announce().await?;
         let copied = run.copy(connected).await?;
@@ -245,6 +256,8 @@ struct Run<'a> {
     host: &'a Host,
     place: &'a StanzaPlace,
     request: &'a BackupRequest,
+    /// Where data files are read from, if not from the primary.
+    standby: Option<Standby>,
     label: BackupLabel,
     kind: BackupType,
     attempt: u64,
@@ -334,6 +347,9 @@ impl Run<'_> {
         if let Some(ended) = ended {
             wait_for_wal(self.host, self.place, &[ended], self.request.archive_timeout).await?;
         }
+        if let Some(standby) = &self.standby {
+            standby.wait_for_start(self.host, &running, self.request.archive_timeout).await?;
+        }
 
         let begun = Instant::now();
         let copy_start_ns = self.host.clock.now_ns();
@@ -342,8 +358,15 @@ impl Run<'_> {
 
         let begun = Instant::now();
         self.host.tell(Event::BackupStopping);
+        if let Some(standby) = &self.standby {
+            standby.check_end(running.timeline()).await?;
+        }
         let (start_lsn, start_time) = (running.start_lsn(), running.start_time());
         let finished = running.stop().await?;
+        if let Some(standby) = &self.standby {
+            // A promotion that had begun shows itself a moment later.
+            standby.check(finished.timeline).await?;
+        }
         let segments = segments_between(finished.timeline, start_lsn, finished.stop_lsn, size)?;
         let last = *segments.last().ok_or(Error::Internal { what: "a backup without WAL" })?;
         self.host.tell(Event::BackupStopped { lsn: finished.stop_lsn, segment: last });
@@ -407,6 +430,7 @@ impl Run<'_> {
                 exclude: self.request.exclude.clone(),
                 external_config: config_files.to_vec(),
                 wal_inside: false,
+                standby: self.standby.as_ref().map(|standby| standby.pg_data().to_owned()),
             };
             match self.copy_once(running, &upper, options, scan, &adopted).await {
                 Err(Error::Distrust { path, why }) if trust => {
@@ -504,7 +528,7 @@ impl Run<'_> {
             Ok(Packed { copied, data, index, tablespaces, skipped, adopted })
         };
         let mut copying = tokio::task::spawn_blocking(work);
-        let kept = keep_in_touch(running, upper, &mut copying).await;
+        let kept = keep_in_touch(running, self.standby.as_ref(), upper, &mut copying).await;
         match kept {
             Ok(packed) => packed,
             Err(lost) => {
@@ -624,6 +648,7 @@ impl Run<'_> {
         let request = self.request;
         BTreeMap::from([
             ("archive-check".to_owned(), request.archive_check.to_string()),
+            ("backup-standby".to_owned(), self.standby.is_some().to_string()),
             (
                 "checksum-page".to_owned(),
                 request.checksum_page.map_or_else(|| "auto".to_owned(), |c| c.to_string()),
@@ -744,6 +769,7 @@ fn manifest_facts(
 /// Waits for the copy. Meanwhile the server says how far its log has come, and with that, that the backup is still on.
 async fn keep_in_touch(
     running: &RunningBackup,
+    standby: Option<&Standby>,
     upper: &UpperLsn,
     copying: &mut JoinHandle<Result<Packed>>,
 ) -> Result<Result<Packed>> {
@@ -751,6 +777,9 @@ async fn keep_in_touch(
         tokio::select! {
             done = &mut *copying => return done.map_err(|_| Error::Internal { what: "the copy thread panicked" }),
             () = tokio::time::sleep(PULSE) => upper.advance(running.insert_lsn().await?),
+        }
+        if let Some(standby) = standby {
+            standby.check(running.timeline()).await?;
         }
     }
 }

@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use pgbr_manifest::{StanzaName, WalSegmentName};
 
+use crate::backup::{StandbyUse, find_servers};
 use crate::cluster::{ClusterAccess, check_archiving, check_identity, end_segment, wait_for_wal};
 use crate::error::Result;
 use crate::host::Host;
@@ -18,6 +19,10 @@ pub struct CheckRequest {
     pub stanza: StanzaName,
     /// The cluster.
     pub cluster: ClusterAccess,
+    /// Other clusters of the stanza: with them, the primary among all is checked.
+    pub others: Vec<ClusterAccess>,
+    /// Whether backups need a standby among them.
+    pub standby: StandbyUse,
     /// Whether WAL has to arrive in the archive.
     pub archive_check: bool,
     /// Whether `archive_mode` must be on.
@@ -44,7 +49,13 @@ pub struct CheckReport {
 /// When the repository does not open, when the server is another one than the stanza's, or when the segment does not arrive.
 pub async fn check(host: &Host, request: CheckRequest) -> Result<CheckReport> {
     let place = request.repo.open_stanza(host, &request.stanza).await?;
-    let connected = request.cluster.connect().await?;
+    let connected = match (request.others.as_slice(), request.standby) {
+        ([], StandbyUse::Never) => request.cluster.connect().await?,
+        (others, wanted) => {
+            let clusters: Vec<_> = [&request.cluster].into_iter().chain(others).collect();
+            find_servers(host, &clusters, wanted).await?.primary
+        }
+    };
     check_identity(&place.stanza, &connected.identity())?;
     if !request.archive_check {
         return Ok(CheckReport { segment: None, standby: connected.facts.in_recovery });

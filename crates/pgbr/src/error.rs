@@ -3,7 +3,7 @@
 use std::io;
 use std::path::{Path, PathBuf};
 
-use pgbr_manifest::{BackupLabel, StanzaName, SystemId, WalSegmentName};
+use pgbr_manifest::{BackupLabel, Lsn, StanzaName, SystemId, WalSegmentName};
 
 /// Why a command did not do what it was asked for.
 #[derive(Debug, thiserror::Error)]
@@ -81,6 +81,42 @@ pub enum Error {
     /// The server is a standby where a primary is needed.
     #[error("the server is in recovery; a backup needs the primary")]
     Standby,
+    /// Among the clusters of a stanza there is none of this kind.
+    #[error("unable to find {role} cluster - cannot proceed")]
+    NoServer {
+        /// `primary` or `standby`.
+        role: &'static str,
+    },
+    /// Two servers of a stanza take writes.
+    #[error("more than one primary cluster found: '{}' and '{}'", first.display(), second.display())]
+    TwoPrimaries {
+        /// The data directory of one.
+        first: PathBuf,
+        /// The data directory of the other.
+        second: PathBuf,
+    },
+    /// A standby did not come to the start of a backup in time.
+    #[error("the standby has reached {reached} instead of {goal} within {seconds} s")]
+    StandbyBehind {
+        /// Where it was to come.
+        goal: Lsn,
+        /// Where it is.
+        reached: Lsn,
+        /// How long it was waited for.
+        seconds: u64,
+    },
+    /// The standby that files were read from is not what it was when the backup began.
+    #[error("the standby can no longer be copied from: {reason}")]
+    StandbyChanged {
+        /// What has changed.
+        reason: String,
+    },
+    /// The standby that files were read from cannot be asked any more.
+    #[error("the standby went away during the backup")]
+    StandbyLost {
+        /// What it said, or did not say.
+        source: pgbr_pg::Error,
+    },
     /// WAL did not come in time.
     #[error("WAL segment {segment} did not arrive in the archive within {seconds} s")]
     ArchiveTimeout {
@@ -162,22 +198,6 @@ pub enum Error {
         what: String,
         /// Why.
         reason: String,
-    },
-    /// The backup has no such database.
-    #[error("database to {doing} '{name}' does not exist")]
-    NoDatabase {
-        /// What was to be done with it.
-        doing: &'static str,
-        /// As given.
-        name: String,
-    },
-    /// A database cannot be chosen.
-    #[error("database to include '{name}' cannot be chosen: {reason}")]
-    Database {
-        /// As given.
-        name: String,
-        /// Why.
-        reason: &'static str,
     },
     /// The repository does not hold what a backup is made of.
     #[error("backup {label} is damaged: {reason}")]

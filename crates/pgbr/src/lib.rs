@@ -44,7 +44,7 @@ pub use annotate::{AnnotateReport, AnnotateRequest, annotate};
 pub use archive::{
     ArchiveGetRequest, ArchivePushRequest, Got, RecoveryMode, archive_get, archive_push, recovery_mode,
 };
-pub use backup::{BackupReport, BackupRequest, BadFile, Resumed, backup};
+pub use backup::{BackupReport, BackupRequest, BadFile, Resumed, StandbyUse, backup};
 pub use check::{CheckReport, CheckRequest, check};
 pub use cluster::ClusterAccess;
 pub use error::{Error, Result};
@@ -53,7 +53,7 @@ pub use info::{InfoReport, InfoRequest, StanzaInfo, info};
 pub use load::{Backup, load, summaries};
 pub use observe::{Event, Observer, Silent};
 pub use place::{RepoAccess, RepoPlace, StanzaPlace};
-pub use restore::{Databases, Existing, Fetched, Places, RestoreReport, RestoreRequest, restore};
+pub use restore::{Places, RestoreReport, RestoreRequest, restore};
 pub use stanza::{
     StanzaCreateRequest, StanzaCreated, StanzaDeleteRequest, StanzaDeleted, StanzaUpgradeRequest,
     StanzaUpgraded, stanza_create, stanza_delete, stanza_upgrade,

@@ -55,7 +55,7 @@ pub(super) async fn get(context: &Context, host: &Host) -> Outcome {
         stanza: request::stanza(settings)?,
         file: file.clone(),
         destination: place(context, destination)?,
-        pg_data: request::pg_data(settings),
+        pg_data: request::pg_data_here(settings),
         timeout: request::archive_timeout(settings),
     };
     match archive_get(host, request).await.map_err(|e| context.failure(&e))? {
@@ -74,12 +74,11 @@ pub(super) async fn get(context: &Context, host: &Host) -> Outcome {
 /// options say (a copy that was restored elsewhere and kept the configuration), files of another cluster would be taken or written.
 fn place(context: &Context, path: &str) -> Result<PathBuf, CliError> {
     let path = PathBuf::from(path);
-    let Some(pg_data) = request::pg_data(&context.settings).filter(|_| path.is_relative()) else {
+    let Some(pg_data) = request::pg_data_here(&context.settings).filter(|_| path.is_relative()) else {
         return Ok(path);
     };
     let here = std::env::current_dir().unwrap_or_default();
-    let same =
-        matches!((here.canonicalize(), pg_data.canonicalize()), (Ok(here), Ok(there)) if here == there);
+    let same = request::is_same(&here, &pg_data);
     if !same && here.join("PG_VERSION").is_file() {
         let message =
             format!("pg1-path '{}' does not match working directory '{}'", pg_data.display(), here.display());

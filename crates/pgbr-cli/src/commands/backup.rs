@@ -82,6 +82,8 @@ fn build(context: &Context) -> Result<BackupRequest, CliError> {
         repo: request::repo(settings)?,
         stanza: request::stanza(settings)?,
         cluster: request::cluster(settings, &context.env, &context.log)?,
+        others: request::other_clusters(settings, &context.env, &context.log)?,
+        standby: request::standby(settings),
         kind: kind.map_err(|e| CliError::new(ErrorCode::OptionInvalidValue, e.to_string()))?,
         compression: request::compression(settings)?,
         delta: settings.get_bool("delta"),

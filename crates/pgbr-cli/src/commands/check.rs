@@ -15,6 +15,8 @@ pub(super) async fn run(context: &Context, host: &Host) -> Outcome {
         repo,
         stanza: request::stanza(settings)?,
         cluster: request::cluster(settings, &context.env, &context.log)?,
+        others: request::other_clusters(settings, &context.env, &context.log)?,
+        standby: request::standby(settings),
         archive_check: settings.get_bool("archive-check"),
         archive_mode_check: settings.get_bool("archive-mode-check"),
         archive_timeout: request::archive_timeout(settings),

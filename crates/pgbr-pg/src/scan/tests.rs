@@ -49,6 +49,7 @@ impl Fixture {
             exclude: Vec::new(),
             external_config: Vec::new(),
             wal_inside: false,
+            standby: None,
         }
     }
 
@@ -423,4 +424,53 @@ proptest! {
             }
         }
     }
+}
+
+#[test]
+fn replicated_files_are_read_from_a_standby_and_others_are_not() {
+    let fixture = Fixture::new();
+    let space = |root: &str| format!("{root}/{}", PgVersion::V15.tablespace_directory());
+    for (data, spaces) in [("data", "space"), ("standby", "standby-space")] {
+        fixture.file(&format!("{data}/base/5/100"), data);
+        fixture.file(&format!("{data}/pg_xact/0000"), data);
+        fixture.file(&format!("{data}/pg_multixact/offsets/0000"), data);
+        fixture.file(&format!("{data}/pg_commit_ts/0000"), data);
+        fixture.file(&format!("{data}/global/pg_control"), data);
+        fixture.file(&format!("{data}/postgresql.conf"), data);
+        fixture.file(&format!("{data}/global/pg_filenode.map"), data);
+        fixture.file(&format!("{}/5/200", space(spaces)), data);
+        fixture.link(&format!("{data}/pg_tblspc/16384"), fixture.at(spaces));
+    }
+    // Newer than the standby, and gone from the primary.
+    fixture.file("data/base/5/101", "");
+    fixture.file("standby/base/5/102", "");
+    fixture.file("standby/base/5/100.1", "");
+    fs::set_permissions(fixture.at("data/base/5/100"), fs::Permissions::from_mode(0o640)).unwrap();
+    let options = ScanOptions { standby: Some(fixture.at("standby")), ..fixture.options() };
+    let mut found = BTreeMap::new();
+    for entry in Scan::open(options).unwrap() {
+        let entry = entry.unwrap();
+        let EntryKind::File { size, inode, .. } = entry.kind else { continue };
+        assert_eq!(fs::metadata(&entry.source).unwrap().ino(), inode);
+        let content = fs::read_to_string(&entry.source).unwrap();
+        assert_eq!(content.len() as u64, size);
+        found.insert(entry.path.to_string(), (content, entry.meta.mode));
+    }
+    let from = |path: &str| found.get(path).map(|(content, _)| content.as_str());
+    for path in [
+        "pg_data/base/5/100",
+        "pg_data/pg_xact/0000",
+        "pg_data/pg_multixact/offsets/0000",
+        "pg_data/global/pg_filenode.map",
+        &format!("pg_tblspc/16384/{}/5/200", PgVersion::V15.tablespace_directory()),
+    ] {
+        assert_eq!(from(path), Some("standby"), "{path}");
+    }
+    for path in ["pg_data/global/pg_control", "pg_data/postgresql.conf", "pg_data/pg_commit_ts/0000"] {
+        assert_eq!(from(path), Some("data"), "{path}");
+    }
+    for path in ["pg_data/base/5/101", "pg_data/base/5/102", "pg_data/base/5/100.1"] {
+        assert_eq!(from(path), None, "{path}");
+    }
+    assert_eq!(found["pg_data/base/5/100"].1, 0o640, "modes are the primary's");
 }

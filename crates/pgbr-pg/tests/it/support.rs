@@ -35,6 +35,7 @@ pub(crate) fn scan_options(cluster: &Cluster) -> ScanOptions {
         exclude: Vec::new(),
         external_config: Vec::new(),
         wal_inside: false,
+        standby: None,
     }
 }
 
