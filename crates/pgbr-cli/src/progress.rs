@@ -120,6 +120,7 @@ fn describe(event: &Event) -> (Level, String) {
         }
         Event::BackupCommitted { label } => (Level::Info, format!("new backup label = {label}")),
         Event::RestoreStarting { label } => (Level::Info, format!("restore backup set {label}")),
+        Event::Removing { path } => (Level::Detail, format!("remove '{}'", path.display())),
         Event::Step { name, took } => (Level::Detail, format!("step {name} took {}ms", took.as_millis())),
         Event::Warning { text } => (Level::Warn, text.clone()),
         Event::Note { text } => (Level::Info, text.clone()),

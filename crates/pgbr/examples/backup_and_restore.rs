@@ -22,8 +22,9 @@ use std::time::Duration;
 
 use pgbr::{
     ArchiveGetRequest, ArchivePushRequest, BackupLabel, BackupRequest, BackupType, ClusterAccess, Codec,
-    Compression, ConnectOptions, Got, Host, Places, RecoveryAction, RecoveryGoal, RepoAccess, RestoreRequest,
-    StandbyUse, StanzaCreateRequest, StanzaName, archive_get, archive_push, backup, restore, stanza_create,
+    Compression, ConnectOptions, Databases, Got, Host, Places, RecoveryAction, RecoveryGoal, RepoAccess,
+    RestoreRequest, StandbyUse, StanzaCreateRequest, StanzaName, archive_get, archive_push, backup, restore,
+    stanza_create,
 };
 
 type Outcome<T = ExitCode> = Result<T, Box<dyn Error>>;
@@ -128,6 +129,7 @@ async fn restore_into(host: &Host, repo: RepoAccess, label: BackupLabel, target:
         stanza: stanza()?,
         set: Some(label),
         places: Places { pg_data: target.to_owned(), ..Places::default() },
+        databases: Databases::default(),
         goal: RecoveryGoal::Default,
         exclusive: false,
         action: RecoveryAction::Pause,

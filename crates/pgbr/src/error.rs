@@ -199,6 +199,22 @@ pub enum Error {
         /// Why.
         reason: String,
     },
+    /// The backup has no such database.
+    #[error("database to {doing} '{name}' does not exist")]
+    NoDatabase {
+        /// What was to be done with it.
+        doing: &'static str,
+        /// As given.
+        name: String,
+    },
+    /// A database cannot be chosen.
+    #[error("database to include '{name}' cannot be chosen: {reason}")]
+    Database {
+        /// As given.
+        name: String,
+        /// Why.
+        reason: &'static str,
+    },
     /// The repository does not hold what a backup is made of.
     #[error("backup {label} is damaged: {reason}")]
     Damaged {

@@ -53,7 +53,7 @@ pub use info::{InfoReport, InfoRequest, StanzaInfo, info};
 pub use load::{Backup, load, summaries};
 pub use observe::{Event, Observer, Silent};
 pub use place::{RepoAccess, RepoPlace, StanzaPlace};
-pub use restore::{Places, RestoreReport, RestoreRequest, restore};
+pub use restore::{Databases, Existing, Fetched, Places, RestoreReport, RestoreRequest, restore};
 pub use stanza::{
     StanzaCreateRequest, StanzaCreated, StanzaDeleteRequest, StanzaDeleted, StanzaUpgradeRequest,
     StanzaUpgraded, stanza_create, stanza_delete, stanza_upgrade,

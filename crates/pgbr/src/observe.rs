@@ -66,6 +66,11 @@ pub enum Event {
         /// The backup it begins with.
         label: BackupLabel,
     },
+    /// Something in the target that the backup does not have is removed, or would be in a dry run.
+    Removing {
+        /// Where it is.
+        path: PathBuf,
+    },
     /// A step that takes time is done.
     Step {
         /// What it was, a few words.

@@ -1,6 +1,6 @@
 //! Plain threads for the work that costs CPU: jobs in, results out, finishing what is begun before beginning more.
 
-use std::collections::VecDeque;
+use std::collections::{BTreeMap, VecDeque};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::mpsc::{Receiver, Sender, channel};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
@@ -143,6 +143,40 @@ impl<J, R> Drop for Pool<J, R> {
             // A worker's panic was reported when it happened.
             drop(thread.join());
         }
+    }
+}
+
+/// Results that come in any order and are taken in order; counts what is out.
+pub(crate) struct Ordered<T> {
+    issued: u64,
+    taken: u64,
+    /// What came before its turn, by number.
+    pub(crate) ready: BTreeMap<u64, T>,
+}
+
+impl<T> Default for Ordered<T> {
+    fn default() -> Self {
+        Self { issued: 0, taken: 0, ready: BTreeMap::new() }
+    }
+}
+
+impl<T> Ordered<T> {
+    /// The number of the next job.
+    pub(crate) const fn issue(&mut self) -> u64 {
+        self.issued += 1;
+        self.issued - 1
+    }
+
+    /// The next result in order, if it has come.
+    pub(crate) fn next(&mut self) -> Option<T> {
+        let next = self.ready.remove(&self.taken)?;
+        self.taken += 1;
+        Some(next)
+    }
+
+    /// How many are out: not yet taken.
+    pub(crate) const fn out(&self) -> u64 {
+        self.issued - self.taken
     }
 }
 

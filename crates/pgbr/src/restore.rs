@@ -2,7 +2,12 @@
 
 mod fetch;
 mod goal;
+mod hand;
+mod layout;
+mod look;
+mod select;
 mod source;
+mod sweep;
 mod target;
 mod write;
 
@@ -10,10 +15,12 @@ use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::time::Instant;
 
+use pgbr_manifest::manifest::Summary;
 use pgbr_manifest::plan_restore::{Goal, RestoreChoice, plan_restore};
 use pgbr_manifest::{BackupLabel, StanzaName, WalFileName};
 use pgbr_pg::{
-    RecoveryAction, RecoveryGoal, RecoveryPlan, SignalFile, TablespaceMapEntry, render_tablespace_map,
+    RecoveryAction, RecoveryGoal, RecoveryPlan, SignalFile, TablespaceMapEntry, read_control_file,
+    render_tablespace_map,
 };
 use pgbr_repo::{Error as RepoError, PinKind, WalGet};
 use tokio::runtime::Handle;
@@ -25,8 +32,12 @@ use crate::load::{self, Backup};
 use crate::observe::Event;
 use crate::place::{RepoAccess, StanzaPlace};
 
-pub use target::Places;
-use target::{Layout, Plan, plan_places};
+pub use fetch::Fetched;
+use layout::Layout;
+pub use select::Databases;
+use select::plan_databases;
+pub use target::{Existing, Places};
+use target::{Plan, plan_places};
 
 /// What to restore, where, and how far it recovers.
 #[derive(Debug, Clone)]
@@ -39,6 +50,8 @@ pub struct RestoreRequest {
     pub set: Option<BackupLabel>,
     /// Where things go.
     pub places: Places,
+    /// Which databases.
+    pub databases: Databases,
     /// Where recovery ends.
     pub goal: RecoveryGoal,
     /// Whether it ends just before the goal.
@@ -67,6 +80,12 @@ pub struct RestoreReport {
     pub bytes: u64,
     /// Regular files.
     pub files: u64,
+    /// Bytes that were there already, where the target was mended.
+    pub kept: u64,
+    /// What was read of each backup of the chain, newest first.
+    pub fetched: Vec<Fetched>,
+    /// Files and links that the backup does not have, or that stood in the way, and were removed.
+    pub removed: u64,
     /// Config files that lay outside of the data directory and are in the backup.
     pub config_files: Vec<PathBuf>,
     /// Whether they were written.
@@ -112,7 +131,13 @@ async fn run(
     let chain = load::chain(place, label).await?;
     let backup = newest(&chain)?;
     let version = backup.summary.database.version;
-    let plan = plan_places(&request.places, &backup.body, version.tablespace_directory())?;
+    let selection = plan_databases(&request.databases, &backup.body.databases)?;
+    let left_out = selection.left_out(&backup.body.databases);
+    if !left_out.is_empty() {
+        let text = format!("databases restored as zeros, to be dropped afterwards: {}", left_out.join(", "));
+        host.tell(Event::Note { text });
+    }
+    let plan = plan_places(&request.places, &backup.body, version.tablespace_directory(), selection)?;
     let recovery = plan_recovery(host, request)?;
     recovery.settings()?;
     for backup in &chain {
@@ -120,6 +145,7 @@ async fn run(
     }
     check_first_segment(place, backup).await?;
     plan.check()?;
+    warn_of_another_cluster(host, &request.places, &backup.summary);
 
     let (host, place) = (host.clone(), place.clone());
     let (threads, config_written) = (request.threads, request.places.config.is_some());
@@ -149,7 +175,7 @@ fn write_cluster(
 ) -> Result<RestoreReport> {
     let begun = Instant::now();
     let backup = newest(chain)?;
-    let mut layout = plan.prepare()?;
+    let mut layout = Layout::prepare(host, plan, false)?;
     let written = fetch::write_files(host, place, chain, &mut layout, threads, runtime)?;
     host.tell(Event::Step { name: "copy", took: begun.elapsed() });
     let begun = Instant::now();
@@ -170,6 +196,9 @@ fn write_cluster(
         label,
         bytes: written.bytes,
         files: written.files,
+        kept: written.kept,
+        fetched: written.fetched,
+        removed: layout.removed().files,
         config_files,
         config_written,
         bad_pages,
@@ -196,9 +225,8 @@ async fn choose(host: &Host, place: &StanzaPlace, request: &RestoreRequest) -> R
     }
     let current = place.stanza.current();
     if request.set.is_none() {
-        let is_current = |b: &pgbr_manifest::manifest::Summary| {
-            (b.database.system_id, b.database.version) == (current.system_id, current.version)
-        };
+        let is_current =
+            |b: &Summary| (b.database.system_id, b.database.version) == (current.system_id, current.version);
         backups.retain(is_current);
     }
     let goal = match &request.goal {
@@ -286,6 +314,18 @@ async fn check_first_segment(place: &StanzaPlace, backup: &Backup) -> Result<()>
             label,
             reason: format!("WAL segment {segment}, which recovery begins with, is not in the archive"),
         }),
+    }
+}
+
+/// Says so when the target holds another cluster than the backup: it may be there by mistake.
+fn warn_of_another_cluster(host: &Host, places: &Places, backup: &Summary) {
+    let Ok((control, _)) = read_control_file(places.pg_data.join(target::CONTROL)) else { return };
+    let (found, wanted) = (control.system_id, backup.database.system_id);
+    if found != wanted {
+        let place = places.pg_data.display();
+        host.warn(format!(
+            "'{place}' holds the cluster with system identifier {found}, which is replaced by the one of the backup, {wanted}"
+        ));
     }
 }
 

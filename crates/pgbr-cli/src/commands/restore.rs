@@ -2,7 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
-use pgbr::{Host, Places, RecoveryAction, RecoveryGoal, RestoreRequest, restore};
+use pgbr::{Databases, Existing, Host, Places, RecoveryAction, RecoveryGoal, RestoreRequest, restore};
 
 use crate::exit::{CliError, ErrorCode};
 use crate::options::Command;
@@ -23,6 +23,11 @@ pub(super) async fn run(context: &Context, host: &Host) -> Outcome {
             "{} page(s) had a wrong checksum when the backup was made, and were restored as they were",
             report.bad_pages
         ));
+    }
+    if context.settings.get_bool("delta") {
+        let fetched: u64 = report.fetched.iter().map(|fetched| fetched.bytes).sum();
+        let (kept, fetched) = (format_size(report.kept), format_size(fetched));
+        log.info(&format!("kept = {kept}, fetched = {fetched}, files removed = {}", report.removed));
     }
     log.info(&format!("restore size = {}, file total = {}", format_size(report.bytes), report.files));
     Ok(0)
@@ -45,7 +50,11 @@ fn build(context: &Context) -> Result<RestoreRequest, CliError> {
         link_map: paths("link-map"),
         link_all: settings.get_bool("link-all"),
         config: settings.get_path("restore-config").map(Path::to_owned),
-        replace: settings.get_bool("delta") || settings.get_bool("force"),
+        existing: match (settings.get_bool("delta"), settings.get_bool("force")) {
+            (true, _) => Existing::Delta,
+            (false, true) => Existing::Replace,
+            (false, false) => Existing::Refuse,
+        },
     };
     let action = match settings.get_str("target-action") {
         Some("promote") => RecoveryAction::Promote,
@@ -57,6 +66,10 @@ fn build(context: &Context) -> Result<RestoreRequest, CliError> {
         stanza: request::stanza(settings)?,
         set,
         places,
+        databases: Databases {
+            include: settings.get_list("db-include").to_vec(),
+            exclude: settings.get_list("db-exclude").to_vec(),
+        },
         goal: goal(settings)?,
         exclusive: settings.get_bool("target-exclusive"),
         action,

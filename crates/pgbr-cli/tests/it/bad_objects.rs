@@ -261,9 +261,11 @@ fn a_restore_over_an_existing_cluster_leaves_nothing_that_starts() {
     objects.rig.pgbr.ok(restore_into(&target));
     let data = objects.packs(&objects.newer, false);
     let mut args = restore_into(&target).to_vec();
-    args.push("--delta".to_owned());
+    args.push("--force".to_owned());
     {
         let _harmed = Harmed::new(&data[1], &Harm::Flip(0.5));
+        // Nothing of it is needed to mend what is whole.
+        objects.rig.pgbr.ok(restore_into(&target).iter().map(String::as_str).chain(["--delta"]));
         let finished = objects.rig.pgbr.fails(28, &args);
         assert_one_error(&finished, 28, &[&name(&data[1])]);
         assert_unusable(&target);

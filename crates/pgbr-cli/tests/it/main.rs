@@ -6,6 +6,7 @@ mod away;
 mod bad_input;
 mod bad_objects;
 mod command_line;
+mod delta;
 mod disk;
 mod guards;
 mod help;

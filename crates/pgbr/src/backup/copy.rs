@@ -2,7 +2,6 @@
 //!
 //! One thread (this module's) decides; the workers do what costs time. All queues are bounded by counting what is out.
 
-use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -22,7 +21,7 @@ use crate::host::Host;
 use crate::load::LayerNodes;
 use crate::observe::Event;
 use crate::packs::{DataPacks, IndexPacks};
-use crate::pool::{Pool, Urgency};
+use crate::pool::{Ordered, Pool, Urgency};
 use crate::run::{FrameRow, RUN};
 
 /// Jobs under way for each worker, of each of the two kinds.
@@ -141,37 +140,6 @@ fn seal(compressor: Option<&mut Compressor>, sealer: &Sealer, frame: RawFrame) -
     let RawFrame { number, raw, rows } = frame;
     let sealed = sealer.seal(compressor, FrameKind::Data, number, &raw)?;
     Ok(Output::Sealed(Sealed { number, frame: sealed, raw, rows }))
-}
-
-/// Results that come in any order and are taken in order; counts what is out.
-struct Ordered<T> {
-    issued: u64,
-    taken: u64,
-    ready: BTreeMap<u64, T>,
-}
-
-impl<T> Default for Ordered<T> {
-    fn default() -> Self {
-        Self { issued: 0, taken: 0, ready: BTreeMap::new() }
-    }
-}
-
-impl<T> Ordered<T> {
-    fn issue(&mut self) -> u64 {
-        self.issued += 1;
-        self.issued - 1
-    }
-
-    fn next(&mut self) -> Option<T> {
-        let next = self.ready.remove(&self.taken)?;
-        self.taken += 1;
-        Some(next)
-    }
-
-    /// How many are out: not yet taken.
-    const fn out(&self) -> u64 {
-        self.issued - self.taken
-    }
 }
 
 /// An entry of the scan, what the parent has there, and whether it is written in any case.

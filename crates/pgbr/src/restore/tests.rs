@@ -8,7 +8,7 @@ use model::{Chain, Model, Rng};
 use pgbr_manifest::BackupLabel;
 use pgbr_pg::{RecoveryAction, RecoveryGoal};
 
-use super::{Places, RestoreReport, RestoreRequest, restore};
+use super::{Databases, Existing, Places, RestoreReport, RestoreRequest, restore};
 use crate::error::{Error, Result};
 use crate::host::Host;
 use crate::place::RepoAccess;
@@ -19,6 +19,7 @@ fn request(repo: &RepoAccess, label: BackupLabel, pg_data: &Path) -> RestoreRequ
         stanza: "demo".parse().unwrap(),
         set: Some(label),
         places: Places { pg_data: pg_data.to_owned(), ..Places::default() },
+        databases: Databases::default(),
         goal: RecoveryGoal::None,
         exclusive: false,
         action: RecoveryAction::Pause,
@@ -93,4 +94,43 @@ fn a_missing_pack_of_an_older_backup_is_seen_before_the_target_is_touched() {
         "{error}"
     );
     assert!(std::fs::read_dir(place.path()).unwrap().next().is_none(), "the target was touched");
+}
+
+#[test]
+fn a_target_is_mended_whatever_it_held() {
+    for seed in 11..=13 {
+        let mut rng = Rng::new(seed);
+        let mut chain = Chain::new();
+        let mut model = Model::new(&mut rng);
+        let mut made = vec![(chain.backup(&model, &mut rng), model.clone())];
+        for _ in 0..4 {
+            model.change(&mut rng);
+            made.push((chain.backup(&model, &mut rng), model.clone()));
+        }
+        let place = tempfile::tempdir().unwrap();
+        let outside = tempfile::tempdir().unwrap();
+        std::fs::write(outside.path().join("file"), "not ours").unwrap();
+        for _ in 0..8 {
+            let (label, model) = &made[rng.below(made.len())];
+            let report = mended(&chain, *label, place.path());
+            model.compare(place.path());
+            // Once more: nothing is fetched but the control file, and nothing is written.
+            let before = model.stamps(place.path());
+            let again = mended(&chain, *label, place.path());
+            assert!(again.fetched.iter().map(|f| f.frames).sum::<u64>() <= 2, "{again:?}");
+            assert!(again.kept + 2 * 8192 >= report.bytes, "{again:?}");
+            assert_eq!(model.stamps(place.path()), before);
+            model.damage(place.path(), outside.path(), &mut rng);
+            let report = mended(&chain, *label, place.path());
+            assert!(report.removed >= 3, "{report:?}");
+            model.compare(place.path());
+        }
+        assert_eq!(std::fs::read(outside.path().join("file")).unwrap(), b"not ours");
+    }
+}
+
+fn mended(chain: &Chain, label: BackupLabel, pg_data: &Path) -> RestoreReport {
+    let mut request = request(&chain.repo, label, pg_data);
+    request.places.existing = Existing::Delta;
+    chain.runtime.block_on(restore(&Host::system(), request)).unwrap()
 }

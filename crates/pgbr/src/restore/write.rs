@@ -1,7 +1,8 @@
 //! Writing back: what one worker does with one frame, and with a file that is complete.
 
-use std::fs::{File, OpenOptions, Permissions};
-use std::os::unix::fs::{FileExt, OpenOptionsExt, PermissionsExt};
+use std::fs::{File, Metadata, OpenOptions, Permissions};
+use std::io;
+use std::os::unix::fs::{FileExt, MetadataExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -40,10 +41,24 @@ impl OpenFiles {
     }
 }
 
+/// How a file comes to be.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Making {
+    /// Anew: nothing is there.
+    New,
+    /// From what is there, where that is fit for it.
+    Mended,
+    /// Nothing is changed: what is there is only looked at.
+    Dry,
+}
+
 /// A file that is being restored. It is complete when all pieces and its end are in.
 pub(crate) struct Target {
     /// None for a file that the operator does not want: it is checked and not written.
     path: Option<PathBuf>,
+    making: Making,
+    /// Whether it is to be all zeros, whatever the backup holds.
+    hollow: bool,
     mode: u32,
     owner: Option<(Uid, Gid)>,
     mtime_ns: i64,
@@ -58,8 +73,20 @@ pub(crate) struct Target {
 #[derive(Default)]
 struct Slot {
     file: Option<Arc<File>>,
-    /// Whether it was made, and is opened again where it was closed since.
-    made: bool,
+    origin: Origin,
+}
+
+/// Where the file of a target comes from.
+#[derive(Default, Clone, Copy, PartialEq, Eq)]
+enum Origin {
+    #[default]
+    Unknown,
+    /// It was there.
+    Found,
+    /// Nothing that could be kept was there.
+    Absent,
+    /// It was made here.
+    Made,
 }
 
 impl Target {
@@ -68,12 +95,28 @@ impl Target {
         path: Option<PathBuf>,
         record: &FileRecord,
         owner: Option<(Uid, Gid)>,
+        making: Making,
         files: &Arc<OpenFiles>,
     ) -> Self {
         let (mode, mtime_ns) = (record.meta.mode, record.mtime_ns);
         let (open, size) = (AtomicU64::new(1), AtomicU64::new(record.size));
-        let slot = Mutex::new(Slot::default());
-        Self { path, mode, owner, mtime_ns, slot, files: Arc::clone(files), open, size }
+        let (slot, files) = (Mutex::new(Slot::default()), Arc::clone(files));
+        Self { path, making, hollow: false, mode, owner, mtime_ns, slot, files, open, size }
+    }
+
+    /// The same, as zeros of its size.
+    #[must_use]
+    pub(crate) fn hollow(self) -> Self {
+        Self { hollow: true, ..self }
+    }
+
+    /// Whether it gets what the backup holds.
+    pub(crate) const fn wants_content(&self) -> bool {
+        !self.hollow
+    }
+
+    pub(crate) fn path(&self) -> &Path {
+        self.path.as_deref().unwrap_or(Path::new(""))
     }
 
     /// One more piece is out.
@@ -87,10 +130,11 @@ impl Target {
         self.open.fetch_sub(1, Ordering::AcqRel) == 1
     }
 
-    fn piece_done(&self) -> bool {
+    /// A piece is in; true when nothing else is out.
+    pub(crate) fn piece_done(&self) -> bool {
         let last = self.open.fetch_sub(1, Ordering::AcqRel) == 1;
         if !last && self.files.too_many() {
-            self.close();
+            self.close(&mut self.slot());
         }
         last
     }
@@ -99,48 +143,143 @@ impl Target {
         self.slot.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// The open file. It is made here: nothing that was there before is written through.
-    fn file(&self, path: &Path) -> Result<Arc<File>> {
+    /// What is there, if it can be mended.
+    pub(crate) fn existing(&self) -> Result<Option<Arc<File>>> {
+        let Some(path) = self.path.as_deref().filter(|_| self.making != Making::New) else { return Ok(None) };
         let mut slot = self.slot();
+        match slot.origin {
+            Origin::Absent | Origin::Made => Ok(None),
+            Origin::Found => self.open(&mut slot, path).map(Some),
+            Origin::Unknown => self.find(&mut slot, path),
+        }
+    }
+
+    /// Looks for a file that can be mended; what cannot goes.
+    fn find(&self, slot: &mut Slot, path: &Path) -> Result<Option<Arc<File>>> {
+        slot.origin = Origin::Absent;
+        let meta = match std::fs::symlink_metadata(path) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+            other => other.map_err(Error::io("look at", path))?,
+        };
+        if is_own_file(&meta) {
+            slot.origin = Origin::Found;
+            match self.open(slot, path) {
+                Err(Error::Io { source, .. }) if source.kind() == io::ErrorKind::PermissionDenied => {}
+                opened => return opened.map(Some),
+            }
+            slot.origin = Origin::Absent;
+        }
+        if self.making != Making::Dry {
+            let removed =
+                if meta.is_dir() { std::fs::remove_dir_all(path) } else { std::fs::remove_file(path) };
+            removed.map_err(Error::io("remove", path))?;
+        }
+        Ok(None)
+    }
+
+    /// Opens a file that is there, or gives the one that is open.
+    fn open(&self, slot: &mut Slot, path: &Path) -> Result<Arc<File>> {
         if let Some(file) = &slot.file {
             return Ok(Arc::clone(file));
         }
         let mut options = OpenOptions::new();
-        options.write(true).mode(0o600);
-        let file = match slot.made {
-            true => options.custom_flags(NO_FOLLOW).open(path).map_err(Error::io("open", path))?,
-            false => options.create_new(true).open(path).map_err(Error::io("create", path))?,
-        };
-        let file = Arc::new(file);
-        *slot = Slot { file: Some(Arc::clone(&file)), made: true };
-        drop(slot);
-        self.files.open.fetch_add(1, Ordering::Relaxed);
-        Ok(file)
+        options.read(true).write(self.making != Making::Dry).custom_flags(NO_FOLLOW);
+        let file = options.open(path).map_err(Error::io("open", path))?;
+        Ok(self.keep(slot, file))
     }
 
-    fn close(&self) {
-        if self.slot().file.take().is_some() {
+    fn keep(&self, slot: &mut Slot, file: File) -> Arc<File> {
+        let file = Arc::new(file);
+        slot.file = Some(Arc::clone(&file));
+        self.files.open.fetch_add(1, Ordering::Relaxed);
+        file
+    }
+
+    fn close(&self, slot: &mut Slot) {
+        if slot.file.take().is_some() {
             self.files.open.fetch_sub(1, Ordering::Relaxed);
         }
     }
 
-    /// Size, owner, mode and time; then the file is closed.
+    /// The open file, made where it is not there: nothing that was there before is written through, unless it is mended.
+    fn file(&self, path: &Path) -> Result<Arc<File>> {
+        let mut slot = self.slot();
+        if slot.origin == Origin::Unknown && self.making == Making::Mended {
+            self.find(&mut slot, path)?;
+        }
+        if matches!(slot.origin, Origin::Found | Origin::Made) {
+            return self.open(&mut slot, path);
+        }
+        let file = OpenOptions::new().read(true).write(true).create_new(true).mode(0o600).open(path);
+        let file = file.map_err(Error::io("create", path))?;
+        slot.origin = Origin::Made;
+        Ok(self.keep(&mut slot, file))
+    }
+
+    /// Zeros where something else stands.
+    pub(crate) fn write_zeros(&self, file: &File, offset: u64, len: usize) -> Result<()> {
+        if self.making == Making::Dry {
+            return Ok(());
+        }
+        file.write_all_at(&vec![0; len], offset).map_err(Error::io("write", self.path()))
+    }
+
+    /// Size, owner, mode and time; then the file is closed. What is as it should be is not touched.
     pub(crate) fn finish(&self) -> Result<()> {
         let Some(path) = &self.path else { return Ok(()) };
-        let file = self.file(path)?;
-        file.set_len(self.size.load(Ordering::Acquire)).map_err(Error::io("set the size of", path))?;
-        if let Some((user, group)) = self.owner {
-            let changed = rustix::fs::fchown(&*file, Some(user), Some(group));
-            changed.map_err(|e| Error::io("set the owner of", path)(e.into()))?;
+        if self.making == Making::Dry {
+            self.close(&mut self.slot());
+            return Ok(());
         }
-        file.set_permissions(Permissions::from_mode(self.mode))
-            .map_err(Error::io("set the mode of", path))?;
-        let time = timespec(self.mtime_ns);
-        let times = Timestamps { last_access: time, last_modification: time };
-        rustix::fs::futimens(&*file, &times).map_err(|e| Error::io("set the time of", path)(e.into()))?;
-        self.close();
+        let file = self.file(path)?;
+        let mut slot = self.slot();
+        let found = match slot.origin {
+            Origin::Found => Some(file.metadata().map_err(Error::io("look at", path))?),
+            _ => None,
+        };
+        self.set_all(&file, path, found.as_ref())?;
+        self.close(&mut slot);
         Ok(())
     }
+
+    fn set_all(&self, file: &File, path: &Path, found: Option<&Metadata>) -> Result<()> {
+        let size = self.size.load(Ordering::Acquire);
+        let filled = self.hollow && found.is_some_and(|found| found.blocks() > 0);
+        if filled {
+            file.set_len(0).map_err(Error::io("set the size of", path))?;
+        }
+        let resized = filled || found.is_none_or(|found| found.len() != size);
+        if resized {
+            file.set_len(size).map_err(Error::io("set the size of", path))?;
+        }
+        if let Some((user, group)) = self.owner
+            && found.is_none_or(|found| (found.uid(), found.gid()) != (user.as_raw(), group.as_raw()))
+        {
+            let changed = rustix::fs::fchown(file, Some(user), Some(group));
+            changed.map_err(|e| Error::io("set the owner of", path)(e.into()))?;
+        }
+        if found.is_none_or(|found| found.mode() & 0o7777 != self.mode) {
+            let mode = Permissions::from_mode(self.mode);
+            file.set_permissions(mode).map_err(Error::io("set the mode of", path))?;
+        }
+        if resized || found.is_none_or(|found| mtime_ns(found) != i128::from(self.mtime_ns)) {
+            let time = timespec(self.mtime_ns);
+            let times = Timestamps { last_access: time, last_modification: time };
+            rustix::fs::futimens(file, &times).map_err(|e| Error::io("set the time of", path)(e.into()))?;
+        }
+        Ok(())
+    }
+}
+
+/// Whether what is there is a file that can be mended: its own (not under another name, too), and of this user, whom its owner may be
+/// set by.
+fn is_own_file(meta: &Metadata) -> bool {
+    let user = rustix::process::geteuid();
+    meta.is_file() && meta.nlink() == 1 && (user.is_root() || meta.uid() == user.as_raw())
+}
+
+fn mtime_ns(meta: &Metadata) -> i128 {
+    i128::from(meta.mtime()) * 1_000_000_000 + i128::from(meta.mtime_nsec())
 }
 
 fn timespec(ns: i64) -> Timespec {

@@ -8,9 +8,9 @@ use std::time::Duration;
 
 use pgbr::{
     ArchiveGetRequest, ArchivePushRequest, BackupLabel, BackupReport, BackupRequest, BackupType, Clock,
-    ClusterAccess, Compression, ConnectOptions, Got, Host, InfoRequest, Places, RecoveryAction, RecoveryGoal,
-    RepoAccess, RestoreRequest, StandbyUse, StanzaCreateRequest, StanzaName, Store, SystemClock, archive_get,
-    archive_push, backup, info, restore, stanza_create,
+    ClusterAccess, Compression, ConnectOptions, Databases, Got, Host, InfoRequest, Places, RecoveryAction,
+    RecoveryGoal, RepoAccess, RestoreRequest, StandbyUse, StanzaCreateRequest, StanzaName, Store,
+    SystemClock, archive_get, archive_push, backup, info, restore, stanza_create,
 };
 use pgbr_testkit::{Cluster, Fault, FaultStore, failures};
 
@@ -134,6 +134,7 @@ impl<'a> Rig<'a> {
             stanza: stanza(),
             set: Some(label),
             places: Places { pg_data: target.path().to_owned(), ..Places::default() },
+            databases: Databases::default(),
             goal: RecoveryGoal::Immediate,
             exclusive: false,
             action: RecoveryAction::Pause,

@@ -1,8 +1,9 @@
 //! A small file system that changes, and its backups.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::os::unix::fs::{MetadataExt, PermissionsExt};
-use std::path::Path;
+use std::io::Write;
+use std::os::unix::fs::{MetadataExt, PermissionsExt, symlink};
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use bytes::Bytes;
@@ -168,6 +169,74 @@ impl Model {
     }
 }
 
+impl Model {
+    fn real(path: &RelPath, pg_data: &Path) -> PathBuf {
+        pg_data.join(std::str::from_utf8(path.strip("pg_data").unwrap()).unwrap())
+    }
+
+    /// Inode and time of the last change of anything, of all files but the control file, which is always made anew.
+    pub(crate) fn stamps(&self, pg_data: &Path) -> Vec<(RelPath, u64, i64, i64)> {
+        let stamp = |path: RelPath| {
+            let meta = std::fs::symlink_metadata(Self::real(&path, pg_data)).unwrap();
+            (path, meta.ino(), meta.ctime(), meta.ctime_nsec())
+        };
+        self.files().into_iter().map(stamp).collect()
+    }
+
+    /// Does to a restored cluster what should not happen to one.
+    pub(crate) fn damage(&self, pg_data: &Path, outside: &Path, rng: &mut Rng) {
+        use std::fs;
+        fs::write(pg_data.join("base/foreign"), "x").unwrap();
+        fs::create_dir_all(pg_data.join("base/0/deep/er")).unwrap();
+        fs::write(pg_data.join("base/0/deep/file"), "x").unwrap();
+        symlink(outside, pg_data.join("a link")).unwrap();
+        fs::set_permissions(pg_data.join("base"), fs::Permissions::from_mode(0o500)).unwrap();
+        let files = self.files();
+        for n in 0..9 {
+            let path = Self::real(&files[rng.below(files.len())], pg_data);
+            let Ok(meta) = fs::symlink_metadata(&path) else { continue };
+            if !meta.is_file() || meta.nlink() > 1 {
+                continue;
+            }
+            match n {
+                0 => fs::remove_file(&path).unwrap(),
+                1 => {
+                    fs::remove_file(&path).unwrap();
+                    fs::create_dir(&path).unwrap();
+                    fs::write(path.join("below"), "x").unwrap();
+                }
+                2 => {
+                    fs::remove_file(&path).unwrap();
+                    symlink(outside.join("file"), &path).unwrap();
+                }
+                3 => fs::File::options().write(true).open(&path).unwrap().set_len(meta.len() / 2).unwrap(),
+                4 => fs::File::options().append(true).open(&path).unwrap().write_all(&[1; 20_000]).unwrap(),
+                5 => fs::set_permissions(&path, fs::Permissions::from_mode(0o400)).unwrap(),
+                6 => {
+                    // Another name for a file that is written to outside must not be written through.
+                    fs::remove_file(&path).unwrap();
+                    fs::hard_link(outside.join("file"), &path).unwrap();
+                }
+                _ => flip_a_byte(&path, &meta, rng),
+            }
+        }
+        fs::set_permissions(pg_data.join("base"), fs::Permissions::from_mode(0o500)).unwrap();
+    }
+}
+
+/// Changes a byte and sets the times back.
+fn flip_a_byte(path: &Path, meta: &std::fs::Metadata, rng: &mut Rng) {
+    let mut content = std::fs::read(path).unwrap();
+    if content.is_empty() {
+        return;
+    }
+    let at = rng.below(content.len());
+    content[at] ^= 1;
+    std::fs::write(path, content).unwrap();
+    let times = std::fs::FileTimes::new().set_modified(meta.modified().unwrap());
+    std::fs::File::options().write(true).open(path).unwrap().set_times(times).unwrap();
+}
+
 fn content(rng: &mut Rng, grains: usize) -> Vec<u8> {
     let grains = rng.below(grains);
     let mut content: Vec<u8> = (0..grains).flat_map(|_| rng.grain()).collect();
@@ -175,7 +244,7 @@ fn content(rng: &mut Rng, grains: usize) -> Vec<u8> {
     content
 }
 
-fn walk(dir: &Path, found: &mut BTreeSet<std::path::PathBuf>) {
+fn walk(dir: &Path, found: &mut BTreeSet<PathBuf>) {
     for entry in std::fs::read_dir(dir).unwrap() {
         let path = entry.unwrap().path();
         if path.symlink_metadata().unwrap().is_dir() {

@@ -1,0 +1,316 @@
+//! The directories of a restore under way: made, mended, swept, and opened for the server at the end.
+
+use std::ffi::OsStr;
+use std::fs;
+use std::io;
+use std::os::unix::ffi::OsStrExt;
+use std::os::unix::fs::PermissionsExt;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use pgbr_manifest::RelPath;
+use pgbr_manifest::index::{FileRecord, Meta};
+use pgbr_pg::OwnerIds;
+use rustix::fs::{Gid, Uid};
+
+use super::hand::{Hand, Removed};
+use super::sweep::Sweep;
+use super::target::{CONTROL, Existing, MARKER, Plan, parent};
+use super::write::{Making, OpenFiles, Target};
+use crate::error::{Error, Result};
+use crate::host::Host;
+use crate::observe::Event;
+
+/// The name under which the control file waits until everything else is safe.
+const CONTROL_WAITING: &str = "global/pg_control.pgbr";
+
+/// The directories of a restore under way.
+pub(crate) struct Layout {
+    plan: Plan,
+    hand: Hand,
+    /// What removes foreign files, where others are mended.
+    sweep: Option<Sweep>,
+    owners: Option<OwnerIds>,
+    config_files: Vec<PathBuf>,
+    /// Directories whose mode keeps their owner out: set at the end.
+    closed: Vec<(PathBuf, u32)>,
+}
+
+impl Layout {
+    /// Takes the old cluster away, or only its control file where it is to be mended, and makes the roots. With `dry` nothing is touched.
+    pub(crate) fn prepare(host: &Host, plan: Plan, dry: bool) -> Result<Self> {
+        let root = rustix::process::geteuid().is_root();
+        let owners = if root { Some(OwnerIds::of_directory(&plan.pg_data)?) } else { None };
+        let delta = plan.existing == Existing::Delta;
+        let (hand, config_files, closed) = (Hand::new(host, dry), Vec::new(), Vec::new());
+        let mut layout = Self { plan, hand, sweep: None, owners, config_files, closed };
+        layout.begin()?;
+        if delta {
+            layout.sweep = Some(Sweep::new(layout.kept()));
+        } else {
+            layout.clear()?;
+        }
+        let owner = layout.owner(&Meta::default());
+        for (_, location) in &layout.plan.tablespaces {
+            layout.hand.make_all(location, owner)?;
+        }
+        Ok(layout)
+    }
+
+    /// The control file goes, so that nothing starts on what is left, and a marker comes.
+    fn begin(&mut self) -> Result<()> {
+        if self.hand.is_dry() {
+            return Ok(());
+        }
+        let control = self.plan.pg_data.join(CONTROL);
+        match fs::remove_file(&control) {
+            Ok(()) => pgbr_pg::sync_dir(self.plan.pg_data.join("global"))?,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+            Err(error) => return Err(Error::io("remove", &control)(error)),
+        }
+        self.plan.mark()
+    }
+
+    fn clear(&mut self) -> Result<()> {
+        self.hand.clear(&self.plan.pg_data, Some(MARKER))?;
+        for (_, location) in &self.plan.tablespaces {
+            self.hand.remove(&location.join(&self.plan.version_directory))?;
+        }
+        for destination in self.plan.links.values() {
+            if destination.is_dir() {
+                self.hand.clear(destination, None)?;
+            }
+            self.hand.remove_file(destination)?;
+        }
+        Ok(())
+    }
+
+    /// What no sweep removes.
+    fn kept(&self) -> Vec<PathBuf> {
+        let pg_data = &self.plan.pg_data;
+        let links = self.tablespaces().map(|(oid, _)| pg_data.join("pg_tblspc").join(oid.to_string()));
+        links.chain([pg_data.join(MARKER)]).chain(self.plan.config.clone()).collect()
+    }
+
+    /// How files come to be.
+    pub(crate) const fn making(&self) -> Making {
+        match &self.sweep {
+            _ if self.hand.is_dry() => Making::Dry,
+            Some(_) => Making::Mended,
+            None => Making::New,
+        }
+    }
+
+    /// Whether what is there is looked at and kept where it is right.
+    pub(crate) const fn mends(&self) -> bool {
+        self.sweep.is_some()
+    }
+
+    /// What was removed so far.
+    pub(crate) const fn removed(&self) -> Removed {
+        self.hand.removed
+    }
+
+    fn pass(&mut self, path: &RelPath) -> Result<()> {
+        match &mut self.sweep {
+            Some(sweep) => sweep.pass(path, &mut self.hand),
+            None => Ok(()),
+        }
+    }
+
+    /// No entry comes any more.
+    pub(crate) fn finish_sweep(&mut self) -> Result<()> {
+        match &mut self.sweep {
+            Some(sweep) => sweep.finish(&mut self.hand),
+            None => Ok(()),
+        }
+    }
+
+    pub(crate) fn pg_data(&self) -> &Path {
+        &self.plan.pg_data
+    }
+
+    /// Config files outside of the data directory that the backup holds, as far as they were passed.
+    pub(crate) fn config_files(&self) -> &[PathBuf] {
+        &self.config_files
+    }
+
+    /// Where each tablespace is now.
+    pub(crate) fn tablespaces(&self) -> impl Iterator<Item = (u32, &Path)> {
+        self.plan.tablespaces.iter().map(|(t, path)| (t.oid, path.as_path()))
+    }
+
+    /// The directories that have to be synced: one in each file system that was written to.
+    pub(crate) fn roots(&self) -> Vec<PathBuf> {
+        let places = self.plan.tablespaces.iter().map(|(_, path)| path.clone());
+        let links =
+            self.plan.links.values().map(|path| if path.is_dir() { path.clone() } else { parent(path) });
+        let config = self.plan.config.iter().cloned();
+        [self.plan.pg_data.clone()].into_iter().chain(places).chain(links).chain(config).collect()
+    }
+
+    fn path_of(&self, path: &RelPath) -> Result<Option<PathBuf>> {
+        if let Some(rest) = path.strip("pg_data") {
+            if rest.is_empty() {
+                return Ok(Some(self.plan.pg_data.clone()));
+            }
+            if path.is_pg_control() {
+                return Ok(Some(self.plan.pg_data.join(CONTROL_WAITING)));
+            }
+            return Ok(Some(self.plan.pg_data.join(OsStr::from_bytes(rest))));
+        }
+        if let Some(rest) = path.strip("config") {
+            return Ok(self.plan.config.as_ref().map(|dir| dir.join(OsStr::from_bytes(rest))));
+        }
+        let mut parts = path.components();
+        let (root, oid) = (parts.next(), parts.next());
+        if root != Some(b"pg_tblspc") {
+            return Err(Error::Map {
+                what: format!("'{path}'"),
+                reason: "it has no place in a cluster".to_owned(),
+            });
+        }
+        let Some(oid) = oid else { return Ok(None) };
+        let known = self.plan.tablespaces.iter().find(|(t, _)| t.oid.to_string().as_bytes() == oid);
+        let Some((_, location)) = known else {
+            return Err(Error::Map {
+                what: format!("'{path}'"),
+                reason: "the backup has no such tablespace".to_owned(),
+            });
+        };
+        Ok(Some(parts.fold(location.clone(), |at, part| at.join(OsStr::from_bytes(part)))))
+    }
+
+    /// Where a link that is made again leads.
+    fn destination(&self, path: &RelPath) -> Option<&PathBuf> {
+        self.plan.links.get(path.strip("pg_data")?)
+    }
+
+    pub(crate) fn directory(&mut self, path: &RelPath, meta: &Meta) -> Result<()> {
+        self.pass(path)?;
+        let Some(real) =
+            self.destination(path).cloned().map_or_else(|| self.path_of(path), |d| Ok(Some(d)))?
+        else {
+            return Ok(());
+        };
+        let is_config = path.strip("config").is_some();
+        let was_there = if is_config || self.destination(path).is_some() {
+            self.hand.make_room_for_directory(&real)?;
+            let was_there = real.is_dir();
+            let above = self.above();
+            self.hand.make_all(&real, above)?;
+            was_there
+        } else if is_root(path) {
+            real.is_dir()
+        } else {
+            self.hand.make(&real)?
+        };
+        if let Some(sweep) = self.sweep.as_mut().filter(|_| was_there && !is_config && !is_location(path)) {
+            sweep.enter(path, &real)?;
+        }
+        let owner = self.owner(meta);
+        self.hand.set_owner(&real, owner)?;
+        if meta.mode & 0o700 == 0o700 {
+            return self.hand.set_mode(&real, meta.mode);
+        }
+        self.closed.push((real, meta.mode));
+        Ok(())
+    }
+
+    /// Makes a link again where the operator wants it; else says that what it led to takes its place.
+    pub(crate) fn link(&mut self, host: &Host, path: &RelPath, target: &[u8]) -> Result<()> {
+        self.pass(path)?;
+        let Some(real) = self.path_of(path)? else { return Ok(()) };
+        match self.destination(path).cloned() {
+            Some(destination) => self.hand.link(&destination, &real),
+            None => {
+                let target = String::from_utf8_lossy(target);
+                host.warn(format!("what link '{path}' led to ('{target}') is restored in the link's place"));
+                Ok(())
+            }
+        }
+    }
+
+    /// Where a file's content goes.
+    pub(crate) fn file(&mut self, record: &FileRecord, files: &Arc<OpenFiles>) -> Result<Target> {
+        self.pass(&record.path)?;
+        let owner = self.owner(&record.meta);
+        let above = self.above();
+        if let Some(rest) = record.path.strip("config") {
+            self.config_files.push(Path::new("/").join(OsStr::from_bytes(rest)));
+        }
+        let real = match self.destination(&record.path).cloned() {
+            Some(destination) => {
+                self.hand.make_all(&parent(&destination), above)?;
+                Some(destination)
+            }
+            None => self.path_of(&record.path)?,
+        };
+        if let Some(real) = real.as_ref().filter(|_| record.path.strip("config").is_some()) {
+            self.hand.make_all(&parent(real), above)?;
+            if self.making() == Making::New {
+                self.hand.remove_file(real)?;
+            }
+        }
+        let target = Target::new(real, record, owner, self.making(), files);
+        Ok(if self.plan.selection.wants(&record.path) { target } else { target.hollow() })
+    }
+
+    fn owner(&mut self, meta: &Meta) -> Option<(Uid, Gid)> {
+        let owners = self.owners.as_mut()?;
+        Some(owners.ids(&meta.user, &meta.group))
+    }
+
+    /// The owner of directories that are made on the way.
+    fn above(&mut self) -> Option<(Uid, Gid)> {
+        self.owner(&Meta::default())
+    }
+
+    /// A small file of the restore itself, owned as the data directory is, and readable for the group where that is.
+    pub(crate) fn write(&mut self, name: &str, bytes: &[u8]) -> Result<()> {
+        let path = self.plan.pg_data.join(name);
+        let directory = fs::metadata(&self.plan.pg_data).map_err(Error::io("look at", &self.plan.pg_data))?;
+        let mode = if directory.permissions().mode() & 0o040 == 0 { 0o600 } else { 0o640 };
+        pgbr_pg::write_durable(&path, bytes, mode)?;
+        let owner = self.above();
+        self.hand.set_owner(&path, owner)
+    }
+
+    /// The links to the tablespaces.
+    pub(crate) fn link_tablespaces(&mut self) -> Result<()> {
+        for (tablespace, location) in &self.plan.tablespaces {
+            let link = self.plan.pg_data.join("pg_tblspc").join(tablespace.oid.to_string());
+            self.hand.link(location, &link)?;
+        }
+        Ok(())
+    }
+
+    /// Sets the modes that had to wait.
+    pub(crate) fn close_directories(&mut self) -> Result<()> {
+        std::mem::take(&mut self.closed)
+            .iter()
+            .rev()
+            .try_for_each(|(path, mode)| self.hand.set_mode(path, *mode))
+    }
+
+    /// The last act: the marker goes, and the control file, which everything waits for, gets its name.
+    pub(crate) fn open_cluster(&self, host: &Host) -> Result<()> {
+        let (waiting, control) = (self.plan.pg_data.join(CONTROL_WAITING), self.plan.pg_data.join(CONTROL));
+        let marker = self.plan.pg_data.join(MARKER);
+        fs::remove_file(&marker).map_err(Error::io("remove", &marker))?;
+        pgbr_pg::sync_dir(&self.plan.pg_data)?;
+        pgbr_pg::rename_durable(&waiting, &control)?;
+        host.tell(Event::Note { text: format!("restored '{}', last of all", control.display()) });
+        Ok(())
+    }
+}
+
+/// The data directory itself, or the location of a tablespace: they are there before anything is restored.
+fn is_root(path: &RelPath) -> bool {
+    path.strip("pg_data").is_some_and(<[u8]>::is_empty) || is_location(path)
+}
+
+/// The location of a tablespace, of which only the directory of its own version is looked at.
+fn is_location(path: &RelPath) -> bool {
+    path.strip("pg_tblspc").is_some() && path.components().count() == 2
+}
