@@ -2,7 +2,7 @@
 
 use crate::error::{Error, Result};
 use crate::history::TimelineHistory;
-use crate::label::BackupLabel;
+use crate::label::{BackupLabel, LabelTime};
 use crate::lsn::Lsn;
 use crate::manifest::Summary;
 
@@ -50,11 +50,10 @@ pub fn plan_restore<'a>(backups: &'a [Summary], choice: &RestoreChoice<'_>) -> R
             Some(why) => refuse(format!("backup set {set} cannot be used: {why}")),
         };
     }
-    let Some(newest) = backups.iter().max_by_key(|b| (b.time.stop, b.label)) else {
+    let Some(newest) = backups.iter().max_by_key(age) else {
         return refuse("there are no backup sets".to_owned());
     };
-    let usable =
-        backups.iter().filter(|b| obstacle(b, choice).is_none()).max_by_key(|b| (b.time.stop, b.label));
+    let usable = backups.iter().filter(|b| obstacle(b, choice).is_none()).max_by_key(age);
     match usable {
         Some(backup) => Ok(backup),
         None => refuse(format!(
@@ -63,6 +62,11 @@ pub fn plan_restore<'a>(backups: &'a [Summary], choice: &RestoreChoice<'_>) -> R
             obstacle(newest, choice).unwrap_or_default()
         )),
     }
+}
+
+/// What is greater for the newer of two backups. Labels only ever grow; the clock that the other times are by may have stepped back.
+fn age(backup: &&Summary) -> (LabelTime, BackupLabel) {
+    (backup.label.time(), backup.label)
 }
 
 /// Why recovery from `backup` cannot end where it shall.
@@ -96,7 +100,8 @@ mod tests {
         for (n, backup) in all.iter_mut().enumerate() {
             let n = i64::try_from(n).unwrap();
             backup.server_time_us.stop = 1000 * (n + 1);
-            backup.time.stop = 1000 * (n + 1);
+            // A clock that steps back does not make the last one older.
+            backup.time.stop = 1000 * (9 - n);
             backup.lsn.stop = Lsn::new(0x100_0000 * (n.cast_unsigned() + 3));
         }
         all

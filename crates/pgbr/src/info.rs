@@ -105,7 +105,8 @@ async fn stanza_info(host: &Host, request: &InfoRequest, found: &mut StanzaInfo)
             Err(error) => found.unreadable.push((label, error)),
         }
     }
-    found.backups.sort_by_key(|backup| (backup.time.stop, backup.label));
+    // Labels only ever grow; clocks may step back.
+    found.backups.sort_by_key(|backup| (backup.label.time(), backup.label));
     let notes = Notes::new(&place.repo, &found.name).list(request.set.as_ref()).await?;
     found.unreadable_notes = overlay(&mut found.backups, notes);
     if let Some(label) = request.set
