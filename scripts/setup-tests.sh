@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Brings what the tests need to a Debian or Ubuntu system that has Rust: a C and C++ compiler, strace, the PostgreSQL
+# Brings what the tests need to a Debian or Ubuntu system that has Rust: a C and C++ compiler, strace, libfaketime, the PostgreSQL
 # servers of the test matrix and, where the tests run as root, the user postgres. Installs only what is missing.
 # Works as root or as a user with sudo.  PGBR_TEST_PG_MAJORS: the servers to bring, by default "13 15 17 18".
 set -euo pipefail
@@ -8,7 +8,7 @@ set -euo pipefail
 
 main() {
     check_rust
-    apt_install gcc g++ libc6-dev pkg-config strace python3 util-linux
+    apt_install gcc g++ libc6-dev pkg-config strace faketime python3 util-linux
     local majors=${PGBR_TEST_PG_MAJORS:-13 15 17 18}
     # shellcheck disable=SC2086  # a list, divided by blanks or commas
     "$ROOT/scripts/install-postgres.sh" ${majors//,/ }

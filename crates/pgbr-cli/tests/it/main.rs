@@ -20,6 +20,7 @@ mod recovery;
 mod recovery_exit;
 mod rig;
 mod rules;
+mod scenarios;
 mod secrecy;
 mod secrets;
 mod shuffled_objects;
