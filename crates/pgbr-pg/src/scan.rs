@@ -241,12 +241,15 @@ impl Scan {
 
     fn root(&mut self, root: Root) -> Result<Option<ScanEntry>> {
         match root {
-            // Outside of the data directory a link is as good as the file.
-            Root::Config(path, source) => match existing(std::fs::metadata(&source), &source)? {
-                Some(meta) if meta.is_file() => Ok(Some(self.file(path, source, &meta))),
-                Some(_) => Err(Error::NotA { path: source, expected: "regular file" }),
-                None => Ok(None),
-            },
+            // Outside of the data directory a link is as good as the file; who opens it follows none.
+            Root::Config(path, source) => {
+                let Some(source) = existing(source.canonicalize(), &source)? else { return Ok(None) };
+                match existing(std::fs::metadata(&source), &source)? {
+                    Some(meta) if meta.is_file() => Ok(Some(self.file(path, source, &meta))),
+                    Some(_) => Err(Error::NotA { path: source, expected: "regular file" }),
+                    None => Ok(None),
+                }
+            }
             Root::Directory { path, source, only } => {
                 let Some(meta) = existing(std::fs::metadata(&source), &source)? else {
                     // A tablespace may be dropped and its place removed; the data directory may not.

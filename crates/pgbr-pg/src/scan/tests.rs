@@ -303,7 +303,12 @@ fn external_configuration_comes_first() {
     fixture.link("etc/l.conf", "a.conf");
     let names = ["etc/b.conf", "etc/l.conf", "etc/a.conf", "etc/./a.conf", "etc/gone.conf"];
     let external_config = names.map(|name| fixture.at(name)).to_vec();
-    let found = words(Scan::open(ScanOptions { external_config, ..fixture.options() }).unwrap());
+    let options = ScanOptions { external_config, ..fixture.options() };
+    for file in Scan::open(options.clone()).unwrap().map(Result::unwrap).take(3) {
+        // What a link leads to can be read.
+        assert!(crate::FileReader::open(&file.source).unwrap().is_some(), "{}", file.path);
+    }
+    let found = words(Scan::open(options).unwrap());
     let wanted = ["etc/a.conf", "etc/b.conf", "etc/l.conf"]
         .map(|name| format!("config{}", fixture.at(name).display()));
     assert_eq!(found[..3], wanted);
