@@ -1,10 +1,11 @@
 //! The directories of a restore under way: made, mended, swept, and opened for the server at the end.
 
+use std::collections::BTreeMap;
 use std::ffi::OsStr;
 use std::fs;
 use std::io;
 use std::os::unix::ffi::OsStrExt;
-use std::os::unix::fs::PermissionsExt;
+use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -34,6 +35,8 @@ pub(crate) struct Layout {
     config_files: Vec<PathBuf>,
     /// Directories whose mode keeps their owner out: set at the end.
     closed: Vec<(PathBuf, u32)>,
+    /// The file systems of the directories that were passed, with a directory in each.
+    devices: BTreeMap<u64, PathBuf>,
 }
 
 impl Layout {
@@ -43,7 +46,8 @@ impl Layout {
         let owners = if root { Some(OwnerIds::of_directory(&plan.pg_data)?) } else { None };
         let delta = plan.existing == Existing::Delta;
         let (hand, config_files, closed) = (Hand::new(host, dry), Vec::new(), Vec::new());
-        let mut layout = Self { plan, hand, sweep: None, owners, config_files, closed };
+        let devices = BTreeMap::new();
+        let mut layout = Self { plan, hand, sweep: None, owners, config_files, closed, devices };
         layout.begin()?;
         if delta {
             layout.sweep = Some(Sweep::new(layout.kept()));
@@ -146,7 +150,15 @@ impl Layout {
         let links =
             self.plan.links.values().map(|path| if path.is_dir() { path.clone() } else { parent(path) });
         let config = self.plan.config.iter().cloned();
-        [self.plan.pg_data.clone()].into_iter().chain(places).chain(links).chain(config).collect()
+        // Where a mended directory is a place that something is mounted on.
+        let mounts = self.devices.values().cloned();
+        [self.plan.pg_data.clone()]
+            .into_iter()
+            .chain(places)
+            .chain(links)
+            .chain(config)
+            .chain(mounts)
+            .collect()
     }
 
     fn path_of(&self, path: &RelPath) -> Result<Option<PathBuf>> {
@@ -207,6 +219,9 @@ impl Layout {
         };
         if let Some(sweep) = self.sweep.as_mut().filter(|_| was_there && !is_config && !is_location(path)) {
             sweep.enter(path, &real)?;
+        }
+        if let Ok(found) = fs::metadata(&real) {
+            self.devices.entry(found.dev()).or_insert_with(|| real.clone());
         }
         let owner = self.owner(meta);
         self.hand.set_owner(&real, owner)?;

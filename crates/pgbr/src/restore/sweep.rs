@@ -78,8 +78,33 @@ impl Sweep {
 
 fn remove(kept: &[PathBuf], dir: &Path, name: &OsStr, hand: &mut Hand) -> Result<()> {
     let path = dir.join(name);
-    if name == LOST_AND_FOUND || kept.contains(&path) {
+    // What holds something that stays, stays.
+    if name == LOST_AND_FOUND || kept.iter().any(|kept| kept.starts_with(&path)) {
         return Ok(());
     }
     hand.remove(&path)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::host::Host;
+
+    #[test]
+    fn what_is_foreign_goes_and_what_stays_is_not_taken_along() {
+        let place = tempfile::tempdir().unwrap();
+        let at = |name: &str| place.path().join(name);
+        for name in ["foreign/a", "settings/deep/etc/a.conf", "settings/b", "own/c"] {
+            fs::create_dir_all(at(name).parent().unwrap()).unwrap();
+            fs::write(at(name), "").unwrap();
+        }
+        let mut hand = Hand::new(&Host::system(), false);
+        let mut sweep = Sweep::new(vec![at("settings/deep")]);
+        let path = |text: &str| RelPath::new(text).unwrap();
+        sweep.enter(&path("pg_data"), place.path()).unwrap();
+        sweep.pass(&path("pg_data/own"), &mut hand).unwrap();
+        sweep.finish(&mut hand).unwrap();
+        assert!(at("settings/deep/etc/a.conf").exists() && at("own/c").exists());
+        assert!(!at("foreign").exists());
+    }
 }
