@@ -197,7 +197,7 @@ struct Copy<'a> {
 
 impl Copy<'_> {
     fn all(&mut self, scan: &mut Scan) -> Result<()> {
-        let limit = (self.options.threads.max(1) * DEPTH) as u64;
+        let limit = self.limit();
         let mut more = true;
         loop {
             self.host.stop.check()?;
@@ -219,6 +219,11 @@ impl Copy<'_> {
             self.take_result()?;
         }
         Ok(())
+    }
+
+    /// The most jobs of each kind that are out.
+    fn limit(&self) -> u64 {
+        (self.options.threads.max(1) * DEPTH) as u64
     }
 
     /// The next job's work: one run of a large file, or many small things.
@@ -390,7 +395,8 @@ impl Copy<'_> {
         Ok(Some(work))
     }
 
-    fn take_result(&mut self) -> Result<()> {
+    /// Takes one result; frames that are ready go into packs, what was read waits.
+    fn receive(&mut self) -> Result<()> {
         match self.pool.next_result()? {
             Output::Failed(error) => return Err(error),
             Output::Read { seq, done } => drop(self.reads.ready.insert(seq, done)),
@@ -401,6 +407,11 @@ impl Copy<'_> {
             self.data.push(self.index, sealed.number, raw_len, &sealed.frame, sealed.rows)?;
             self.keep(sealed.raw);
         }
+        Ok(())
+    }
+
+    fn take_result(&mut self) -> Result<()> {
+        self.receive()?;
         while let Some(done) = self.reads.next() {
             done.into_iter().try_for_each(|done| self.gather_one(done))?;
             let done = self.gather.totals.bytes;
@@ -474,6 +485,10 @@ impl Copy<'_> {
                 self.options.segment_pages,
             )?;
             self.gather_one(done)?;
+            // It may be large by now: what is out stays bounded.
+            while self.seals.out() >= self.limit() {
+                self.receive()?;
+            }
         }
         Ok(())
     }
