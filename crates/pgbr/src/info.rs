@@ -2,13 +2,18 @@
 
 use pgbr_codec::Cipher;
 use pgbr_manifest::manifest::{Body, Summary};
+use pgbr_manifest::merge::{Item, Merge};
 use pgbr_manifest::{ArchiveId, BackupLabel, StanzaName, WalSegmentName};
-use pgbr_repo::{ClusterId, Error as RepoError, Note, Notes};
+use pgbr_repo::{ClusterId, Error as RepoError, HoldState, Holds, Note, Notes};
+use tokio::runtime::Handle;
 
 use crate::error::{Error, Result};
 use crate::host::Host;
-use crate::load::{load, summaries};
-use crate::place::RepoAccess;
+use crate::load::{self, LayerNodes, load, summaries};
+use crate::place::{RepoAccess, StanzaPlace};
+
+/// The most damaged files of a backup that are named.
+const MAX_NAMED: usize = 1000;
 
 /// What to tell about.
 #[derive(Debug, Clone)]
@@ -45,8 +50,12 @@ pub struct StanzaInfo {
     pub unreadable: Vec<(BackupLabel, Error)>,
     /// Notes on backups that cannot be read, and why: an annotation may be missing or an old one.
     pub unreadable_notes: Vec<(BackupLabel, Error)>,
+    /// The holds of its backups.
+    pub holds: Vec<HoldState>,
     /// The backup asked for, in full.
     pub set: Option<(Summary, Body)>,
+    /// Files of that backup with pages that have a wrong checksum, by path; the first thousand.
+    pub set_errors: Vec<String>,
     /// Why the stanza cannot be read.
     pub error: Option<Error>,
 }
@@ -83,7 +92,9 @@ impl StanzaInfo {
             backups: Vec::new(),
             unreadable: Vec::new(),
             unreadable_notes: Vec::new(),
+            holds: Vec::new(),
             set: None,
+            set_errors: Vec::new(),
             error: None,
         }
     }
@@ -109,13 +120,52 @@ async fn stanza_info(host: &Host, request: &InfoRequest, found: &mut StanzaInfo)
     found.backups.sort_by_key(|backup| (backup.label.time(), backup.label));
     let notes = Notes::new(&place.repo, &found.name).list(request.set.as_ref()).await?;
     found.unreadable_notes = overlay(&mut found.backups, notes);
+    found.holds = Holds::new(&place.repo, &found.name).list().await?;
     if let Some(label) = request.set
         && let Some(shown) = found.backups.iter().find(|backup| backup.label == label)
     {
         let backup = load(&place.backups, label).await?;
         found.set = Some((shown.clone(), backup.body));
+        if shown.error {
+            match damaged_files(host, &place, label).await {
+                Ok(files) => found.set_errors = files,
+                Err(error) => {
+                    host.warn(format!("the damaged files of backup {label} cannot be listed: {error}"));
+                }
+            }
+        }
     }
     Ok(())
+}
+
+/// Files of a backup that had pages with a wrong checksum, from its resolved index.
+async fn damaged_files(host: &Host, place: &StanzaPlace, label: BackupLabel) -> Result<Vec<String>> {
+    let layers = load::layers(&load::chain(place, label).await?);
+    let (host, place, runtime) = (host.clone(), place.clone(), Handle::current());
+    let walk = move || {
+        let ahead = load::read_ahead(layers.len());
+        let nodes = |of: &load::ChainLayer| {
+            let nodes = LayerNodes::new(&place, of.label, &of.layer, runtime.clone());
+            (of.layer.index, nodes.with_read_ahead(ahead))
+        };
+        let mut merge = Merge::new(layers.iter().map(nodes));
+        let (mut path, mut files) = (None, Vec::new());
+        while let Some(item) = merge.next_item()? {
+            host.stop.check()?;
+            match item {
+                Item::File(file) => path = Some(file.path),
+                Item::End(end) if end.bad_pages.total > 0 => files.extend(path.take().map(|p| p.to_string())),
+                _ => {}
+            }
+            if files.len() >= MAX_NAMED {
+                break;
+            }
+        }
+        Ok(files)
+    };
+    tokio::task::spawn_blocking(walk)
+        .await
+        .map_err(|_| Error::Internal { what: "reading an index panicked" })?
 }
 
 /// Changes the annotations of backups as their notes say, which are in order. Gives the notes that cannot be read.

@@ -68,7 +68,7 @@ pub use pgbr_manifest::{
 };
 pub use pgbr_pg::{ConnectOptions, Error as PgError, Password, RecoveryAction, RecoveryGoal};
 pub use pgbr_repo::{
-    ClusterId, Error as RepoError, HeldLock, Lock, LockHolder, LockProgress, LockRequest, LockType,
-    NoteChanges, PushOutcome, StopFile, Store, create_stop_file, held_locks, lock_holder, lock_path,
-    remove_stop_file, stop_file,
+    ClusterId, Error as RepoError, HeldLock, HoldRecord, HoldState, Lock, LockHolder, LockProgress,
+    LockRequest, LockType, NoteChanges, PushOutcome, StopFile, Store, create_stop_file, held_locks,
+    lock_holder, lock_path, remove_stop_file, stop_file,
 };

@@ -4,8 +4,8 @@ use std::collections::BTreeMap;
 use std::path::Path;
 
 use pgbr::{
-    BackupLabel, BackupType, Host, InfoReport, InfoRequest, LockHolder, LockType, RepoError, StanzaInfo,
-    StanzaName, info,
+    BackupLabel, BackupType, HoldState, Host, InfoReport, InfoRequest, LockHolder, LockType, RepoError,
+    StanzaInfo, StanzaName, info,
 };
 
 use super::{info_json, info_text};
@@ -142,6 +142,16 @@ impl Shown<'_> {
         }
         labels.reverse();
         labels
+    }
+
+    /// The holds of a backup.
+    pub(super) fn holds(&self, backup: &pgbr::Summary) -> impl Iterator<Item = &HoldState> {
+        self.info.holds.iter().filter(|hold| hold.label == backup.label)
+    }
+
+    /// Files of the backup asked for that had pages with a wrong checksum, as pgBackRest names them: those of the data directory without its name.
+    pub(super) fn error_list(&self) -> impl Iterator<Item = &str> {
+        self.info.set_errors.iter().map(|path| path.strip_prefix("pg_data/").unwrap_or(path))
     }
 
     /// What is wrong with the notes on a backup.

@@ -88,6 +88,19 @@ fn backup(shown: &Shown<'_>, backup: &Summary) -> Value {
     if !backup.annotation.is_empty() {
         fields.insert("annotation".to_owned(), json!(backup.annotation));
     }
+    let holds = shown.holds(backup).map(|hold| {
+        let record = hold.record.as_ref();
+        json!({
+            "id": hold.id.to_string(),
+            "reason": record.map(|record| &record.reason),
+            "holder": record.map(|record| &record.holder),
+            "created": record.map(|record| record.created),
+        })
+    });
+    let holds: Vec<_> = holds.collect();
+    if !holds.is_empty() {
+        fields.insert("hold".to_owned(), holds.into());
+    }
     let note_errors = shown.note_errors(backup);
     if !note_errors.is_empty() {
         fields.insert("annotation-error".to_owned(), json!(note_errors));
@@ -101,6 +114,7 @@ fn backup(shown: &Shown<'_>, backup: &Summary) -> Value {
         fields.insert("database-ref".to_owned(), databases.collect());
         fields.insert("link".to_owned(), or_null(links.collect()));
         fields.insert("tablespace".to_owned(), or_null(spaces.collect()));
+        fields.insert("error-list".to_owned(), or_null(shown.error_list().map(Value::from).collect()));
     }
     value
 }

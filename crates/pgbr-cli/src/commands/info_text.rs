@@ -111,8 +111,23 @@ fn backup(text: &mut String, shown: &Shown<'_>, backup: &Summary, zone: &TimeZon
     if let Some((_, body)) = in_full {
         details(text, body)?;
     }
-    if backup.error {
+    let damaged: Vec<_> = shown.error_list().filter(|_| in_full.is_some()).collect();
+    if !damaged.is_empty() {
+        writeln!(text, "            error list: {}", damaged.join(", "))?;
+    } else if backup.error {
         writeln!(text, "            error(s) detected during backup")?;
+    }
+    for hold in shown.holds(backup) {
+        match &hold.record {
+            Some(record) if record.reason.is_empty() => {
+                writeln!(text, "            hold since {}", time(record.created, zone))?;
+            }
+            Some(record) => {
+                let reason = record.reason.replace(char::is_control, " ");
+                writeln!(text, "            hold since {}: {reason}", time(record.created, zone))?;
+            }
+            None => writeln!(text, "            hold {} cannot be read, and counts", hold.id)?,
+        }
     }
     if in_full.is_some() && !backup.annotation.is_empty() {
         writeln!(text, "            annotation(s)")?;

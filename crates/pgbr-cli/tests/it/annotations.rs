@@ -79,3 +79,75 @@ fn annotations_are_added_changed_and_taken_away() {
     rig.pgbr.ok(["annotate", &set, "--annotation=why="]);
     assert_eq!(printed(&rig, &first), ["Schlüssel: a=b c", "more: 2", "who: you"]);
 }
+
+#[test]
+fn chains_errors_and_details_are_shown() {
+    let rig = Rig::plain();
+    rig.cluster.sql("postgres", "create table cold as select n from generate_series(1, 1000) n; checkpoint");
+    let file = rig.cluster.sql("postgres", "select pg_relation_filepath('cold')");
+    let mut labels: Vec<String> = Vec::new();
+    for kind in ["full", "incr", "diff", "incr", "incr"] {
+        if labels.len() == 3 {
+            // A page that nobody reads goes bad.
+            let path = rig.cluster.data_dir().join(&file);
+            let mut bytes = fs::read(&path).unwrap();
+            bytes[6000] ^= 1;
+            fs::write(&path, bytes).unwrap();
+        }
+        rig.pgbr.ok(["backup", &format!("--type={kind}"), "--no-expire-auto"]);
+        labels.push(rig.labels().pop().unwrap());
+    }
+    let [full, incr, diff, third, last] = labels.as_slice() else { unreachable!("five were made") };
+    for (label, prior, references) in [
+        (full, Value::Null, Value::Null),
+        (incr, json!(full), json!([full])),
+        (diff, json!(full), json!([full])),
+        (third, json!(diff), json!([full, diff])),
+        (last, json!(third), json!([full, diff, third])),
+    ] {
+        let backup = shown(&rig, label);
+        assert_eq!((&backup["prior"], &backup["reference"]), (&prior, &references), "{label}");
+        assert_eq!(backup["error"], json!(label == third || label == last), "{label}");
+        let sizes = &backup["info"]["repository"];
+        assert!(sizes["delta"].as_u64() <= sizes["size"].as_u64(), "{backup}");
+        assert!(backup.get("error-list").is_none() && backup.get("database-ref").is_none(), "{backup}");
+    }
+    let text = rig.pgbr.ok(["info"]);
+    for total in ["backup reference total: 1 full, 1 diff, 1 incr\n", "backup reference total: 1 full\n"] {
+        assert!(text.contains(total), "{text}");
+    }
+
+    let set = format!("--set={last}");
+    let text = rig.pgbr.ok(["info", &set]);
+    for line in [
+        format!("backup reference list: {full}, {diff}, {third}\n"),
+        format!("error list: {file}\n"),
+        "database list: postgres (5)\n".to_owned(),
+    ] {
+        assert!(text.contains(&line), "{line}: {text}");
+    }
+    let json: Value = serde_json::from_str(&rig.pgbr.ok(["info", &set, "--output=json"])).unwrap();
+    let backup = json.pointer("/0/backup/0").unwrap();
+    assert_eq!(backup["error-list"], json!([file]));
+    assert_eq!(backup["database-ref"], json!([{"name": "postgres", "oid": 5}]));
+    assert_eq!((&backup["link"], &backup["tablespace"]), (&Value::Null, &Value::Null));
+    assert_eq!(json.pointer("/0/backup/1"), None, "only the one that was asked for");
+
+    for (kind, wanted) in [("full", vec![full]), ("diff", vec![diff]), ("incr", vec![incr, third, last])] {
+        let of_kind: Value =
+            serde_json::from_str(&rig.pgbr.ok(["info", "--output=json", &format!("--type={kind}")])).unwrap();
+        let found: Vec<_> =
+            of_kind[0]["backup"].as_array().unwrap().iter().map(|b| b["label"].as_str().unwrap()).collect();
+        assert_eq!(found, wanted);
+        // What is not shown still counts as what others build on.
+        let references = of_kind.pointer("/0/backup/0/reference").unwrap();
+        assert_eq!(references.is_null(), kind == "full");
+    }
+
+    // A link of the chain that cannot be read does not hide the full that all build on.
+    let manifest = rig.stanza_dir().join("backup").join(diff).join("manifest");
+    let mut bytes = fs::read(&manifest).unwrap();
+    bytes[500] ^= 1;
+    fs::write(&manifest, bytes).unwrap();
+    assert_eq!(shown(&rig, third)["reference"], json!([full, diff]));
+}
