@@ -193,7 +193,8 @@ async fn under_lease(
 ) -> Result<BackupReport> {
     let timeline = connected.session.timeline_id().await?;
     let now = manifest_facts(&connected.facts, &connected.control, timeline);
-    let chain = prior::choose(host, place, request.kind, &now).await?.unwrap_or_default();
+    let chain =
+        prior::choose(host, place, &request.cluster.pg_data, request.kind, &now).await?.unwrap_or_default();
     let kind = if chain.is_empty() { BackupType::Full } else { request.kind };
     let mut facts = run_facts(host, &chain, &now, connected.facts.system_id)?;
     let broken = if request.resume { resume::find(host, place, kind, &facts).await? } else { None };

@@ -1,10 +1,14 @@
 //! What a backup builds on: the newest backup that fits, with its whole chain.
 
+use std::fs::File;
+use std::io::Read;
+use std::path::Path;
+
 use pgbr_manifest::manifest::{ClusterFacts, Parent, Summary};
-use pgbr_manifest::{BackupLabel, BackupType, TimelineHistory, TimelineId, WalFileName};
+use pgbr_manifest::{BackupLabel, BackupType, MAX_HISTORY_BYTES, TimelineHistory, TimelineId, WalFileName};
 use pgbr_repo::WalGet;
 
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::host::Host;
 use crate::load::{self, Backup};
 use crate::observe::Event;
@@ -15,6 +19,7 @@ use crate::place::StanzaPlace;
 pub(crate) async fn choose(
     host: &Host,
     place: &StanzaPlace,
+    pg_data: &Path,
     kind: BackupType,
     now: &ClusterFacts,
 ) -> Result<Option<Vec<Backup>>> {
@@ -22,7 +27,7 @@ pub(crate) async fn choose(
         return Ok(None);
     }
     let candidates = candidates(host, place, kind).await?;
-    let history = history(host, place, now.timeline).await?;
+    let history = history(host, place, pg_data, now.timeline).await?;
     for candidate in &candidates {
         let chain = match load::chain(place, *candidate).await {
             Ok(chain) => chain,
@@ -66,18 +71,44 @@ async fn candidates(host: &Host, place: &StanzaPlace, kind: BackupType) -> Resul
     Ok(found)
 }
 
-/// The way that the cluster came to its timeline; none on the first one, or where nobody knows.
-async fn history(host: &Host, place: &StanzaPlace, timeline: TimelineId) -> Result<Option<TimelineHistory>> {
+/// The way that the cluster came to its timeline; none where nobody knows. Right after a promotion only the server has the file; where the
+/// archive has another one, two servers have promoted to the same timeline, and what lies in the archive is of the other.
+async fn history(
+    host: &Host,
+    place: &StanzaPlace,
+    pg_data: &Path,
+    timeline: TimelineId,
+) -> Result<Option<TimelineHistory>> {
     if timeline.as_u32() <= 1 {
         return Ok(Some(TimelineHistory::first(timeline)));
     }
-    match place.wal.get(place.stanza.archive_id(), &WalFileName::History(timeline)).await? {
-        WalGet::Found(found) => Ok(Some(TimelineHistory::parse(timeline, &found.content)?)),
-        _ => {
-            host.warn(format!("the history file of timeline {timeline} is not in the archive"));
+    let name = WalFileName::History(timeline);
+    let own = read_history(&pg_data.join("pg_wal").join(name.to_string()))?;
+    let archived = match place.wal.get(place.stanza.archive_id(), &name).await? {
+        WalGet::Found(found) => Some(found.content.to_vec()),
+        _ => None,
+    };
+    if own.is_some() && archived.is_some() && own != archived {
+        host.warn(format!("history file {name} of the server is not the one in the archive: another server has used this timeline"));
+        return Ok(None);
+    }
+    match own.or(archived) {
+        Some(text) => Ok(Some(TimelineHistory::parse(timeline, &text)?)),
+        None => {
+            host.warn(format!("history file {name} is neither with the server nor in the archive"));
             Ok(None)
         }
     }
+}
+
+fn read_history(path: &Path) -> Result<Option<Vec<u8>>> {
+    let file = match File::open(path) {
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(None),
+        other => other.map_err(Error::io("open", path))?,
+    };
+    let mut text = Vec::new();
+    file.take(MAX_HISTORY_BYTES as u64 + 1).read_to_end(&mut text).map_err(Error::io("read", path))?;
+    Ok(Some(text))
 }
 
 /// Why a backup of the cluster as it is now cannot build on `prior`.
@@ -92,11 +123,12 @@ fn unfit(prior: &Backup, now: &ClusterFacts, history: Option<&TimelineHistory>) 
         return Some("it is of a cluster of another build".to_owned());
     }
     let (own, stop) = (prior.summary.wal.stop.timeline(), prior.summary.lsn.stop);
-    let on_the_way = match history {
-        Some(history) => history.contains(own, stop),
-        None => own == now.timeline,
-    };
-    (!on_the_way).then(|| format!("timeline {} left its timeline {own} before {stop}", now.timeline))
+    match history {
+        Some(history) if history.contains(own, stop) => None,
+        None if own == now.timeline => None,
+        Some(_) => Some(format!("timeline {} left its timeline {own} before {stop}", now.timeline)),
+        None => Some(format!("nobody knows where timeline {} left its timeline {own}", now.timeline)),
+    }
 }
 
 /// Why what the file system says of files cannot be trusted; none where it can.
