@@ -4,6 +4,8 @@ mod annotate;
 mod archive;
 mod backup;
 mod check;
+mod expire;
+mod hold;
 mod info;
 mod info_json;
 mod info_text;
@@ -29,6 +31,7 @@ pub(crate) async fn run(context: &Context, host: &Host) -> Outcome {
         Command::ArchivePush => archive::push(context, host).await,
         Command::Backup => backup::run(context, host).await,
         Command::Check => check::run(context, host).await,
+        Command::Expire => expire::run(context, host).await,
         Command::Info => info::run(context, host).await,
         Command::Restore => restore::run(context, host).await,
         Command::StanzaCreate => stanza::create(context, host).await,

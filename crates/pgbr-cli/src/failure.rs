@@ -26,6 +26,8 @@ fn code(error: &Error) -> ErrorCode {
         Error::Repo(repo) => repo_code(repo),
         Error::Pg(pg) => pg_code(pg),
         Error::Manifest(pgbr::ManifestError::Invalid { .. }) => ErrorCode::ParamInvalid,
+        Error::Manifest(pgbr::ManifestError::Clock { .. }) => ErrorCode::Clock,
+        Error::Manifest(pgbr::ManifestError::Protected { .. }) => ErrorCode::BackupSetInvalid,
         Error::Manifest(_) => ErrorCode::Format,
         Error::Codec(_) => ErrorCode::Crypto,
         Error::Io { doing, source, .. } => io_code(doing, source),
@@ -185,6 +187,10 @@ fn hints(error: &Error, flavor: Flavor) -> Vec<String> {
         Error::StandbyChanged { .. } | Error::StandbyLost { .. } => one("nothing of this backup is listed: run it again.".to_owned()),
         Error::ServerRunning { .. } => one("shut down PostgreSQL and try again, or use --force.".to_owned()),
         Error::UnknownBackup { .. } => one(format!("'{program} info' lists the backup sets.")),
+        Error::Manifest(pgbr::ManifestError::Clock { .. }) => vec![
+            "nothing was removed: set the clock right and run expire again.".to_owned(),
+            format!("a backup made by a clock that was ahead can be removed with '{program} expire --set=LABEL'."),
+        ],
         Error::NoBackup { .. } => one(format!("'{program} info' lists the backup sets and when each was complete.")),
         Error::Running { .. } => vec![
             "presence of postmaster.pid indicates that PostgreSQL is running.".to_owned(),
@@ -202,5 +208,22 @@ fn hints(error: &Error, flavor: Flavor) -> Vec<String> {
         Error::Pg(PgError::Connect { .. }) => one("is PostgreSQL running? check pg1-socket-path, pg1-port, pg1-user and pg1-database.".to_owned()),
         Error::Internal { .. } => one("this is a defect of the program: please report it with the log.".to_owned()),
         _ => Vec::new(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use pgbr::ManifestError;
+
+    use super::*;
+
+    #[test]
+    fn expire_says_what_was_wrong_with_clocks_and_names() {
+        let reason = "why".to_owned();
+        let clock = describe(&Error::Manifest(ManifestError::Clock { reason: reason.clone() }), Flavor::Pgbr);
+        assert_eq!(clock.code.number(), 106);
+        assert!(clock.text().starts_with("why\nHINT: nothing was removed"), "{}", clock.text());
+        let named = describe(&Error::Manifest(ManifestError::Protected { reason }), Flavor::Pgbr);
+        assert_eq!((named.code.number(), named.text()), (75, "why".to_owned()));
     }
 }

@@ -17,6 +17,8 @@ const DELAY: Duration = Duration::from_millis(500);
 /// Listens to the engine for the log, the terminal and the lock file.
 pub(crate) struct Progress {
     log: Arc<Logger>,
+    /// The number of the repository in the options.
+    repo: u16,
     /// Not held: the lock goes when the command ends, whoever still listens then.
     lock: Option<Weak<Lock>>,
     state: Mutex<State>,
@@ -30,11 +32,11 @@ struct State {
 }
 
 impl Progress {
-    pub(crate) fn new(log: Arc<Logger>, lock: Option<&Arc<Lock>>) -> Self {
+    pub(crate) fn new(log: Arc<Logger>, repo: u16, lock: Option<&Arc<Lock>>) -> Self {
         let now = Instant::now();
         let terminal = std::io::stderr().is_terminal();
         let lock = lock.map(Arc::downgrade);
-        Self { log, lock, state: Mutex::new(State { shown: now, line: false }), begun: now, terminal }
+        Self { log, repo, lock, state: Mutex::new(State { shown: now, line: false }), begun: now, terminal }
     }
 
     /// Takes the line off the terminal.
@@ -82,7 +84,7 @@ impl Observer for Progress {
         if let Event::Progress { done, total } = event {
             return self.progress(*done, *total);
         }
-        let (level, text) = describe(event);
+        let (level, text) = describe(event, self.repo);
         if self.log.enabled(level) {
             self.clear();
             self.log.log(level, 0, &text);
@@ -90,8 +92,32 @@ impl Observer for Progress {
     }
 }
 
-fn describe(event: &Event) -> (Level, String) {
+fn describe(event: &Event, repo: u16) -> (Level, String) {
     match event {
+        Event::Expiring { expired } => {
+            let labels: Vec<String> = expired.labels.iter().map(ToString::to_string).collect();
+            let set = if labels.len() > 1 { "set " } else { "" };
+            let (rule, labels) = (expired.rule, labels.join(", "));
+            (Level::Info, format!("repo{repo}: expire {rule} backup {set}{labels}"))
+        }
+        Event::BackupExpired { label } => (Level::Info, format!("repo{repo}: remove expired backup {label}")),
+        Event::UnfinishedRun { fate } => {
+            let (label, packs, size) = (fate.label, fate.packs, format_size(fate.bytes));
+            let text = match fate.keep {
+                true => {
+                    format!("{packs} pack(s) of {size} of unfinished backup {label} stay: {}", fate.reason)
+                }
+                false => format!("remove {packs} pack(s) of {size} of unfinished backup {label}"),
+            };
+            (Level::Info, format!("repo{repo}: {text}"))
+        }
+        Event::WalExpired { archive, start, stop } => {
+            (Level::Info, format!("repo{repo}: {archive} remove archive, start = {start}, stop = {stop}"))
+        }
+        Event::NoWalExpired { archive } => {
+            (Level::Info, format!("repo{repo}: {archive} no archive to remove"))
+        }
+        Event::Detail { text } => (Level::Detail, format!("repo{repo}: {text}")),
         Event::BackupStarting { fast: true } => (
             Level::Info,
             "execute backup start: backup begins after the requested immediate checkpoint completes"

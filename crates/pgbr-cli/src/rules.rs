@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use crate::exit::{CliError, ErrorCode, with_hints};
-use crate::options::{Command, OPTIONS, Support, key_name};
+use crate::options::Command;
 use crate::settings::{Setting, Settings, Source, Value};
 use crate::size::format_seconds;
 
@@ -20,18 +20,14 @@ const DB_TIMEOUT_MIN: Duration = Duration::from_secs(15);
 pub(crate) fn apply(settings: &mut Settings) -> Result<(), CliError> {
     if !settings.help {
         stanza_delete_names_its_repository(settings)?;
+        annotate_does_something(settings)?;
     }
     local_repositories_differ(settings)?;
     protocol_outlasts_database(settings)?;
-    let told = settings.warnings.len();
     if !settings.help {
         full_retention_is_set(settings);
     }
     archive_retention_follows(settings);
-    if settings.command == Command::Backup && Command::Expire.rule().support == Support::NotYet {
-        settings.warnings.truncate(told);
-        retention_has_no_effect(settings);
-    }
     compress_sets_type(settings);
     target_time_names_its_repository(settings)?;
     stop_auto_is_deprecated(settings);
@@ -46,6 +42,15 @@ fn stanza_delete_names_its_repository(settings: &Settings) -> Result<(), CliErro
         let message = format!("{} command requires option: repo", settings.command.name());
         return Err(CliError::new(ErrorCode::OptionRequired, message)
             .hint("this command requires a specific repository to operate on"));
+    }
+    Ok(())
+}
+
+fn annotate_does_something(settings: &Settings) -> Result<(), CliError> {
+    let nothing = !settings.entry("annotation").is_set() && !settings.entry("hold").is_set();
+    if settings.command == Command::Annotate && nothing {
+        let message = format!("{} command requires option: annotation", settings.command.name());
+        return Err(CliError::new(ErrorCode::OptionRequired, message));
     }
     Ok(())
 }
@@ -106,7 +111,11 @@ fn default_time(time: Duration) -> Setting {
 fn full_retention_is_set(settings: &mut Settings) {
     for key in settings.repo_keys.clone() {
         let kind = settings.indexed("repo", key, "retention-full-type");
-        if kind.is_set() && !settings.indexed("repo", key, "retention-full").is_set() {
+        // Rules by calendar limit full backups as well.
+        let by_calendar = ["daily", "weekly", "monthly", "yearly"]
+            .iter()
+            .any(|rule| settings.indexed("repo", key, &format!("retention-{rule}")).is_set());
+        if kind.is_set() && !by_calendar && !settings.indexed("repo", key, "retention-full").is_set() {
             let message = format!(
                 "option 'repo{key}-retention-full' is not set for 'repo{key}-retention-full-type={}', the repository \
                  may run out of space",
@@ -161,18 +170,6 @@ fn archive_retention_follows(settings: &mut Settings) {
             settings.set("repo-retention-archive", key, setting);
         }
     }
-}
-
-/// While nothing is ever expired, that is the one thing to say about retention.
-fn retention_has_no_effect(settings: &mut Settings) {
-    let set = settings.values.iter().find(|((id, _), setting)| {
-        OPTIONS[*id].name.starts_with("repo-retention-") && setting.source != Source::Default
-    });
-    let Some(((id, key), _)) = set else { return };
-    let message =
-        format!("expire is not supported yet: option '{}' has no effect", key_name(&OPTIONS[*id], *key));
-    let hint = "backups and WAL stay in the repository: watch its free space.".to_owned();
-    settings.warnings.push(with_hints(&message, &[hint]));
 }
 
 /// The older option `compress` gives way to `compress-type`.

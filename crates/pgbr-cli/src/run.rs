@@ -75,27 +75,46 @@ fn run_settings(mut settings: Settings, env: &[(OsString, OsString)]) -> u8 {
         log.open_file(&path);
     }
     let begun = Instant::now();
-    let level = settings.command().rule().begin_level;
-    log.log(level, 0, &settings.begin_message());
+    begin(&settings, &log);
     settings.warnings().iter().for_each(|warning| log.warn(warning));
     settings.notes().iter().for_each(|note| log.detail(note));
 
     let env = PgEnv::from_env(env.iter().cloned());
-    let context = Context { settings, log: Arc::clone(&log), env, exec_id, zone, locks: Vec::new() };
-    let end = |error: Option<ErrorCode>, settings: &Settings| {
-        let level = if error.is_some() { Level::Info } else { level };
-        log.log(level, 0, &settings.end_message(begun.elapsed(), error));
-    };
-    let settings = context.settings.clone();
-    match in_runtime(context) {
+    let mut context = Context { settings, log, env, exec_id, zone, locks: Vec::new() };
+    let outcome = take_locks(&mut context).and_then(|()| in_runtime(&context));
+    let expires = outcome.is_ok() && context.settings.command() == Command::Backup;
+    let code = end(&context, begun, outcome);
+    if expires && context.settings.get_bool("expire-auto") { expire_after(&mut context) } else { code }
+}
+
+/// Expires what retention does not keep any more, as a command of its own under the lock of the backup that was just made.
+fn expire_after(context: &mut Context) -> u8 {
+    context.settings.switch_command(Command::Expire);
+    if let Some(path) = context.settings.log_file() {
+        context.log.open_file(&path);
+    }
+    let begun = Instant::now();
+    begin(&context.settings, &context.log);
+    let outcome = check_stop_file(context).and_then(|()| in_runtime(context));
+    end(context, begun, outcome)
+}
+
+fn begin(settings: &Settings, log: &Logger) {
+    log.log(settings.command().rule().begin_level, 0, &settings.begin_message());
+}
+
+/// Says how a command ended, and gives its exit code.
+fn end(context: &Context, begun: Instant, outcome: Outcome) -> u8 {
+    let (settings, log) = (&context.settings, &context.log);
+    match outcome {
         Ok(code) => {
-            end(None, &settings);
+            log.log(settings.command().rule().begin_level, 0, &settings.end_message(begun.elapsed(), None));
             code
         }
         Err(error) => {
             log.error(&error);
-            end(Some(error.code), &settings);
-            commands::failure_exit(&settings, error.code)
+            log.log(Level::Info, 0, &settings.end_message(begun.elapsed(), Some(error.code)));
+            commands::failure_exit(settings, error.code)
         }
     }
 }
@@ -122,8 +141,7 @@ fn exec_id() -> String {
     format!("{}-{}", std::process::id(), data_encoding::HEXLOWER.encode(&random))
 }
 
-fn in_runtime(mut context: Context) -> Outcome {
-    take_locks(&mut context)?;
+fn in_runtime(context: &Context) -> Outcome {
     let mut builder = match context.settings.command() {
         Command::Backup | Command::Restore => tokio::runtime::Builder::new_multi_thread(),
         _ => tokio::runtime::Builder::new_current_thread(),
@@ -132,7 +150,11 @@ fn in_runtime(mut context: Context) -> Outcome {
     let runtime =
         runtime.map_err(|e| CliError::new(ErrorCode::Kernel, format!("unable to start the runtime: {e}")))?;
     let outcome = runtime.block_on(async {
-        let progress = Arc::new(Progress::new(Arc::clone(&context.log), context.locks.first()));
+        let progress = Arc::new(Progress::new(
+            Arc::clone(&context.log),
+            context.settings.repo_key(),
+            context.locks.first(),
+        ));
         let observer: Arc<dyn pgbr::Observer> = progress.clone();
         let host = Host {
             observer,
@@ -140,7 +162,7 @@ fn in_runtime(mut context: Context) -> Outcome {
             ..Host::in_zone(context.zone.clone())
         };
         watch_signals(&host);
-        let outcome = commands::run(&context, &host).await;
+        let outcome = commands::run(context, &host).await;
         progress.clear();
         outcome
     });

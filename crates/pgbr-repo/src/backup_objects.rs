@@ -1,5 +1,6 @@
 //! The objects of backups: packs that are put once, and manifests that make backups exist.
 
+use std::collections::BTreeMap;
 use std::ops::Range;
 
 use bytes::Bytes;
@@ -45,6 +46,18 @@ pub struct RemovedManifest {
     label: BackupLabel,
     /// Keys and objects; one, unless two runs have put theirs side by side.
     objects: Vec<(Path, Bytes)>,
+}
+
+/// What lies under the label of a backup.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct LabelObjects {
+    /// Packs of all runs, those of each run in a row, data first.
+    pub packs: Vec<PackObject>,
+    /// Runs that said what they are about.
+    pub runs: Vec<u64>,
+    /// Whether there is a manifest.
+    pub manifest: bool,
 }
 
 impl RemovedManifest {
@@ -114,6 +127,33 @@ impl BackupStore {
         }
         packs.sort_unstable();
         Ok(packs)
+    }
+
+    /// All that lies under any label, by one listing.
+    ///
+    /// # Errors
+    /// As the store failed.
+    pub async fn survey(&self) -> Result<BTreeMap<BackupLabel, LabelObjects>> {
+        let mut found: BTreeMap<BackupLabel, LabelObjects> = BTreeMap::new();
+        let mut listed = self.store().list(&Layout::new().backup_dir(&self.stanza));
+        while let Some(object) = listed.try_next().await? {
+            match ParsedKey::parse(&object.key) {
+                Some(ParsedKey::Pack { label, attempt, number, index, .. }) => {
+                    let pack = PackObject { attempt, index, number, size: object.size };
+                    found.entry(label).or_default().packs.push(pack);
+                }
+                Some(ParsedKey::Run { label, attempt, .. }) => {
+                    found.entry(label).or_default().runs.push(attempt);
+                }
+                Some(ParsedKey::Manifest { label, .. }) => found.entry(label).or_default().manifest = true,
+                _ => {}
+            }
+        }
+        for objects in found.values_mut() {
+            objects.packs.sort_unstable();
+            objects.runs.sort_unstable();
+        }
+        Ok(found)
     }
 
     /// Takes a pack away. Only for packs that no manifest names and no live pin covers.

@@ -69,7 +69,7 @@ mod store;
 mod wal;
 mod watch;
 
-pub use backup_objects::{BackupStore, PackObject, RemovedManifest};
+pub use backup_objects::{BackupStore, LabelObjects, PackObject, RemovedManifest};
 pub use error::{Cause, Error, Result};
 pub use hold::{HoldRecord, HoldRequest, HoldState, Holds};
 pub use key_cache::{FileKeyCache, KeyCache};

@@ -125,7 +125,7 @@ fn host_name() -> String {
 }
 
 /// Tells boots, and containers with process numbers of their own, apart; empty where the system does not say.
-fn boot_id() -> String {
+pub(crate) fn boot_id() -> String {
     let boot = std::fs::read_to_string("/proc/sys/kernel/random/boot_id").unwrap_or_default();
     let space = std::fs::read_link("/proc/self/ns/pid").unwrap_or_default();
     if boot.is_empty() { String::new() } else { format!("{} {}", boot.trim(), space.display()) }

@@ -1,7 +1,7 @@
 //! Backup, restore and WAL archiving for PostgreSQL as plain functions: the engine of pgbr.
 //!
 //! One function a command: [`stanza_create`], [`stanza_upgrade`], [`stanza_delete`], [`check`], [`backup()`], [`annotate()`], [`archive_push`],
-//! [`archive_get`], [`restore()`], [`info`]. Each takes a [`Host`] (clock, randomness, a listener) and a request of plain data, and gives a report. Nothing here reads a config file or an
+//! [`archive_get`], [`restore()`], [`expire()`], [`info`]. Each takes a [`Host`] (clock, randomness, a listener) and a request of plain data, and gives a report. Nothing here reads a config file or an
 //! environment variable, or prints. They run in a tokio runtime; what costs CPU runs on threads of its own.
 //!
 //! ```
@@ -27,6 +27,7 @@ mod backup;
 mod check;
 mod cluster;
 mod error;
+mod expire;
 mod held;
 mod host;
 mod info;
@@ -48,6 +49,10 @@ pub use backup::{BackupReport, BackupRequest, BadFile, Resumed, StandbyUse, back
 pub use check::{CheckReport, CheckRequest, check};
 pub use cluster::ClusterAccess;
 pub use error::{Error, Result};
+pub use expire::{
+    ArchiveFate, BackupFate, ExpireReport, ExpireRequest, ExpiredBackups, HoldRequest, ReleaseHoldRequest,
+    Rubbish, RunFate, WalRange, expire, hold, release_hold,
+};
 pub use host::{Clock, Entropy, Host, OsEntropy, Owner, Stop, SystemClock};
 pub use info::{InfoReport, InfoRequest, StanzaInfo, info};
 pub use load::{Backup, load, summaries};
@@ -62,6 +67,7 @@ pub use stanza::{
 // The words that requests and reports are made of, so that an embedder needs one dependency.
 pub use pgbr_codec::{Cipher, Codec, Compression, Error as CodecError, Passphrase};
 pub use pgbr_manifest::manifest::{Body, Summary};
+pub use pgbr_manifest::retention::{Asked, FullRetention, Periods, Policy};
 pub use pgbr_manifest::{
     ArchiveId, BackupLabel, BackupType, Error as ManifestError, Lsn, PgVersion, StanzaName, SystemId,
     WalFileName, WalSegmentName,

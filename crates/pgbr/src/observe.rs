@@ -3,7 +3,9 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
-use pgbr_manifest::{BackupLabel, Lsn, WalSegmentName};
+use pgbr_manifest::{ArchiveId, BackupLabel, Lsn, WalSegmentName};
+
+use crate::expire::{ExpiredBackups, RunFate};
 
 /// Something that happened.
 #[derive(Debug, Clone, PartialEq)]
@@ -61,6 +63,35 @@ pub enum Event {
         /// Its name.
         label: BackupLabel,
     },
+    /// Backups are about to be removed by a rule, or would be.
+    Expiring {
+        /// Which ones, and what for.
+        expired: ExpiredBackups,
+    },
+    /// All of a backup is gone.
+    BackupExpired {
+        /// Its name.
+        label: BackupLabel,
+    },
+    /// What runs have left that never finished their backup stays or goes.
+    UnfinishedRun {
+        /// What becomes of it.
+        fate: RunFate,
+    },
+    /// WAL is gone.
+    WalExpired {
+        /// From which archive.
+        archive: ArchiveId,
+        /// The first segment of it.
+        start: WalSegmentName,
+        /// The last.
+        stop: WalSegmentName,
+    },
+    /// No WAL of an archive goes.
+    NoWalExpired {
+        /// The archive.
+        archive: ArchiveId,
+    },
     /// A restore begins.
     RestoreStarting {
         /// The backup it begins with.
@@ -81,6 +112,11 @@ pub enum Event {
     /// Something the operator should know; it is in the report, too, where it concerns the result.
     Warning {
         /// One sentence or more.
+        text: String,
+    },
+    /// How something was decided.
+    Detail {
+        /// One sentence.
         text: String,
     },
     /// Something an operator may like to know.

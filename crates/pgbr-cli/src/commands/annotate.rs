@@ -1,4 +1,4 @@
-//! annotate.
+//! annotate: notes on a backup, and holds.
 
 use pgbr::{AnnotateRequest, Host, annotate};
 
@@ -19,8 +19,11 @@ pub(super) async fn run(context: &Context, host: &Host) -> Outcome {
         changes: settings.get_hash("annotation").iter().map(|(key, v)| (key.clone(), value(v))).collect(),
     };
     let (set, key) = (request.set, settings.repo_key());
-    let report = annotate(host, request).await.map_err(|e| context.failure(&e))?;
-    context.log.info(&format!("backup set '{set}' to annotate found in repo{key}"));
-    context.log.detail(&format!("the annotations are note {} of the backup", report.number));
+    if !request.changes.is_empty() {
+        let report = annotate(host, request).await.map_err(|e| context.failure(&e))?;
+        context.log.info(&format!("backup set '{set}' to annotate found in repo{key}"));
+        context.log.detail(&format!("the annotations are note {} of the backup", report.number));
+    }
+    super::hold::apply(context, host, set).await?;
     Ok(0)
 }

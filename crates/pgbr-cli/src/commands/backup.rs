@@ -41,6 +41,10 @@ pub(super) async fn run(context: &Context, host: &Host) -> Outcome {
         format_size(report.sizes.stored_delta),
         requests(&report.requests)
     ));
+    // It is the newest backup, so nobody expires it before this.
+    if context.settings.get_bool("hold") {
+        super::hold::apply(context, host, report.label).await?;
+    }
     Ok(0)
 }
 

@@ -18,6 +18,7 @@ mod power_loss;
 mod props;
 mod recovery;
 mod recovery_exit;
+mod retention;
 mod rig;
 mod rules;
 mod scenarios;

@@ -91,25 +91,21 @@ fn retention() {
 }
 
 #[test]
-fn a_backup_says_that_nothing_is_expired_where_retention_is_set() {
-    let backup = |args: &str| run(&format!("backup --stanza=d --pg1-path=/p {args}")).unwrap();
-    assert!(backup("").warnings().is_empty());
-    for (args, option) in [
-        ("--repo1-retention-full=3 --repo1-retention-diff=1", "repo1-retention-diff"),
-        ("--repo2-path=/b --repo2-retention-archive-type=incr", "repo2-retention-archive-type"),
-    ] {
-        let expected = format!(
-            "expire is not supported yet: option '{option}' has no effect\n\
-             HINT: backups and WAL stay in the repository: watch its free space."
-        );
-        assert_eq!(backup(args).warnings(), [expected]);
+fn rules_by_calendar_limit_full_backups_as_well() {
+    for rule in ["daily", "weekly", "monthly", "yearly"] {
+        let args = format!("expire --stanza=d --repo1-retention-{rule}=2");
+        assert!(run(&args).unwrap().warnings().is_empty());
     }
+    // A backup expires afterwards, and says the same.
+    let backup = |args: &str| run(&format!("backup --stanza=d --pg1-path=/p {args}")).unwrap();
+    assert!(backup("").warnings()[0].starts_with("option 'repo1-retention-full' is not set"));
+    assert!(backup("--repo1-retention-full=1").warnings().is_empty());
 }
 
 #[test]
 fn compress_gives_way_to_compress_type() {
     let kind = |args: &str| {
-        let settings = run(&format!("{BACKUP} {args}")).unwrap();
+        let settings = run(&format!("{BACKUP} --repo1-retention-full=1 {args}")).unwrap();
         let text = settings.get_str("compress-type").map(str::to_owned);
         (text, settings.get_int("compress-level"), settings.warnings().len())
     };

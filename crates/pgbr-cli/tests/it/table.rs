@@ -18,7 +18,7 @@ fn names(wanted: impl Fn(&OptionRule) -> bool) -> Vec<&'static str> {
 #[test]
 fn names_are_sorted_and_bounded() {
     assert!(OPTIONS.is_sorted_by(|a, b| a.name < b.name));
-    assert_eq!(OPTIONS.len(), 199 + ["restore-config", "repo-pack-size"].len());
+    assert_eq!(OPTIONS.len(), 199 + 8);
     for rule in &OPTIONS {
         assert!(rule.name.len() < 60 && !rule.name.starts_with("no-") && !rule.name.starts_with("reset-"));
         let group = rule.name.split_once('-').map(|(head, _)| head);
@@ -33,31 +33,32 @@ fn names_are_sorted_and_bounded() {
 
 #[test]
 fn how_many_there_are() {
-    // pgBackRest's own numbers, plus ours: `restore-config` (a path) and `repo-pack-size` (a size).
-    assert_eq!(names(|r| r.section == Section::CommandLine).len(), 33 + 1);
+    // pgBackRest's own numbers, plus ours: `restore-config` (a path), `repo-pack-size` (a size), four rules of retention by calendar,
+    // `hold` and `hold-reason`.
+    assert_eq!(names(|r| r.section == Section::CommandLine).len(), 33 + 3);
     assert_eq!(names(|r| r.section == Section::Stanza).len(), 14);
     assert_eq!(names(|r| r.group == Some(Group::Pg)).len(), 18);
-    assert_eq!(names(|r| r.group == Some(Group::Repo)).len(), 79 + 1);
+    assert_eq!(names(|r| r.group == Some(Group::Repo)).len(), 79 + 5);
     for (kind, count) in [
-        (Kind::Boolean, 42),
+        (Kind::Boolean, 42 + 1),
         (Kind::Choice, 25),
         (Kind::Hash, 9),
-        (Kind::Integer, 22),
+        (Kind::Integer, 22 + 4),
         (Kind::List, 6),
         (Kind::Path, 16 + 1),
         (Kind::Size, 11 + 1),
-        (Kind::Text, 63),
+        (Kind::Text, 63 + 1),
         (Kind::Time, 5),
     ] {
         assert_eq!(names(|r| r.kind == kind).len(), count, "{kind:?}");
     }
     for (command, count) in [
-        (Command::Annotate, 93),
+        (Command::Annotate, 93 + 2),
         (Command::ArchiveGet, 105),
         (Command::ArchivePush, 109),
-        (Command::Backup, 153 + 1),
+        (Command::Backup, 153 + 7),
         (Command::Check, 114),
-        (Command::Expire, 102),
+        (Command::Expire, 102 + 5),
         (Command::Help, 2),
         (Command::Info, 95),
         (Command::Manifest, 110),
@@ -116,7 +117,7 @@ fn sets_that_matter() {
     // Every boolean of a config file can be negated; of the others only three.
     assert_eq!(
         names(|r| r.negatable && (r.section == Section::CommandLine || r.kind != Kind::Boolean)),
-        ["backup-standby", "config", "online"]
+        ["backup-standby", "config", "hold", "online"]
     );
     assert!(
         OPTIONS.iter().all(|r| r.negatable || r.kind != Kind::Boolean || r.section == Section::CommandLine)
@@ -237,10 +238,7 @@ fn what_is_not_supported_is_said() {
 fn commands_that_are_not_there_yet_say_so() {
     let refused = |rule: &&CommandRule| rule.support == Support::NotYet;
     let names: Vec<_> = COMMANDS.iter().filter(refused).map(|rule| rule.name).collect();
-    assert_eq!(
-        names,
-        ["expire", "manifest", "repo-get", "repo-ls", "repo-rm", "server", "server-ping", "verify"]
-    );
+    assert_eq!(names, ["manifest", "repo-get", "repo-ls", "repo-rm", "server", "server-ping", "verify"]);
     for name in names {
         // Options that would be wrong must not hide the reason.
         for args in [vec!["pgbr", name], vec!["pgbr", "--stanza=d", name, "--type=full"]] {

@@ -88,7 +88,8 @@ fn bad_values() {
 
 #[test]
 fn the_same_key_twice_is_a_warning() {
-    let settings = run(&format!("{BACKUP} --annotation=k=1 --annotation=k=2")).unwrap();
+    let settings =
+        run(&format!("{BACKUP} --repo1-retention-full=1 --annotation=k=1 --annotation=k=2")).unwrap();
     assert_eq!(settings.get_hash("annotation"), [("k".into(), "2".into())]);
     assert_eq!(settings.warnings(), ["key 'k' value '1' is overwritten with '2' for 'annotation' option"]);
 }
