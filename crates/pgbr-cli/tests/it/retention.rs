@@ -158,7 +158,7 @@ fn a_backup_goes_by_name_and_the_last_one_does_not() {
     let latest = said(&kept.expire(&[&format!("--set={expired}")]));
     assert!(latest.contains(&format!("repo1: expire adhoc backup {expired}\n")), "{latest}");
     assert!(latest.contains("WARN: expiring latest backup"), "{latest}");
-    assert_eq!(kept.rig.labels(), [first.clone()]);
+    assert_eq!(kept.rig.labels(), std::slice::from_ref(&first));
     let missing = said(&kept.expire(&["--set=20200101-000000F"]));
     assert!(missing.contains("WARN: backup 20200101-000000F does not exist\n"), "{missing}");
     for (args, code, word) in [
@@ -177,7 +177,7 @@ fn a_backup_goes_by_name_and_the_last_one_does_not() {
     let (start, _) = kept.wal(&first);
     assert!(kept.segments().contains(&start));
     kept.expire(&["--oldest"]);
-    assert_eq!(kept.rig.labels(), [second.clone()]);
+    assert_eq!(kept.rig.labels(), std::slice::from_ref(&second));
     assert!(!kept.segments().contains(&start) && kept.segments().contains(&kept.wal(&second).0));
     kept.assert_all_restore();
 }
