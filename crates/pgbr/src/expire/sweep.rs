@@ -61,6 +61,12 @@ impl Expire<'_> {
             let fate = self.fate(*label, objects, &existing, resumable, &pins).await?;
             self.carry_out(*label, objects, fate, gone.contains(label), report).await?;
         }
+        for label in stock.unfinished.iter().filter(|label| !survey.contains_key(label)) {
+            // Directories that an expire which broke off has emptied.
+            if self.lease.is_some() {
+                self.place.backups.tidy(label).await?;
+            }
+        }
         self.sweep_notes(&existing).await?;
         self.sweep_leftovers(&pins, report).await?;
         let pinned = gone.iter().any(|label| pins.iter().any(|pin| pin.covers_label(label)));

@@ -3,4 +3,5 @@
 #![expect(clippy::unwrap_used, reason = "what fails in a test ends it")]
 
 mod example;
+mod expire;
 mod faulty_store;
