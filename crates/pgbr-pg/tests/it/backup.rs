@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use pgbr_manifest::TimelineId;
 use pgbr_pg::{BackupLabelFile, ConnectOptions, Error, Session, parse_tablespace_map};
 use pgbr_testkit::{Cluster, PgInstall};
 
@@ -98,6 +99,8 @@ async fn standbys_are_backed_up_until_promoted() {
         assert!(session.replay_lsn().await.unwrap().is_some());
         assert!(matches!(session.switch_wal().await, Err(Error::Query { .. })));
         session.checkpoint().await.unwrap();
+        assert_eq!(session.timeline_id().await.unwrap(), TimelineId::new(1));
+        assert_eq!(session.replica_timeline().await.unwrap(), TimelineId::new(1));
         let running = session.start_backup("x", true).await.unwrap();
         assert!(running.from_standby());
         assert!(running.insert_lsn().await.unwrap() >= running.start_lsn());
@@ -108,6 +111,8 @@ async fn standbys_are_backed_up_until_promoted() {
         running.check().await.unwrap();
         standby.promote();
         standby.wait_promoted();
+        // Whether or not there was a checkpoint since.
+        assert_eq!(connect(&standby).await.timeline_id().await.unwrap(), TimelineId::new(2));
         assert!(running.check().await.unwrap_err().to_string().contains("promoted"));
         assert!(matches!(running.stop().await, Err(Error::Query { .. })));
     }
