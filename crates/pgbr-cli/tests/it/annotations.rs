@@ -144,6 +144,31 @@ fn chains_errors_and_details_are_shown() {
         assert_eq!(references.is_null(), kind == "full");
     }
 
+    // Holds: of one backup, with a reason and without, and their end.
+    rig.pgbr.ok(["annotate", &format!("--set={full}"), "--hold", "--hold-reason=year's end"]);
+    rig.pgbr.ok(["annotate", &format!("--set={full}"), "--hold", "--annotation=who=me"]);
+    let held = shown(&rig, full);
+    let reasons = held["hold"].as_array().unwrap().iter().map(|hold| hold["reason"].as_str().unwrap());
+    let mut reasons: Vec<_> = reasons.collect();
+    reasons.sort_unstable();
+    assert_eq!((reasons, &held["annotation"]), (vec!["", "year's end"], &json!({"who": "me"})));
+    assert!(held["hold"][0]["created"].is_i64() && held["hold"][0]["id"].is_string(), "{held}");
+    assert!(shown(&rig, incr).get("hold").is_none());
+    let text = rig.pgbr.ok(["info"]);
+    assert_eq!(text.matches("            hold since 2").count(), 2, "{text}");
+    assert!(text.contains(": year's end\n"), "{text}");
+    rig.pgbr.ok(["annotate", &format!("--set={full}"), "--no-hold"]);
+    assert!(shown(&rig, full).get("hold").is_none());
+
+    // Notes go with their backup.
+    rig.pgbr.ok(["annotate", &set, "--annotation=who=me"]);
+    let notes = || fs::read_dir(rig.stanza_dir().join("note")).into_iter().flatten().count();
+    assert_eq!(notes(), 2);
+    rig.backup();
+    rig.pgbr.ok(["expire", &set]);
+    assert_eq!(notes(), 1);
+    assert!(!rig.labels().contains(last));
+
     // A link of the chain that cannot be read does not hide the full that all build on.
     let manifest = rig.stanza_dir().join("backup").join(diff).join("manifest");
     let mut bytes = fs::read(&manifest).unwrap();

@@ -45,9 +45,13 @@ fn writers_stand_still_and_readers_do_not() {
 
         let reason = format!("stop file exists for {whom}");
         let wal = rig.cluster.data_dir().join("pg_wal").join(&segment).display().to_string();
-        for args in
-            [&["backup", "--type=full"][..], &["stanza-create"], &["stanza-upgrade"], &["archive-push", &wal]]
-        {
+        for args in [
+            &["backup", "--type=full"][..],
+            &["stanza-create"],
+            &["stanza-upgrade"],
+            &["expire"],
+            &["archive-push", &wal],
+        ] {
             rig.refused(62, &[&reason], args.iter().copied());
         }
         // A server that recovers, and people who look, go on.
