@@ -801,3 +801,6 @@ fn directory_size(path: &Path, depth: usize) -> u64 {
     });
     sizes.sum()
 }
+
+#[cfg(test)]
+mod tests;

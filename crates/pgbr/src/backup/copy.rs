@@ -11,7 +11,7 @@ use pgbr_manifest::diff::{Outcome, ParentFile, ReadPlan, plan_read};
 use pgbr_manifest::index::{Fields, FileFlags, FileRecord, Meta, Record};
 use pgbr_manifest::merge::{Entry, Merge, MergeReader};
 use pgbr_manifest::{FileDigest, GRAIN, HashKey, RelPath};
-use pgbr_pg::{EntryKind, FileReader, PageContext, Scan, ScanEntry};
+use pgbr_pg::{EntryKind, PageContext, ScanEntry};
 
 use super::BadFile;
 use super::gather::{Expected, Gather, Gathered, Prior, RawFrame};
@@ -53,6 +53,11 @@ pub(crate) struct CopyOptions {
     pub(crate) parent: Option<Parent>,
 }
 
+/// What there is to copy, in the order of the index: a [`pgbr_pg::Scan`].
+pub(crate) trait Entries: Iterator<Item = pgbr_pg::Result<ScanEntry>> {}
+
+impl<I: Iterator<Item = pgbr_pg::Result<ScanEntry>>> Entries for I {}
+
 /// What copying found.
 pub(crate) struct Copied {
     /// The index and the totals.
@@ -82,7 +87,7 @@ struct Sealed {
 /// Copies all that `scan` finds. The control file is read when everything else was.
 pub(crate) fn copy_cluster(
     host: &Host,
-    scan: &mut Scan,
+    scan: &mut impl Entries,
     mut options: CopyOptions,
     data: &mut DataPacks,
     mut index: IndexPacks,
@@ -196,7 +201,7 @@ struct Copy<'a> {
 }
 
 impl Copy<'_> {
-    fn all(&mut self, scan: &mut Scan) -> Result<()> {
+    fn all(&mut self, scan: &mut impl Entries) -> Result<()> {
         let limit = self.limit();
         let mut more = true;
         loop {
@@ -227,7 +232,7 @@ impl Copy<'_> {
     }
 
     /// The next job's work: one run of a large file, or many small things.
-    fn next_batch(&mut self, scan: &mut Scan) -> Result<Vec<Work>> {
+    fn next_batch(&mut self, scan: &mut impl Entries) -> Result<Vec<Work>> {
         if let Some(run) = self.next_run()? {
             return Ok(vec![run]);
         }
@@ -272,7 +277,7 @@ impl Copy<'_> {
     }
 
     /// The next entry of the scan, with what the parent has there. What the parent has before it is gone, which is work, too.
-    fn next_entry(&mut self, scan: &mut Scan, works: &mut Vec<Work>) -> Result<Option<Found>> {
+    fn next_entry(&mut self, scan: &mut impl Entries, works: &mut Vec<Work>) -> Result<Option<Found>> {
         if let Some(found) = self.waiting.take() {
             return Ok(Some(found));
         }
@@ -361,7 +366,7 @@ impl Copy<'_> {
         forced: bool,
         hides: bool,
     ) -> Result<Option<Work>> {
-        let Some(reader) = FileReader::open(&source)? else {
+        let Some(reader) = read::open(&source)? else {
             if prior.is_some() {
                 self.parent_end()?;
             }

@@ -1,6 +1,6 @@
 //! Reading: what one worker does with one file, or with one run of a large one.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::thread::sleep;
 use std::time::Duration;
@@ -149,6 +149,14 @@ pub(crate) fn perform(
     }
 }
 
+/// Opens a file; none where it is gone, or something else has come in its place: as what else comes late, the next backup finds it.
+pub(crate) fn open(source: &Path) -> Result<Option<FileReader>> {
+    match FileReader::open(source) {
+        Err(pgbr_pg::Error::NotA { .. }) => Ok(None),
+        opened => Ok(opened?),
+    }
+}
+
 /// What the open file says of itself counts, not what the listing said.
 pub(crate) fn take_stat(candidate: &mut Candidate, reader: &FileReader) {
     candidate.record.size = reader.size();
@@ -159,7 +167,7 @@ pub(crate) fn take_stat(candidate: &mut Candidate, reader: &FileReader) {
 
 fn read_small(small: Small, key: &HashKey, pages: Option<&PageContext>, segment_pages: u32) -> Result<Done> {
     let Small { source, record: mut candidate, prior, forced, hides } = small;
-    let Some(reader) = FileReader::open(&source)? else {
+    let Some(reader) = open(&source)? else {
         if MUST_HAVE.contains(&candidate.record.path.as_bytes()) {
             return Err(Error::Unfit { reason: format!("'{}' vanished", source.display()) });
         }

@@ -37,7 +37,7 @@ pub(crate) struct Broken {
     /// Their numbers and data packs, oldest run first.
     pub(crate) runs: Vec<(u64, Vec<PackObject>)>,
     /// Index packs that the runs left: of a whole that never came to be.
-    rubbish: Vec<PackObject>,
+    pub(crate) rubbish: Vec<PackObject>,
 }
 
 /// What was taken up.
