@@ -10,6 +10,7 @@ mod info;
 mod info_json;
 mod info_text;
 mod restore;
+mod restore_plan;
 mod stanza;
 mod stop;
 

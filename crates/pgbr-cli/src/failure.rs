@@ -54,6 +54,7 @@ fn code(error: &Error) -> ErrorCode {
         Error::MissingPath { .. } => ErrorCode::PathMissing,
         Error::Map { what, .. } if what.starts_with("link") => ErrorCode::LinkMap,
         Error::Map { .. } => ErrorCode::TablespaceMap,
+        Error::HistoryMissing { .. } => ErrorCode::FileMissing,
         Error::NoDatabase { .. } => ErrorCode::DbMissing,
         Error::Database { .. } => ErrorCode::DbInvalid,
         Error::Damaged { .. } => ErrorCode::FileInvalid,
@@ -192,6 +193,10 @@ fn hints(error: &Error, flavor: Flavor) -> Vec<String> {
             format!("a backup made by a clock that was ahead can be removed with '{program} expire --set=LABEL'."),
         ],
         Error::NoBackup { .. } => one(format!("'{program} info' lists the backup sets and when each was complete.")),
+        Error::HistoryMissing { missing, .. } => vec![
+            format!("put it into the archive: '{program} archive-push PATH/{}' on a host that has it.", missing.history_file()),
+            "or choose where recovery ends: --target-timeline=current, or the number of a timeline.".to_owned(),
+        ],
         Error::Running { .. } => vec![
             "presence of postmaster.pid indicates that PostgreSQL is running.".to_owned(),
             "remove postmaster.pid only if PostgreSQL is not running.".to_owned(),

@@ -190,6 +190,8 @@ fn take_locks(context: &mut Context) -> Result<(), CliError> {
     let command = context.settings.command();
     let kinds: &[LockType] = match command.rule().lock {
         LockKind::Backup => &[LockType::Backup],
+        // A dry run changes nothing, and may look on while a restore runs.
+        LockKind::Restore if context.settings.get_bool("dry-run") => &[],
         LockKind::Restore => &[LockType::Restore],
         LockKind::All => &[LockType::Archive, LockType::Backup, LockType::Restore],
         _ => &[],

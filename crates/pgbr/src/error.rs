@@ -3,7 +3,7 @@
 use std::io;
 use std::path::{Path, PathBuf};
 
-use pgbr_manifest::{BackupLabel, Lsn, StanzaName, SystemId, WalSegmentName};
+use pgbr_manifest::{BackupLabel, Lsn, StanzaName, SystemId, TimelineId, WalSegmentName};
 
 /// Why a command did not do what it was asked for.
 #[derive(Debug, thiserror::Error)]
@@ -158,6 +158,14 @@ pub enum Error {
         stanza: StanzaName,
         /// The server's lock file.
         path: PathBuf,
+    },
+    /// The way to the newest timeline cannot be found.
+    #[error("the archive has WAL of timeline {newest}, and history file '{}' is not in it: recovery would end before, on an older timeline", missing.history_file())]
+    HistoryMissing {
+        /// The first timeline without a history file.
+        missing: TimelineId,
+        /// The newest timeline.
+        newest: TimelineId,
     },
     /// A server runs on the directory to restore to.
     #[error("unable to restore while PostgreSQL is running ('{}' exists)", path.display())]

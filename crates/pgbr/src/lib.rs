@@ -58,7 +58,10 @@ pub use info::{InfoReport, InfoRequest, StanzaInfo, info};
 pub use load::{Backup, load, summaries};
 pub use observe::{Event, Observer, Silent};
 pub use place::{RepoAccess, RepoPlace, StanzaPlace};
-pub use restore::{Databases, Existing, Fetched, Places, RestoreReport, RestoreRequest, restore};
+pub use restore::{
+    Databases, Existing, Fetched, Places, Reach, RestoreDryRun, RestoreReport, RestoreRequest, WalReach,
+    Work, restore, restore_dry_run,
+};
 pub use stanza::{
     StanzaCreateRequest, StanzaCreated, StanzaDeleteRequest, StanzaDeleted, StanzaUpgradeRequest,
     StanzaUpgraded, stanza_create, stanza_delete, stanza_upgrade,

@@ -1,10 +1,14 @@
 //! Restore: a cluster as it was, from one backup and the archive, that recovers to the moment asked for.
 
+mod check;
+mod choose;
+mod dry;
 mod fetch;
 mod goal;
 mod hand;
 mod layout;
 mod look;
+mod reach;
 mod select;
 mod source;
 mod sweep;
@@ -15,14 +19,11 @@ use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::time::Instant;
 
-use pgbr_manifest::manifest::Summary;
-use pgbr_manifest::plan_restore::{Goal, RestoreChoice, plan_restore};
-use pgbr_manifest::{BackupLabel, StanzaName, WalFileName};
+use pgbr_manifest::{BackupLabel, StanzaName};
 use pgbr_pg::{
-    RecoveryAction, RecoveryGoal, RecoveryPlan, SignalFile, TablespaceMapEntry, read_control_file,
-    render_tablespace_map,
+    RecoveryAction, RecoveryGoal, RecoveryPlan, SignalFile, TablespaceMapEntry, render_tablespace_map,
 };
-use pgbr_repo::{Error as RepoError, PinKind, WalGet};
+use pgbr_repo::{Error as RepoError, PinKind};
 use tokio::runtime::Handle;
 
 use crate::error::{Error, Result};
@@ -32,8 +33,12 @@ use crate::load::{self, Backup};
 use crate::observe::Event;
 use crate::place::{RepoAccess, StanzaPlace};
 
+use check::{check_repository, warn_of_another_cluster};
+use choose::{Chosen, choose};
+pub use dry::{RestoreDryRun, Work, restore_dry_run};
 pub use fetch::Fetched;
 use layout::Layout;
+pub use reach::{Reach, WalReach};
 pub use select::Databases;
 use select::plan_databases;
 pub use target::{Existing, Places};
@@ -104,7 +109,7 @@ pub struct RestoreReport {
 /// of disk or store; the target has no control file then, so that no server starts on it, and the restore can be run again.
 pub async fn restore(host: &Host, request: RestoreRequest) -> Result<RestoreReport> {
     let place = request.repo.open_stanza(host, &request.stanza).await?;
-    let Chosen { label, needed } = choose(host, &place, &request).await?;
+    let Chosen { label, needed, .. } = choose(host, &place, &request).await?;
     host.tell(Event::RestoreStarting { label });
     let pin = match Held::pin(host, &place, PinKind::Restore, needed, None).await {
         Ok(pin) => Some(pin),
@@ -128,24 +133,14 @@ async fn run(
     request: &RestoreRequest,
     label: BackupLabel,
 ) -> Result<RestoreReport> {
-    let chain = load::chain(place, label).await?;
-    let backup = newest(&chain)?;
-    let version = backup.summary.database.version;
-    let selection = plan_databases(&request.databases, &backup.body.databases)?;
-    let left_out = selection.left_out(&backup.body.databases);
+    let Decided { chain, plan, recovery, left_out } = decide(host, place, request, label).await?;
     if !left_out.is_empty() {
         let text = format!("databases restored as zeros, to be dropped afterwards: {}", left_out.join(", "));
         host.tell(Event::Note { text });
     }
-    let plan = plan_places(&request.places, &backup.body, version.tablespace_directory(), selection)?;
-    let recovery = plan_recovery(host, request)?;
-    recovery.settings()?;
-    for backup in &chain {
-        check_packs(host, place, backup).await?;
-    }
-    check_first_segment(place, backup).await?;
+    check_repository(host, place, &chain).await?;
     plan.check()?;
-    warn_of_another_cluster(host, &request.places, &backup.summary);
+    warn_of_another_cluster(host, &request.places, &newest(&chain)?.summary);
 
     let (host, place) = (host.clone(), place.clone());
     let (threads, config_written) = (request.threads, request.places.config.is_some());
@@ -155,6 +150,33 @@ async fn run(
     tokio::task::spawn_blocking(work)
         .await
         .map_err(|_| Error::Internal { what: "the restore thread panicked" })?
+}
+
+/// What is restored, from what, and where.
+struct Decided {
+    chain: Vec<Backup>,
+    plan: Plan,
+    recovery: RecoveryPlan,
+    /// Databases that come back as zeros.
+    left_out: Vec<String>,
+}
+
+/// Decides everything that can be decided from manifests and options.
+async fn decide(
+    host: &Host,
+    place: &StanzaPlace,
+    request: &RestoreRequest,
+    label: BackupLabel,
+) -> Result<Decided> {
+    let chain = load::chain(place, label).await?;
+    let backup = newest(&chain)?;
+    let selection = plan_databases(&request.databases, &backup.body.databases)?;
+    let left_out = selection.left_out(&backup.body.databases);
+    let directory = backup.summary.database.version.tablespace_directory();
+    let plan = plan_places(&request.places, &backup.body, directory, selection)?;
+    let recovery = plan_recovery(host, request)?;
+    recovery.settings()?;
+    Ok(Decided { chain, plan, recovery, left_out })
 }
 
 fn newest(chain: &[Backup]) -> Result<&Backup> {
@@ -206,52 +228,6 @@ fn write_cluster(
     })
 }
 
-/// The backup to restore.
-struct Chosen {
-    label: BackupLabel,
-    /// It, and all that it builds on, as far as their summaries tell.
-    needed: Vec<BackupLabel>,
-}
-
-/// Chooses the backup: the newest that can reach the goal, on the way of the timeline that recovery follows.
-async fn choose(host: &Host, place: &StanzaPlace, request: &RestoreRequest) -> Result<Chosen> {
-    let mut backups = Vec::new();
-    for (label, summary) in load::summaries(&place.backups).await? {
-        match summary {
-            Ok(summary) => backups.push(summary),
-            Err(error) if request.set == Some(label) => return Err(error),
-            Err(error) => host.warn(format!("backup {label} is passed over: {error}")),
-        }
-    }
-    let current = place.stanza.current();
-    if request.set.is_none() {
-        let is_current =
-            |b: &Summary| (b.database.system_id, b.database.version) == (current.system_id, current.version);
-        backups.retain(is_current);
-    }
-    let goal = match &request.goal {
-        RecoveryGoal::Lsn(lsn) => Goal::Lsn(*lsn),
-        RecoveryGoal::Time(text) => goal::time(host, text),
-        _ => Goal::Newest,
-    };
-    let history = goal::history(place, request).await?;
-    let choice = RestoreChoice { set: request.set, goal, history: history.as_ref() };
-    let chosen = plan_restore(&backups, &choice).map_err(|source| Error::NoBackup { source })?;
-    if let Some(newest) = backups.iter().max_by_key(|b| b.label)
-        && newest.label != chosen.label
-        && request.set.is_none()
-    {
-        let (used, newest) = (chosen.label, newest.label);
-        host.tell(Event::Note {
-            text: format!("backup {used} is used, as the newest, {newest}, cannot reach the target"),
-        });
-    }
-    let label = chosen.label;
-    let of = |label: BackupLabel| backups.iter().find(|b| b.label == label);
-    let chain = std::iter::successors(Some(chosen), |backup| of(backup.prior?));
-    Ok(Chosen { label, needed: chain.map(|backup| backup.label).collect() })
-}
-
 fn plan_recovery(host: &Host, request: &RestoreRequest) -> Result<RecoveryPlan> {
     let now = jiff::Timestamp::from_nanosecond(i128::from(host.clock.now_ns())).unwrap_or_default();
     let when = now.to_zoned(host.zone.clone()).strftime("%Y-%m-%d %H:%M:%S").to_string();
@@ -266,67 +242,6 @@ fn plan_recovery(host: &Host, request: &RestoreRequest) -> Result<RecoveryPlan> 
         program: "pgbr".to_owned(),
         when,
     })
-}
-
-/// Sees that every pack is there with its size.
-async fn check_packs(host: &Host, place: &StanzaPlace, backup: &Backup) -> Result<()> {
-    let label = backup.summary.label;
-    let listed = place.backups.list_packs(&label).await?;
-    let sizes: BTreeMap<_, _> = listed.iter().map(|p| ((p.attempt, p.index, p.number), p.size)).collect();
-    let missing = |attempt: u64, index: bool, number: u32, size: u64| {
-        let name = format!("pack {attempt:016x}-{}{number:08x}", if index { "i" } else { "" });
-        match sizes.get(&(attempt, index, number)) {
-            Some(found) if *found == size => None,
-            Some(found) => Some(format!("{name} has {found} bytes, not {size}")),
-            None => Some(format!("{name} is missing")),
-        }
-    };
-    let damaged = |reason| Error::Damaged { label, reason };
-    for layer in &backup.body.layers {
-        for (number, size) in (0..).zip(&layer.index_packs) {
-            if let Some(reason) = missing(layer.attempt, true, number, *size) {
-                return Err(damaged(reason));
-            }
-        }
-        for (number, size) in load::pack_sizes(host, place, label, layer).await? {
-            if let Some(reason) = missing(layer.attempt, false, number, size) {
-                return Err(damaged(reason));
-            }
-        }
-    }
-    Ok(())
-}
-
-/// Sees that recovery can begin: the segment with the checkpoint's redo position opens.
-async fn check_first_segment(place: &StanzaPlace, backup: &Backup) -> Result<()> {
-    if backup.body.backup_label.is_none() {
-        return Ok(());
-    }
-    let label = backup.summary.label;
-    let number = backup.summary.database.id;
-    let cluster = place.stanza.history().iter().find(|c| c.number == number);
-    let cluster = cluster
-        .ok_or_else(|| Error::Damaged { label, reason: format!("the stanza has no cluster {number}") })?;
-    let segment = backup.summary.wal.start;
-    match place.wal.get(cluster.archive_id(), &WalFileName::Segment(segment)).await? {
-        WalGet::Found(_) => Ok(()),
-        _ => Err(Error::Damaged {
-            label,
-            reason: format!("WAL segment {segment}, which recovery begins with, is not in the archive"),
-        }),
-    }
-}
-
-/// Says so when the target holds another cluster than the backup: it may be there by mistake.
-fn warn_of_another_cluster(host: &Host, places: &Places, backup: &Summary) {
-    let Ok((control, _)) = read_control_file(places.pg_data.join(target::CONTROL)) else { return };
-    let (found, wanted) = (control.system_id, backup.database.system_id);
-    if found != wanted {
-        let place = places.pg_data.display();
-        host.warn(format!(
-            "'{place}' holds the cluster with system identifier {found}, which is replaced by the one of the backup, {wanted}"
-        ));
-    }
 }
 
 /// `backup_label` as PostgreSQL gave it, and `tablespace_map` as the tablespaces lie now.

@@ -4,6 +4,7 @@ use std::path::{Path, PathBuf};
 
 use pgbr::{Databases, Existing, Host, Places, RecoveryAction, RecoveryGoal, RestoreRequest, restore};
 
+use super::restore_plan;
 use crate::exit::{CliError, ErrorCode};
 use crate::options::Command;
 use crate::request;
@@ -13,6 +14,9 @@ use crate::size::format_size;
 
 pub(super) async fn run(context: &Context, host: &Host) -> Outcome {
     let request = build(context)?;
+    if context.settings.get_bool("dry-run") {
+        return restore_plan::run(context, host, request).await;
+    }
     let log = &context.log;
     let report = restore(host, request).await.map_err(|e| context.failure(&e))?;
     if !report.config_files.is_empty() && !report.config_written {

@@ -65,7 +65,7 @@ fn how_many_there_are() {
         (Command::RepoGet, 93),
         (Command::RepoLs, 95),
         (Command::RepoRm, 91),
-        (Command::Restore, 117 + 1),
+        (Command::Restore, 117 + 3),
         (Command::Server, 28),
         (Command::ServerPing, 23),
         (Command::StanzaCreate, 112),

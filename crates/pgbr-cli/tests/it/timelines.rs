@@ -135,4 +135,43 @@ fn every_end_of_every_timeline_can_be_reached() {
     }
     let left = std::fs::read_dir(nowhere.data_dir()).expect("the directory is there").count();
     assert_eq!(left, 0, "a refused restore has written something");
+    lost_histories(&branches, &nowhere);
+}
+
+/// The server would take the timeline before a lost history for the newest, and say nothing.
+fn lost_histories(branches: &Branches, nowhere: &Cluster) {
+    let world = &branches.world;
+    let archive = world.pgbr.repo_dir().join("pgbr/demo/archive");
+    let id = std::fs::read_dir(&archive).expect("it is there").next().expect("an archive");
+    let of = |timeline: u32| {
+        let name = format!("{timeline:08X}.history");
+        (id.as_ref().expect("it can be read").path().join(&name), name)
+    };
+    let set_a = format!("--set={}", branches.a);
+    let lost = |timeline: u32, refused: &[&[&str]], done: &[&[&str]]| {
+        let (path, name) = of(timeline);
+        let kept = std::fs::read(&path).expect("it is there");
+        std::fs::remove_file(&path).expect("it can be removed");
+        for options in refused {
+            let failed = world.pgbr.fails(55, restore_args(nowhere, options));
+            let said = format!("{}{}", failed.stdout, failed.stderr);
+            assert!(
+                said.contains(&name) && said.contains("--target-timeline=current"),
+                "{options:?}: {said}"
+            );
+        }
+        for options in done {
+            let options: Vec<&str> = options.iter().copied().chain(["--dry-run"]).collect();
+            world.pgbr.ok(restore_args(nowhere, &options));
+        }
+        std::fs::write(&path, kept).expect("it can be written");
+    };
+    let current = "--target-timeline=current";
+    lost(
+        3,
+        &[&[], &[&set_a], &["--target-timeline=latest"]],
+        &[&[current], &["--target-timeline=2"], &["--type=immediate"]],
+    );
+    // From the second timeline on, the way to the third does not lead through the history of the second.
+    lost(2, &[&[&set_a]], &[&[], &["--target-timeline=3", &set_a], &[current, &set_a]]);
 }

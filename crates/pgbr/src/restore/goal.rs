@@ -2,6 +2,7 @@
 
 use jiff::civil::DateTime;
 use jiff::tz::TimeZone;
+use pgbr_manifest::manifest::Summary;
 use pgbr_manifest::plan_restore::Goal;
 use pgbr_manifest::{TimelineHistory, TimelineId, WalFileName};
 use pgbr_pg::RecoveryGoal;
@@ -90,9 +91,72 @@ pub(crate) async fn history(
     }
 }
 
+/// Whether recovery looks for the newest timeline by itself.
+fn follows_latest(request: &RestoreRequest) -> bool {
+    let goes_on =
+        !matches!(request.goal, RecoveryGoal::Immediate | RecoveryGoal::Preserve | RecoveryGoal::None);
+    goes_on && matches!(request.timeline.as_deref(), None | Some("latest"))
+}
+
+/// Sees that recovery to the latest timeline gets there. PostgreSQL looks for the history files of the timelines after the backup's one
+/// by one and takes the last before the first that is missing for the newest: a lost file would cut off all that came later, in silence.
+pub(crate) async fn check_latest(
+    place: &StanzaPlace,
+    request: &RestoreRequest,
+    chosen: &Summary,
+) -> Result<()> {
+    if !follows_latest(request) {
+        return Ok(());
+    }
+    let archive = place.stanza.archive_id();
+    let histories = place.wal.history_timelines(archive).await?;
+    let with_wal = place.wal.logs(archive).await?.into_iter().map(|log| log.timeline());
+    let newest = with_wal.chain(histories.iter().copied()).max();
+    match plan_latest(chosen.wal.stop.timeline(), newest, &histories) {
+        Some((missing, newest)) => Err(Error::HistoryMissing { missing, newest }),
+        None => Ok(()),
+    }
+}
+
+/// The first timeline after `own` without a history file, and the newest, where they are not the same as seen by who looks one by one.
+fn plan_latest(
+    own: TimelineId,
+    newest: Option<TimelineId>,
+    histories: &[TimelineId],
+) -> Option<(TimelineId, TimelineId)> {
+    let newest = newest?;
+    let mut next = own;
+    loop {
+        next = TimelineId::new(next.as_u32().checked_add(1)?);
+        if next > newest {
+            return None;
+        }
+        if !histories.contains(&next) {
+            return Some((next, newest));
+        }
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_gap_in_the_histories_is_found() {
+        let ids = |numbers: &[u32]| numbers.iter().copied().map(TimelineId::new).collect::<Vec<_>>();
+        let plan = |own, newest: Option<u32>, histories: &[u32]| {
+            let found = plan_latest(TimelineId::new(own), newest.map(TimelineId::new), &ids(histories));
+            found.map(|(missing, newest)| (missing.as_u32(), newest.as_u32()))
+        };
+        assert_eq!(plan(1, None, &[]), None);
+        assert_eq!(plan(1, Some(1), &[]), None);
+        assert_eq!(plan(1, Some(3), &[2, 3]), None);
+        assert_eq!(plan(1, Some(2), &[]), Some((2, 2)));
+        assert_eq!(plan(1, Some(3), &[3]), Some((2, 3)));
+        assert_eq!(plan(2, Some(3), &[3]), None);
+        assert_eq!(plan(5, Some(3), &[]), None);
+        assert_eq!(plan(u32::MAX, Some(u32::MAX), &[]), None);
+    }
 
     #[test]
     fn times_are_read_as_postgresql_writes_them() {

@@ -3,7 +3,7 @@
 use std::fs::{self, DirBuilder, FileType, Permissions};
 use std::io;
 use std::os::unix::fs::{DirBuilderExt, MetadataExt, PermissionsExt, symlink};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use rustix::fs::{Gid, Uid};
 
@@ -53,7 +53,11 @@ impl Hand {
 
     fn count(&mut self, path: &Path, kind: FileType, depth: usize) -> Result<()> {
         if !kind.is_dir() {
-            let meta = fs::symlink_metadata(path).map_err(Error::io("look at", path))?;
+            let meta = match fs::symlink_metadata(path) {
+                // A dry run may look at a cluster that runs.
+                Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
+                other => other.map_err(Error::io("look at", path))?,
+            };
             self.removed.files += 1;
             self.removed.bytes += if kind.is_file() { meta.len() } else { 0 };
             return Ok(());
@@ -62,10 +66,8 @@ impl Hand {
         if depth > MAX_DEPTH {
             return Ok(());
         }
-        for entry in fs::read_dir(path).map_err(Error::io("list", path))? {
-            let entry = entry.map_err(Error::io("list", path))?;
-            let kind = entry.file_type().map_err(Error::io("look at", path))?;
-            self.count(&entry.path(), kind, depth + 1)?;
+        for (path, kind) in list(path)? {
+            self.count(&path, kind, depth + 1)?;
         }
         Ok(())
     }
@@ -85,11 +87,10 @@ impl Hand {
 
     /// Empties a directory; links in it are removed, not followed.
     pub(crate) fn clear(&mut self, dir: &Path, keep: Option<&str>) -> Result<()> {
-        for entry in fs::read_dir(dir).map_err(Error::io("list", dir))? {
-            let entry = entry.map_err(Error::io("list", dir))?;
-            let name = entry.file_name();
+        for (path, _) in list(dir)? {
+            let name = path.file_name().unwrap_or_default();
             if keep.is_none_or(|keep| name != keep) && name != LOST_AND_FOUND {
-                self.remove(&entry.path())?;
+                self.remove(&path)?;
             }
         }
         Ok(())
@@ -160,6 +161,23 @@ impl Hand {
         let changed = rustix::fs::chown(path, Some(user), Some(group));
         changed.map_err(|e| Error::io("set the owner of", path)(e.into()))
     }
+}
+
+/// What a directory holds; nothing where it is gone.
+pub(crate) fn list(dir: &Path) -> Result<Vec<(PathBuf, FileType)>> {
+    let entries = match fs::read_dir(dir) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
+        other => other.map_err(Error::io("list", dir))?,
+    };
+    let mut found = Vec::new();
+    for entry in entries {
+        let entry = entry.map_err(Error::io("list", dir))?;
+        match entry.file_type() {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+            kind => found.push((entry.path(), kind.map_err(Error::io("look at", entry.path()))?)),
+        }
+    }
+    Ok(found)
 }
 
 fn kind_of(path: &Path) -> Result<Option<FileType>> {

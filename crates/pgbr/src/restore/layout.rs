@@ -93,7 +93,7 @@ impl Layout {
     fn kept(&self) -> Vec<PathBuf> {
         let pg_data = &self.plan.pg_data;
         let links = self.tablespaces().map(|(oid, _)| pg_data.join("pg_tblspc").join(oid.to_string()));
-        links.chain([pg_data.join(MARKER)]).chain(self.plan.config.clone()).collect()
+        links.chain([pg_data.join(MARKER), pg_data.join(CONTROL)]).chain(self.plan.config.clone()).collect()
     }
 
     /// How files come to be.

@@ -67,13 +67,13 @@ fn is_system(database: &Database) -> bool {
 
 impl Selection {
     /// The databases among `found` that come back as zeros.
-    pub(crate) fn left_out<'a>(&self, found: &'a [Database]) -> Vec<&'a str> {
+    pub(crate) fn left_out(&self, found: &[Database]) -> Vec<String> {
         let out = |db: &&Database| match self {
             Self::All => false,
             Self::Without(excluded) => excluded.contains(&db.oid),
             Self::Only(kept) => !kept.contains(&db.oid),
         };
-        found.iter().filter(out).map(|db| db.name.as_str()).collect()
+        found.iter().filter(out).map(|db| db.name.clone()).collect()
     }
 
     /// Whether a file gets its content. Files of no database do, and `PG_VERSION`, without which recovery ends.

@@ -3,15 +3,14 @@
 //! Only the listings of the directories between the root and the current place are in memory.
 
 use std::ffi::{OsStr, OsString};
-use std::fs;
 use std::iter::Peekable;
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 
 use pgbr_manifest::RelPath;
 
-use super::hand::{Hand, LOST_AND_FOUND};
-use crate::error::{Error, Result};
+use super::hand::{Hand, LOST_AND_FOUND, list};
+use crate::error::Result;
 
 /// Removes what is foreign. It is told of every entry of the backup, in order.
 pub(crate) struct Sweep {
@@ -52,10 +51,9 @@ impl Sweep {
 
     /// A directory of the backup that was there.
     pub(crate) fn enter(&mut self, path: &RelPath, real: &Path) -> Result<()> {
-        let mut names = Vec::new();
-        for entry in fs::read_dir(real).map_err(Error::io("list", real))? {
-            names.push(entry.map_err(Error::io("list", real))?.file_name());
-        }
+        let listed = list(real)?.into_iter();
+        let mut names: Vec<_> =
+            listed.filter_map(|(path, _)| path.file_name().map(OsStr::to_owned)).collect();
         names.sort_unstable();
         let names = names.into_iter().peekable();
         self.levels.push(Level { path: path.clone(), real: real.to_owned(), names });
@@ -87,6 +85,8 @@ fn remove(kept: &[PathBuf], dir: &Path, name: &OsStr, hand: &mut Hand) -> Result
 
 #[cfg(test)]
 mod tests {
+    use std::fs;
+
     use super::*;
     use crate::host::Host;
 

@@ -1,0 +1,86 @@
+//! What is looked at before anything in the target is touched.
+
+use std::collections::BTreeMap;
+
+use pgbr_manifest::WalFileName;
+use pgbr_manifest::manifest::Summary;
+use pgbr_pg::read_control_file;
+use pgbr_repo::WalGet;
+
+use super::target::{CONTROL, Places};
+use crate::error::{Error, Result};
+use crate::host::Host;
+use crate::load::{self, Backup};
+use crate::place::StanzaPlace;
+
+/// Sees that the repository holds what the newest backup of `chain` is made of, and the WAL that recovery begins with.
+pub(crate) async fn check_repository(host: &Host, place: &StanzaPlace, chain: &[Backup]) -> Result<()> {
+    for backup in chain {
+        check_packs(host, place, backup).await?;
+    }
+    match chain.first() {
+        Some(backup) => check_first_segment(place, backup).await,
+        None => Ok(()),
+    }
+}
+
+/// Sees that every pack is there with its size.
+async fn check_packs(host: &Host, place: &StanzaPlace, backup: &Backup) -> Result<()> {
+    let label = backup.summary.label;
+    let listed = place.backups.list_packs(&label).await?;
+    let sizes: BTreeMap<_, _> = listed.iter().map(|p| ((p.attempt, p.index, p.number), p.size)).collect();
+    let missing = |attempt: u64, index: bool, number: u32, size: u64| {
+        let name = format!("pack {attempt:016x}-{}{number:08x}", if index { "i" } else { "" });
+        match sizes.get(&(attempt, index, number)) {
+            Some(found) if *found == size => None,
+            Some(found) => Some(format!("{name} has {found} bytes, not {size}")),
+            None => Some(format!("{name} is missing")),
+        }
+    };
+    let damaged = |reason| Error::Damaged { label, reason };
+    for layer in &backup.body.layers {
+        for (number, size) in (0..).zip(&layer.index_packs) {
+            if let Some(reason) = missing(layer.attempt, true, number, *size) {
+                return Err(damaged(reason));
+            }
+        }
+        for (number, size) in load::pack_sizes(host, place, label, layer).await? {
+            if let Some(reason) = missing(layer.attempt, false, number, size) {
+                return Err(damaged(reason));
+            }
+        }
+    }
+    Ok(())
+}
+
+/// Sees that recovery can begin: the segment with the checkpoint's redo position opens.
+async fn check_first_segment(place: &StanzaPlace, backup: &Backup) -> Result<()> {
+    if backup.body.backup_label.is_none() {
+        return Ok(());
+    }
+    let label = backup.summary.label;
+    let number = backup.summary.database.id;
+    let cluster = place.stanza.history().iter().find(|c| c.number == number);
+    let cluster = cluster
+        .ok_or_else(|| Error::Damaged { label, reason: format!("the stanza has no cluster {number}") })?;
+    let segment = backup.summary.wal.start;
+    match place.wal.get(cluster.archive_id(), &WalFileName::Segment(segment)).await? {
+        WalGet::Found(_) => Ok(()),
+        _ => Err(Error::Damaged {
+            label,
+            reason: format!("WAL segment {segment}, which recovery begins with, is not in the archive"),
+        }),
+    }
+}
+
+/// Says so when the target holds another cluster than the backup: it may be there by mistake.
+pub(crate) fn warn_of_another_cluster(host: &Host, places: &Places, backup: &Summary) {
+    let Ok((control, _)) = read_control_file(places.pg_data.join(CONTROL)) else { return };
+    let (found, wanted) = (control.system_id, backup.database.system_id);
+    if found != wanted {
+        let place = places.pg_data.display();
+        host.warn(format!(
+            "'{place}' holds the cluster with system identifier {found}, which is replaced by the one of the backup, {wanted}"
+        ));
+    }
+}

@@ -1,0 +1,204 @@
+//! How far the archived WAL leads a recovery, as its directories tell: nothing is read, so a lost byte in a segment is not seen.
+
+use std::collections::BTreeSet;
+
+use pgbr_manifest::manifest::Summary;
+use pgbr_manifest::plan_restore::Goal;
+use pgbr_manifest::{ArchiveId, Lsn, TimelineHistory, TimelineId, WalSegmentName, WalSegmentSize};
+use pgbr_pg::RecoveryGoal;
+
+use crate::error::{Error, Result};
+use crate::host::Host;
+use crate::load::Backup;
+use crate::place::StanzaPlace;
+
+/// The WAL that a recovery would find.
+#[derive(Debug, Clone, PartialEq, Eq, serde::Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub struct WalReach {
+    /// The segment that it begins with.
+    pub first: WalSegmentName,
+    /// The last of the unbroken row that is in the archive; none where the first is missing.
+    pub last: Option<WalSegmentName>,
+    /// How many are in that row.
+    pub segments: u64,
+    /// The segment that is missing at its end, where later ones are there.
+    pub gap: Option<WalSegmentName>,
+    /// Whether recovery can get to its target.
+    pub target: Reach,
+    /// Why.
+    pub reason: String,
+}
+
+/// Whether recovery can get to its target.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize)]
+#[serde(rename_all = "kebab-case")]
+#[expect(clippy::exhaustive_enums, reason = "yes, no, and what only replay can tell")]
+pub enum Reach {
+    /// It can.
+    Yes,
+    /// It cannot.
+    No,
+    /// Only replay can tell.
+    Unknown,
+}
+
+/// Where recovery is to end.
+pub(crate) struct Aim<'a> {
+    pub(crate) recovery: &'a RecoveryGoal,
+    pub(crate) goal: Goal,
+    pub(crate) history: Option<&'a TimelineHistory>,
+    /// Backups that may show that the target was passed.
+    pub(crate) backups: &'a [Summary],
+}
+
+/// Follows the row of segments from the first that `backup` needs.
+pub(crate) async fn look(
+    host: &Host,
+    place: &StanzaPlace,
+    backup: &Backup,
+    aim: &Aim<'_>,
+) -> Result<WalReach> {
+    let label = backup.summary.label;
+    let cluster = place.stanza.history().iter().find(|c| c.number == backup.summary.database.id);
+    let cluster = cluster
+        .ok_or_else(|| Error::Damaged { label, reason: "the stanza does not know its cluster".to_owned() })?;
+    let (archive, size) = (cluster.archive_id(), backup.body.cluster.wal_segment_size);
+    let way = Way::new(backup, aim.history, size);
+    let first = backup.summary.wal.start;
+    let number = |segment: WalSegmentName| {
+        let damaged = || Error::Damaged { label, reason: format!("segment name {segment} cannot occur") };
+        segment.number(size).ok_or_else(damaged)
+    };
+    let (start, stop) = (number(first)?, number(backup.summary.wal.stop)?);
+    let (mut next, mut last) = (start, None);
+    loop {
+        host.stop.check()?;
+        let found = way.segments_of_log(place, archive, next).await?;
+        let before = next;
+        while let Some(segment) = found.iter().rev().find(|segment| segment.number(size) == Some(next)) {
+            (last, next) = (Some(*segment), next + 1);
+        }
+        if next == before || !next.is_multiple_of(size.segments_per_log()) {
+            break;
+        }
+    }
+    let later = place.wal.bounds(archive).await?.map(|(_, newest)| newest);
+    let later =
+        later.filter(|newest| way.timelines.iter().any(|(timeline, _)| *timeline == newest.timeline()));
+    let gap = later.and_then(|newest| newest.number(size)).filter(|newest| *newest > next);
+    let gap = gap.map(|_| WalSegmentName::from_number(way.timeline_of(next), next, size));
+    let row = Row { next, stop, size, last, gap };
+    let (target, reason) = row.judge(aim, backup);
+    Ok(WalReach { first, last, segments: next - start, gap, target, reason })
+}
+
+/// The timelines that recovery goes through, newest first, each with the first segment that it may be read from.
+struct Way {
+    timelines: Vec<(TimelineId, u64)>,
+    size: WalSegmentSize,
+}
+
+impl Way {
+    fn new(backup: &Backup, history: Option<&TimelineHistory>, size: WalSegmentSize) -> Self {
+        let Some(history) = history else {
+            return Self { timelines: vec![(backup.summary.wal.start.timeline(), 0)], size };
+        };
+        let mut begin = 0;
+        let mut timelines = Vec::new();
+        for (timeline, left) in history.ancestors() {
+            timelines.push((*timeline, begin));
+            begin = left.as_u64() / u64::from(size.bytes());
+        }
+        timelines.push((history.timeline(), begin));
+        timelines.reverse();
+        Self { timelines, size }
+    }
+
+    /// What is archived of the log that holds segment `number`.
+    async fn segments_of_log(
+        &self,
+        place: &StanzaPlace,
+        archive: ArchiveId,
+        number: u64,
+    ) -> Result<BTreeSet<WalSegmentName>> {
+        let per_log = self.size.segments_per_log();
+        let end = (number / per_log + 1) * per_log;
+        let of = |(timeline, begin): &(TimelineId, u64)| {
+            let (timeline, size) = (*timeline, self.size);
+            (number.max(*begin)..end).map(move |number| WalSegmentName::from_number(timeline, number, size))
+        };
+        let wanted: Vec<_> = self.timelines.iter().flat_map(of).collect();
+        Ok(place.wal.segments_present(archive, wanted).await?)
+    }
+
+    /// The timeline that segment `number` would first be looked for on.
+    fn timeline_of(&self, number: u64) -> TimelineId {
+        let found = self.timelines.iter().find(|(_, begin)| *begin <= number);
+        found.or(self.timelines.last()).map_or(TimelineId::new(1), |(timeline, _)| *timeline)
+    }
+}
+
+/// An unbroken row of segments.
+struct Row {
+    /// The number of the first that is not in it.
+    next: u64,
+    /// The last that the backup needs to be consistent.
+    stop: u64,
+    size: WalSegmentSize,
+    last: Option<WalSegmentName>,
+    gap: Option<WalSegmentName>,
+}
+
+impl Row {
+    fn ends(&self) -> String {
+        match (self.last, self.gap) {
+            (None, _) => "the first segment is not in the archive".to_owned(),
+            (Some(last), None) => format!("the archive ends with {last}"),
+            (Some(last), Some(gap)) => format!("segment {gap} is missing after {last}"),
+        }
+    }
+
+    fn holds(&self, lsn: Lsn) -> bool {
+        lsn.previous_byte().as_u64() / u64::from(self.size.bytes()) < self.next
+    }
+
+    fn judge(&self, aim: &Aim<'_>, backup: &Backup) -> (Reach, String) {
+        if self.next <= self.stop {
+            let reason =
+                format!("the backup is not consistent before {}: {}", backup.summary.lsn.stop, self.ends());
+            return (Reach::No, reason);
+        }
+        match (aim.recovery, aim.goal) {
+            (RecoveryGoal::Immediate | RecoveryGoal::None, _) => {
+                (Reach::Yes, format!("the backup is consistent at {}", backup.summary.lsn.stop))
+            }
+            (_, Goal::Lsn(target)) if self.holds(target) => {
+                (Reach::Yes, format!("{target} is in the archive"))
+            }
+            (_, Goal::Lsn(target)) => (Reach::No, format!("{target} comes later: {}", self.ends())),
+            (_, Goal::Time(target)) => self.judge_time(aim, target),
+            (RecoveryGoal::Xid(_) | RecoveryGoal::Name(_) | RecoveryGoal::Time(_), Goal::Newest) => {
+                (Reach::Unknown, format!("only replay can find the target; {}", self.ends()))
+            }
+            (_, Goal::Newest) => {
+                (Reach::Yes, format!("recovery goes to the end of the archive: {}", self.ends()))
+            }
+        }
+    }
+
+    /// A later backup whose WAL is in the row shows that the log goes on behind the target.
+    fn judge_time(&self, aim: &Aim<'_>, target: i64) -> (Reach, String) {
+        let shows = |backup: &&Summary| {
+            let on_way = aim.history.is_none_or(|h| h.contains(backup.wal.stop.timeline(), backup.lsn.stop));
+            backup.server_time_us.start > target && on_way && self.holds(backup.lsn.stop)
+        };
+        match aim.backups.iter().find(shows) {
+            Some(later) => (Reach::Yes, format!("backup {} was made later, and WAL goes there", later.label)),
+            None => (
+                Reach::Unknown,
+                format!("only replay can tell when the target time is reached; {}", self.ends()),
+            ),
+        }
+    }
+}
