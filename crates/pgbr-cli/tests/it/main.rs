@@ -15,6 +15,7 @@ mod kills;
 mod layouts;
 mod listing;
 mod majors;
+mod model;
 mod power_loss;
 mod props;
 mod recovery;

@@ -9,7 +9,7 @@ use rustix::process::Signal;
 
 use crate::rig::{Frozen, LIMIT, MAJOR, assert_one_error, said};
 use crate::state::{open_backup, state};
-use crate::world::{World, archive_all};
+use crate::world::{World, restore_args};
 
 /// A cluster, and the state that each of its backups was made in.
 struct History {
@@ -253,8 +253,6 @@ fn a_backup_after_a_change_of_timeline_builds_on_what_is_on_its_way() {
     history.cluster().stop(StopMode::Fast);
     history.world.pgbr.set_cluster(1, &standby);
     standby.promote();
-    // What a timeline came from is asked of the archive.
-    archive_all(&standby);
     let old = std::mem::replace(&mut history.world.cluster, standby);
     history.sql("update t set v = 'by the standby' where id % 11 = 0");
     let before = history.newest().to_owned();
@@ -423,5 +421,60 @@ fn one_backup_at_a_time_on_one_host_and_on_two() {
     assert!(finished.success(), "{finished:#?}");
     history.learn();
     history.backup(&["--type=incr", &other_host]);
+    history.all_restore();
+}
+
+#[test]
+fn expire_waits_for_a_backup_and_leaves_a_restore_what_it_reads() {
+    let mut history = History::of(Cluster::builder(MAJOR));
+    for (option, value) in [("repo1-pack-size", "1MiB"), ("compress-type", "bz2"), ("process-max", "1")] {
+        history.world.pgbr.set("global", option, value);
+    }
+    history.cluster().pgbench_init(2);
+    history.backup(&["--type=full"]);
+    history.sql("update pgbench_tellers set tbalance = 1");
+    history.backup(&["--type=incr"]);
+    history.backup(&["--type=full"]);
+    let [(full, _), (incr, then), (other, _)] = [0, 1, 2].map(|n: usize| history.made[n].clone());
+
+    // A backup that builds on what is to go.
+    history.cluster().set_conf("archive_command", "false pgbr");
+    history.cluster().reload();
+    let backup = history.world.pgbr.command(["backup", "--type=incr", "--archive-timeout=120"]);
+    let sessions = "select count(*) from pg_stat_activity where application_name like 'pgbr%'";
+    let frozen = Frozen::at(backup, || history.sql(sessions) == "1");
+    frozen.send(Signal::CONT);
+    let set = format!("--set={other}");
+    let elsewhere = history.world.pgbr.scratch().dir("lock-of-another-host");
+    let other_host = format!("--lock-path={}", elsewhere.display());
+    for (args, words) in
+        [(&["expire", &set][..], "demo-backup"), (&["expire", &set, &other_host], "another process holds")]
+    {
+        assert_one_error(&history.world.pgbr.fails(50, args), 50, &[words]);
+    }
+    history.world.pgbr.archive_from(history.cluster());
+    let finished = frozen.thaw();
+    assert!(finished.success(), "{finished:#?}");
+    history.learn();
+
+    // A restore that reads what goes: it comes to its end, and only then does anything go.
+    let target = Cluster::builder(MAJOR).empty();
+    let options = [&format!("--set={incr}"), "--type=immediate", "--target-action=promote"];
+    let (begun, packs) =
+        (target.data_dir().join("base/1"), manifest(&history.world, &full).with_file_name("pack"));
+    let frozen = Frozen::at(history.world.pgbr.command(restore_args(&target, &options)), || begun.exists());
+    let named = history.world.pgbr.fails(75, ["expire", &format!("--set={full}")]);
+    assert_one_error(&named, 75, &["used by a running command"]);
+    history.world.pgbr.ok(["expire", "--repo1-retention-full=1"]);
+    assert!(packs.exists(), "what is being read is still there");
+    let finished = frozen.thaw();
+    assert!(finished.success(), "{finished:#?}");
+    target.start();
+    target.wait_promoted();
+    assert_eq!(state(&target), then);
+    target.assert_clean();
+    history.world.pgbr.ok(["expire", "--repo1-retention-full=1"]);
+    assert!(!packs.exists(), "what nobody reads any more is gone");
+    history.made.drain(..2);
     history.all_restore();
 }
