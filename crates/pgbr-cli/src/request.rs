@@ -53,6 +53,12 @@ pub(crate) fn pg_data(settings: &Settings) -> Option<PathBuf> {
     settings.indexed("pg", key, "path").as_path().map(Path::to_owned)
 }
 
+/// The data directories of all clusters of the stanza.
+pub(crate) fn all_pg_data(settings: &Settings) -> Vec<PathBuf> {
+    let path = |key: &u16| settings.indexed("pg", *key, "path").as_path().map(Path::to_owned);
+    settings.keys("pg").iter().filter_map(path).collect()
+}
+
 /// The data directory of the server that runs this command: the one of all that are configured which it works in, else the first.
 pub(crate) fn pg_data_here(settings: &Settings) -> Option<PathBuf> {
     let here = std::env::current_dir().unwrap_or_default();

@@ -84,6 +84,7 @@ async fn back_up_and_restore(
         repo: repository.clone(),
         stanza: stanza()?,
         cluster: cluster.clone(),
+        others: Vec::new(),
         online: true,
     };
     stanza_create(&host, request).await?;

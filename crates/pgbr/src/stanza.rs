@@ -7,6 +7,7 @@ use pgbr_manifest::StanzaName;
 use pgbr_pg::read_control_file;
 use pgbr_repo::{CreateOptions, Error as RepoError, NewCluster, Repo, Stanza};
 
+use crate::backup::{StandbyUse, find_servers};
 use crate::cluster::ClusterAccess;
 use crate::error::{Error, Result};
 use crate::host::Host;
@@ -25,6 +26,8 @@ pub struct StanzaCreateRequest {
     pub stanza: StanzaName,
     /// The cluster.
     pub cluster: ClusterAccess,
+    /// Other clusters of the stanza: the primary may be one of them.
+    pub others: Vec<ClusterAccess>,
     /// Whether the server is asked; else the control file is enough.
     pub online: bool,
 }
@@ -44,7 +47,7 @@ pub enum StanzaCreated {
 /// # Errors
 /// When the stanza is there for another cluster, when the repository is sealed with another passphrase, or as the store failed.
 pub async fn stanza_create(host: &Host, request: StanzaCreateRequest) -> Result<StanzaCreated> {
-    let cluster = identify(&request.cluster, request.online).await?;
+    let cluster = identify(host, &request.cluster, &request.others, request.online).await?;
     let repo = open_or_create(host, &request.repo).await?;
     match Stanza::create(&repo, &request.stanza, cluster, host.now_seconds()).await {
         Ok(_) => Ok(StanzaCreated::New),
@@ -54,13 +57,15 @@ pub async fn stanza_create(host: &Host, request: StanzaCreateRequest) -> Result<
 }
 
 /// Which cluster it is: by its server and its control file, or by the control file alone.
-async fn identify(access: &ClusterAccess, online: bool) -> Result<NewCluster> {
+async fn identify(
+    host: &Host,
+    access: &ClusterAccess,
+    others: &[ClusterAccess],
+    online: bool,
+) -> Result<NewCluster> {
     if online {
-        let connected = access.connect().await?;
-        if connected.facts.in_recovery {
-            return Err(Error::Standby);
-        }
-        return Ok(connected.identity());
+        let clusters: Vec<_> = [access].into_iter().chain(others).collect();
+        return Ok(find_servers(host, &clusters, StandbyUse::Never).await?.primary.identity());
     }
     let (control, _) = read_control_file(access.pg_data.join("global/pg_control"))?;
     Ok(NewCluster {

@@ -22,6 +22,7 @@ pub(super) async fn create(context: &Context, host: &Host) -> Outcome {
     let request = StanzaCreateRequest {
         repo: request::repo(settings)?,
         cluster: request::cluster(settings, &context.env, &context.log)?,
+        others: request::other_clusters(settings, &context.env, &context.log)?,
         online: settings.get_bool("online"),
         stanza: stanza.clone(),
     };
@@ -42,6 +43,7 @@ pub(super) async fn upgrade(context: &Context, host: &Host) -> Outcome {
     let request = StanzaUpgradeRequest {
         repo: request::repo(settings)?,
         cluster: request::cluster(settings, &context.env, &context.log)?,
+        others: request::other_clusters(settings, &context.env, &context.log)?,
         online: settings.get_bool("online"),
         stanza: stanza.clone(),
     };
@@ -70,7 +72,7 @@ pub(super) async fn delete(context: &Context, host: &Host) -> Outcome {
     let request = StanzaDeleteRequest {
         repo: request::repo(settings)?,
         stanza: stanza.clone(),
-        pg_data: request::pg_data(settings).filter(|_| !settings.get_bool("force")),
+        pg_data: if settings.get_bool("force") { Vec::new() } else { request::all_pg_data(settings) },
     };
     match stanza_delete(host, request).await.map_err(|e| context.failure(&e))? {
         StanzaDeleted::Gone => {

@@ -224,6 +224,13 @@ fn after_a_failover_the_backup_follows_the_primary() {
     assert!(after.contains("new backup label"), "{after}");
     let mark = crate::world::set_mark(&standby);
     crate::world::archive_all(&standby);
+    assert!(pgbr.ok(["stanza-create"]).contains("already exists on repo1 and is valid"));
+    assert!(pgbr.ok(["stanza-upgrade"]).contains("is already up to date"));
+    // The one of the two that runs keeps the stanza.
+    pgbr.ok(["stop"]);
+    let running = pgbr.fails(38, ["stanza-delete"]);
+    assert_one_error(&running, 38, &[&standby.data_dir().join("postmaster.pid").display().to_string()]);
+    pgbr.ok(["start"]);
     let target = world.opened(&[]);
     assert_eq!(last_mark(&target), mark.id);
     target.assert_clean();

@@ -17,8 +17,8 @@ pub struct StanzaDeleteRequest {
     pub repo: RepoAccess,
     /// The stanza.
     pub stanza: StanzaName,
-    /// Where no server may run; `None` where that does not matter.
-    pub pg_data: Option<PathBuf>,
+    /// The data directories on which no server may run; none where that does not matter.
+    pub pg_data: Vec<PathBuf>,
 }
 
 /// What became of it.
@@ -36,10 +36,10 @@ pub enum StanzaDeleted {
 /// # Errors
 /// When a server runs on the data directory, when a backup of the stanza is being made, or as the store failed.
 pub async fn stanza_delete(host: &Host, request: StanzaDeleteRequest) -> Result<StanzaDeleted> {
-    if let Some(path) = request.pg_data.map(|dir| dir.join("postmaster.pid"))
-        && path.try_exists().map_err(Error::io("look for", &path))?
-    {
-        return Err(Error::ServerRunning { stanza: request.stanza, path });
+    for path in request.pg_data.iter().map(|dir| dir.join("postmaster.pid")) {
+        if path.try_exists().map_err(Error::io("look for", &path))? {
+            return Err(Error::ServerRunning { stanza: request.stanza, path });
+        }
     }
     let place = match request.repo.open_stanza(host, &request.stanza).await {
         Ok(place) => place,

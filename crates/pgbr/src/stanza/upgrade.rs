@@ -19,6 +19,8 @@ pub struct StanzaUpgradeRequest {
     pub stanza: StanzaName,
     /// The cluster that it is for from now on.
     pub cluster: ClusterAccess,
+    /// Other clusters of the stanza: the primary may be one of them.
+    pub others: Vec<ClusterAccess>,
     /// Whether the server is asked; else the control file is enough.
     pub online: bool,
 }
@@ -38,7 +40,7 @@ pub enum StanzaUpgraded {
 /// # Errors
 /// When the stanza does not exist, when a backup of it is being made, or as the store failed.
 pub async fn stanza_upgrade(host: &Host, request: StanzaUpgradeRequest) -> Result<StanzaUpgraded> {
-    let cluster = identify(&request.cluster, request.online).await?;
+    let cluster = identify(host, &request.cluster, &request.others, request.online).await?;
     let place = request.repo.open_stanza(host, &request.stanza).await?;
     if place.stanza.current().is(&cluster) {
         return Ok(StanzaUpgraded::UpToDate);

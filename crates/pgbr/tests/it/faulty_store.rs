@@ -63,8 +63,13 @@ struct Rig<'a> {
 impl<'a> Rig<'a> {
     async fn new(cluster: &'a Cluster) -> Self {
         let rig = Self { cluster, directory: tempfile::tempdir().unwrap() };
-        let request =
-            StanzaCreateRequest { repo: rig.sound(), stanza: stanza(), cluster: rig.access(), online: false };
+        let request = StanzaCreateRequest {
+            repo: rig.sound(),
+            stanza: stanza(),
+            cluster: rig.access(),
+            others: Vec::new(),
+            online: false,
+        };
         stanza_create(&Host::system(), request).await.unwrap();
         rig
     }
