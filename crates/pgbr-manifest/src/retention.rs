@@ -287,10 +287,10 @@ impl fmt::Display for Reason {
             Self::InUse => f.write_str("a running command uses it"),
             Self::Unreadable => f.write_str("its manifest cannot be read"),
             Self::Incomplete => f.write_str("a backup that it builds on is missing"),
-            Self::FullCount(count) => write!(f, "it is among the {count} newest full backups"),
+            Self::FullCount(count) => write!(f, "it is {}", newest(*count, "full")),
             Self::FullDays(days) => write!(f, "it is needed to reach back {days} days"),
             Self::NoFullRule => f.write_str("retention-full is not set"),
-            Self::DiffCount(count) => write!(f, "it is among the {count} newest full and diff backups"),
+            Self::DiffCount(count) => write!(f, "it is {}", newest(*count, "full and diff")),
             Self::WithParent(parent) => write!(f, "{parent}, which it builds on, stays"),
             Self::Period(period, 1) => write!(f, "it is the newest of the last {}", period.word()),
             Self::Period(period, count) => {
@@ -299,15 +299,22 @@ impl fmt::Display for Reason {
             }
             Self::NeededBy(child) => write!(f, "{child}, which stays, builds on it"),
             Self::NotAsked => f.write_str("it was not asked for"),
-            Self::BeyondFullCount(count) => write!(f, "{count} full backups are newer"),
+            Self::BeyondFullCount(count) => write!(f, "it is not {}", newest(*count, "full")),
             Self::BeyondFullDays(days) => write!(f, "a newer full backup is at least {days} days old"),
-            Self::BeyondDiffCount(count) => write!(f, "{count} full and diff backups are newer"),
+            Self::BeyondDiffCount(count) => write!(f, "it is not {}", newest(*count, "full and diff")),
             Self::NoPeriod => f.write_str("no rule keeps it"),
             Self::ParentGoes(parent) => write!(f, "{parent}, which it builds on, goes"),
             Self::ParentGone => f.write_str("its full backup is gone and would have expired"),
             Self::Asked => f.write_str("it was asked for"),
             Self::Oldest => f.write_str("it is the oldest backup that may go"),
         }
+    }
+}
+
+fn newest(count: u32, what: &str) -> String {
+    match count {
+        1 => format!("the newest of the {what} backups"),
+        _ => format!("among the {count} newest {what} backups"),
     }
 }
 

@@ -142,6 +142,7 @@ fn the_program_tells_of_success_when_everything_is_on_disk() {
     let table = "create table t tablespace space as select g, md5(g::text) from generate_series(1, 20000) g";
     cluster.sql("postgres", table);
     backup_is_durable(&pgbr);
+    expire_is_durable(&pgbr);
     cluster.stop(StopMode::Fast);
     let target = Cluster::builder(15).empty();
     restores_are_durable(&pgbr, &target, &elsewhere.path().join("restored/wal"));
@@ -200,6 +201,34 @@ fn backup_is_durable(pgbr: &Pgbr) {
     let pins = stanza.join("pin");
     let released = |event: &Event| matches!(&event.call, Call::Remove(path) if path.starts_with(&pins));
     assert!(events.iter().any(released), "the trace shows how the pin was released");
+}
+
+/// Packs go when the removal of what names them is on disk, and WAL after them.
+fn expire_is_durable(pgbr: &Pgbr) {
+    let stanza = pgbr.repo_dir().join("pgbr/demo");
+    let label_dir = only_entry(&stanza.join("backup"));
+    pgbr.ok(["backup", "--type=full", "--no-expire-auto"]);
+    let events = trace(pgbr, &["expire", "--repo1-retention-full=1"]);
+    let removed = |dir: &Path| -> Vec<&Event> {
+        events
+            .iter()
+            .filter(|event| matches!(&event.call, Call::Remove(path) if path.starts_with(dir)))
+            .collect()
+    };
+    let (packs, wal) = (removed(&label_dir.join("pack")), removed(&stanza.join("archive")));
+    assert!(packs.len() > 3 && !wal.is_empty(), "the trace shows how packs and WAL were removed");
+    let early = |events: &[Event]| {
+        let manifest = label_dir.join("manifest");
+        let goes_early = |event: &&&Event| {
+            let disk = Disk::before(events, event.begin);
+            disk.has(&manifest) || disk.lost(&label_dir).contains(&Lost::Removal(manifest.clone()))
+        };
+        packs.iter().chain(&wal).filter(goes_early).count()
+    };
+    assert_eq!(early(&events), 0);
+    assert!(early(&without_syncs(&events)) > 0);
+    let last_pack = packs.iter().map(|event| event.end).max();
+    assert!(wal.iter().all(|event| Some(event.begin) > last_pack), "WAL goes last");
 }
 
 /// Into empty directories, and over the cluster that was there.

@@ -101,13 +101,11 @@ fn backups_beyond_the_count_go_with_their_dependants_and_their_wal() {
     for line in [
         format!("INFO: [DRY-RUN] repo1: expire full backup set {first}, {dependant}"),
         format!("INFO: [DRY-RUN] repo1: expire full backup {second}"),
-        format!("\nremove full backup {first}: 1 full backups are newer"),
+        format!("\nremove full backup {first}: it is not the newest of the full backups"),
         format!("\nremove incr backup {dependant}: {first}, which it builds on, goes"),
         format!("\nkeep   full backup {third}: {fourth}, which stays, builds on it"),
         format!("\nkeep   incr backup {fourth}: it is on hold"),
-        format!(
-            "\nkeep   full backup {last}: it is among the 1 newest full backups; it is the newest backup"
-        ),
+        format!("\nkeep   full backup {last}: it is the newest of the full backups; it is the newest backup"),
         format!("{third} needs it to become consistent"),
         format!("recovery from {last} can go on through it"),
         "no backup that stays needs it".to_owned(),
@@ -292,4 +290,21 @@ fn expire_after_a_backup_is_a_command_of_its_own() {
     kept.rig.pgbr.ok(["start"]);
     kept.expire(&[]);
     assert_eq!(kept.rig.labels().len(), 1);
+}
+
+#[test]
+fn expire_waits_for_nobody_who_makes_a_backup() {
+    let mut kept = Kept::new();
+    kept.rig.slow_down();
+    kept.backup(&["--type=full"]);
+    let backup = kept.rig.frozen_backup();
+    kept.rig.refused(50, &["unable to acquire lock"], ["expire", "--repo1-retention-full=1"]);
+    // A dry run looks, and takes nothing for rubbish that is being made.
+    let packs = kept.rig.packs();
+    let told = said(&kept.rig.pgbr.run(["expire", "--dry-run", "--lock-path=/nonexistent/lock"]));
+    assert!(!told.contains("remove unfinished"), "{told}");
+    assert_eq!(kept.rig.packs(), packs);
+    let finished = backup.thaw();
+    assert!(finished.success(), "{finished:#?}");
+    assert_eq!(kept.rig.labels().len(), 2);
 }

@@ -66,6 +66,7 @@ struct Shop {
     place: StanzaPlace,
     made: BTreeMap<BackupLabel, Made>,
     next: u32,
+    cluster: DatabaseRef,
 }
 
 #[derive(Clone)]
@@ -95,7 +96,8 @@ impl Shop {
         };
         Stanza::create(&repo, &stanza(), cluster, BEGAN).await.unwrap();
         let place = RepoAccess::plain(dir.path()).open_stanza(&Host::system(), &stanza()).await.unwrap();
-        Self { dir, place, made: BTreeMap::new(), next: 1 }
+        let cluster = DatabaseRef { id: 1, system_id: SystemId::new(7), version: PgVersion::V15 };
+        Self { dir, place, made: BTreeMap::new(), next: 1, cluster }
     }
 
     /// Backups a day apart: `F` a full, `D` and `I` on top of the last full and the last backup.
@@ -116,7 +118,7 @@ impl Shop {
             fs::write(path, content).unwrap();
         }
         let place = RepoAccess::plain(dir.path()).open_stanza(&Host::system(), &stanza()).await.unwrap();
-        Self { dir, place, made: self.made.clone(), next: self.next }
+        Self { dir, place, made: self.made.clone(), next: self.next, cluster: self.cluster }
     }
 
     async fn backup(&mut self, kind: char) -> BackupLabel {
@@ -171,6 +173,7 @@ impl Shop {
         let mut id = [0; 16];
         Host::system().entropy.fill(&mut id).unwrap();
         let summary = summary(label, BackupId(id), parent.as_ref().map(|p| p.label), number);
+        let summary = Summary { database: self.cluster, ..summary };
         let body = body(&summary, parent, &attempts);
         let (summary_json, body_json) = (summary.to_json().unwrap(), body.to_json().unwrap());
         let digest = Digest(manifest_digest(&pad_summary(&summary_json).unwrap(), &body_json));
@@ -663,4 +666,30 @@ async fn backups_of_both_kinds_are_counted() {
     );
     shop.assert_sound("diffs").await;
     shop.assert_clean("diffs").await;
+}
+
+#[tokio::test]
+async fn the_archive_of_a_replaced_cluster_goes_with_its_last_backup() {
+    let mut shop = Shop::of("F").await;
+    let old = shop.place.stanza.archive_id();
+    let history =
+        WalPush::new(old, "00000002.history".parse().unwrap(), WalSource::Bytes("1\t0/1\tx\n".into()));
+    shop.place.wal.push(history).await.unwrap();
+    let cluster = NewCluster {
+        system_id: SystemId::new(8),
+        version: PgVersion::V16,
+        catalog_version: 2,
+        control_version: 1,
+    };
+    let upgraded = shop.place.stanza.upgrade(cluster, BEGAN).await.unwrap();
+    shop.expire(full(1)).await.unwrap();
+    assert_eq!(shop.listed().await.len(), 1, "the only backup stays");
+    shop.place = RepoAccess::plain(shop.dir.path()).open_stanza(&Host::system(), &stanza()).await.unwrap();
+    shop.cluster = DatabaseRef { id: 2, system_id: SystemId::new(8), version: PgVersion::V16 };
+    let new = shop.backup('F').await;
+    shop.expire(full(1)).await.unwrap();
+    assert_eq!(shop.listed().await, [new]);
+    assert_eq!(shop.place.wal.archives().await.unwrap(), [upgraded.archive_id()]);
+    assert!(!shop.dir.path().join(format!("pgbr/main/archive/{old}")).exists());
+    shop.assert_sound("upgraded").await;
 }
