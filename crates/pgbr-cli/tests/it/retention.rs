@@ -301,8 +301,12 @@ fn expire_waits_for_nobody_who_makes_a_backup() {
     kept.rig.refused(50, &["unable to acquire lock"], ["expire", "--repo1-retention-full=1"]);
     // A dry run looks, and takes nothing for rubbish that is being made.
     let packs = kept.rig.packs();
-    let told = said(&kept.rig.pgbr.run(["expire", "--dry-run", "--lock-path=/nonexistent/lock"]));
-    assert!(!told.contains("remove unfinished"), "{told}");
+    let elsewhere = kept.rig.pgbr.scratch().dir("elsewhere");
+    let told = said(&kept.expire(&["--dry-run", &format!("--lock-path={}", elsewhere.display())]));
+    assert!(
+        told.contains("\nkeep   unfinished backup ") && told.contains("): a running command uses it"),
+        "{told}"
+    );
     assert_eq!(kept.rig.packs(), packs);
     let finished = backup.thaw();
     assert!(finished.success(), "{finished:#?}");
