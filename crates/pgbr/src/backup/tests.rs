@@ -28,6 +28,7 @@ use crate::place::{RepoAccess, StanzaPlace};
 use crate::run::hash_grains;
 
 const PACK: usize = 256 << 10;
+const TABLESPACE: &str = "data/pg_tblspc/16400";
 
 /// Numbers that are the same in each run.
 struct Rng(u64);
@@ -77,8 +78,12 @@ impl World {
 
     /// A path in the data directory that may hold anything.
     fn any_place(&mut self) -> PathBuf {
-        let top = ["data", "data/base/1", "data/d"][self.rng.below(3)];
+        let space = format!("{TABLESPACE}/{}/5", PgVersion::V15.tablespace_directory());
+        let top = ["data", "data/base/1", "data/d", space.as_str()][self.rng.below(4)];
         let mut path = self.at(top);
+        if top == space && !path.is_dir() {
+            path = self.at("data");
+        }
         for _ in 0..=self.rng.below(2) {
             let names: [&[u8]; 6] = [b"1", b"2", b"2_fsm", b"a", b"a.b", b"z"];
             let name = names[self.rng.below(names.len())];
@@ -160,6 +165,26 @@ impl World {
         }
     }
 
+    /// The tablespace goes, comes, moves, or is in place.
+    fn act_on_tablespace(&mut self) {
+        let place = self.at(TABLESPACE);
+        if place.is_symlink() && self.rng.one_in(2) {
+            fs::remove_dir_all(place.canonicalize().unwrap()).unwrap();
+        }
+        Self::clear(&place);
+        let target = ["out/ts", "out/ts2"][self.rng.below(2)];
+        let target = self.at(target);
+        let directory = PathBuf::from(PgVersion::V15.tablespace_directory()).join("5");
+        match self.rng.below(4) {
+            0 => {}
+            1 => fs::create_dir_all(place.join(directory)).unwrap(),
+            _ => {
+                fs::create_dir_all(target.join(directory)).unwrap();
+                symlink(target, place).unwrap();
+            }
+        }
+    }
+
     fn scan(&self) -> Scan {
         Scan::open(ScanOptions {
             pg_data: self.at("data"),
@@ -174,6 +199,9 @@ impl World {
 
     fn rel(&self, path: &Path) -> RelPath {
         let rest = path.strip_prefix(self.at("data")).unwrap();
+        if self.at(TABLESPACE).is_symlink() && path.starts_with(self.at(TABLESPACE)) {
+            return RelPath::new(rest.to_str().unwrap()).unwrap();
+        }
         RelPath::new(format!("pg_data/{}", rest.display())).unwrap()
     }
 
@@ -240,6 +268,12 @@ impl Iterator for Restless<'_> {
                 self.world.act(&later);
                 self.touched.extend(rel.parent().filter(|_| made));
                 self.touched.insert(rel);
+            }
+        }
+        if self.world.rng.one_in(40) && entry.path < RelPath::new("pg_data/pg_tblspc").unwrap() {
+            self.world.act_on_tablespace();
+            for path in ["pg_data/pg_tblspc/16400", "pg_tblspc/16400"] {
+                self.touched.insert(RelPath::new(path).unwrap());
             }
         }
         Some(Ok(entry))
@@ -483,6 +517,9 @@ fn whatever_changes_under_a_backup_the_next_quiet_one_is_exact() {
                 let path = world.any_place();
                 world.act(&path);
             }
+            if rng.one_in(3) {
+                world.act_on_tablespace();
+            }
             world.mend();
         }
         let mut scan = world.scan().filter(|entry| !is_special(entry));
@@ -492,4 +529,4 @@ fn whatever_changes_under_a_backup_the_next_quiet_one_is_exact() {
 }
 
 /// How many worlds are looked at. 150 were, once.
-const SEEDS: u64 = 10;
+const SEEDS: u64 = 8;
