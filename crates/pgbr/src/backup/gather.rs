@@ -14,6 +14,11 @@ use crate::run::FrameRow;
 
 /// A frame that is not full is closed early where a whole run can then become a frame without being copied; not below this size.
 const EARLY: usize = 256 << 10;
+/// A frame is closed when what says whose grains it holds has about this many bytes: very small files make more of that than of content, and
+/// it has to fit into a pack.
+const MAX_ROW_BYTES: usize = 256 << 10;
+/// What a row takes at most, but for its names and hashes.
+const ROW_BYTES: usize = 96;
 /// The most links of a data directory: their list stands in the manifest.
 const MAX_LINKS: usize = 1000;
 /// The most ranges of bad pages that are kept for one file.
@@ -56,6 +61,8 @@ pub(crate) struct Gather {
     entries: EntryWriter,
     limit: usize,
     frame: RawFrame,
+    /// About how many bytes its rows take.
+    row_bytes: usize,
     file: Option<OpenFile>,
     links: Vec<Link>,
     pub(crate) totals: Totals,
@@ -112,6 +119,7 @@ impl Gather {
             entries: EntryWriter::new(key),
             limit,
             frame,
+            row_bytes: 0,
             file: None,
             links: Vec::new(),
             totals: Totals::default(),
@@ -221,7 +229,7 @@ impl Gather {
         while !hashes.is_empty() {
             let room = self.limit.saturating_sub(self.frame.raw.len());
             let fit = if bytes.len() <= room { hashes.len() } else { room / GRAIN };
-            if fit == 0 {
+            if fit == 0 || self.row_bytes >= MAX_ROW_BYTES {
                 self.flush(emit);
                 continue;
             }
@@ -234,18 +242,22 @@ impl Gather {
                 {
                     row.hashes.extend_from_slice(stored);
                 }
-                _ => self.frame.rows.push(FrameRow {
-                    file: Arc::clone(record),
-                    first,
-                    hashes: stored.to_vec(),
-                }),
+                _ => {
+                    let meta = &record.meta;
+                    self.row_bytes +=
+                        ROW_BYTES + record.path.as_bytes().len() + meta.user.len() + meta.group.len();
+                    let row = FrameRow { file: Arc::clone(record), first, hashes: stored.to_vec() };
+                    self.frame.rows.push(row);
+                }
             }
+            self.row_bytes += size_of_val(stored);
             first += fit as u64;
             (bytes, hashes) = (later, rest);
         }
     }
 
     fn flush(&mut self, emit: &mut impl FnMut(RawFrame)) {
+        self.row_bytes = 0;
         if self.frame.raw.is_empty() {
             return;
         }

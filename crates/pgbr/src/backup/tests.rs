@@ -528,5 +528,27 @@ fn whatever_changes_under_a_backup_the_next_quiet_one_is_exact() {
     }
 }
 
+#[test]
+fn a_broken_run_over_many_tiny_files_is_taken_up() {
+    let (world, mut store) = (World::new(1), Chain::new());
+    fs::create_dir(world.at("data/tiny")).unwrap();
+    for n in 0..5000 {
+        // Names that have little in common.
+        fs::write(world.at("data/tiny").join(format!("{n:0200}").chars().rev().collect::<String>()), "x")
+            .unwrap();
+    }
+    let scan = || world.scan().filter(|entry| !is_special(entry));
+    // No pack is lost.
+    store.run(&mut scan(), &mut Rng(u64::MAX), false, true);
+    let stored = |store: &Chain| -> u64 {
+        let packs = store.runtime.block_on(store.place.backups.list_packs(&store.label)).unwrap();
+        packs.iter().filter(|pack| !pack.index).map(|pack| pack.size).sum()
+    };
+    let before = stored(&store);
+    let said = store.run(&mut scan(), &mut Rng::new(1), false, false);
+    assert_same(&store.resolved(said), &store.actual(&world), &BTreeSet::new(), "tiny files");
+    assert_eq!(stored(&store), before, "what had been stored was stored again");
+}
+
 /// How many worlds are looked at. 150 were, once.
 const SEEDS: u64 = 8;
