@@ -234,7 +234,7 @@ pub struct ExpireInput<'a> {
 pub enum Reason {
     /// Stays: no usable backup is newer.
     Newest,
-    /// Stays: no usable backup without page errors is newer.
+    /// Stays: no usable backup that has no page errors, in what it builds on either, is newer.
     NewestSound,
     /// Stays: on hold.
     Held,
@@ -448,6 +448,18 @@ impl<'a> Stock<'a> {
             }
         }
         false
+    }
+
+    /// Whether nothing in it can have a wrong checksum: an unchanged page is only looked at in the backup that stored it.
+    fn is_sound(&self, label: BackupLabel) -> bool {
+        let mut next = Some(label);
+        while let Some(facts) = next.and_then(|label| self.facts(label)) {
+            if facts.error {
+                return false;
+            }
+            next = facts.prior.filter(|prior| Some(*prior) < next);
+        }
+        self.is_whole(label)
     }
 
     /// The usable backups, newest first.

@@ -143,7 +143,7 @@ fn diff_rule(
 /// Keeps what is stronger than the rules.
 fn protect(policy: &Policy, stock: &Stock<'_>, verdicts: &mut Verdicts) {
     let whole = stock.whole();
-    let sound = |label: &BackupLabel| stock.facts(*label).is_some_and(|facts| !facts.error);
+    let sound = |label: &BackupLabel| stock.is_sound(*label);
     if let Some(newest) = whole.first() {
         keep(verdicts, *newest, Reason::Newest);
     }

@@ -164,6 +164,8 @@ fn backups_stay_as_the_documentation_says() {
             "F1:800 F2:795 I1:790", days(7), "F1 F2 I1"),
         ("pgbr: the newest backup without page errors stays, whatever the count.",
             "F1:9 F2:8 I1:7 F3:6! F4:5!", full(1), "F2 I1 F4"),
+        ("pgbr: an increment on top of a backup with page errors may have them, too.",
+            "F1:9 F2:8! I1:7", full(1), "F1 F2 I1"),
         ("pgbr: what is on hold stays, with what it builds on.",
             "F1:9 D1:8 I1:7h D2:6 F2:5 F3:4", full(1), "F1 D1 I1 F3"),
         ("pgbr: what a running command uses stays.",
