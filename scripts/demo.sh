@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Shows pgbr at work on a machine with nothing but Rust: builds it, backs up a database under load into an encrypted
-# repository, drops a table "by mistake", and restores the moment before.
+# repository, in full and as an increment, drops a table "by mistake", and restores the moment before.
 #
 #   scripts/demo.sh            KEEP=1 keeps the directory with everything in it
 #
@@ -37,6 +37,9 @@ main() {
     title "A full backup while four sessions write"
     start_load
     timed "backup --type=full" pgbr backup --type=full
+
+    title "An increment: only the pages that they have changed since"
+    timed "backup --type=incr" pgbr backup --type=incr
     stop_load
     note "pgbench committed $(sql "select count(*) from pgbench_history") transactions meanwhile"
 
@@ -128,6 +131,7 @@ write_config() {
 repo1-path=$WORK/repo
 repo1-cipher-type=${PGBR_DEMO_CIPHER:-aes-256-gcm}
 repo1-cipher-pass=$(head -c 48 /dev/urandom | base64 -w 0)
+repo1-retention-full=2
 compress-type=zst
 process-max=2
 start-fast=y
