@@ -231,20 +231,31 @@ fn expire_is_durable(pgbr: &Pgbr) {
     assert!(wal.iter().all(|event| Some(event.begin) > last_pack), "WAL goes last");
 }
 
-/// Into empty directories, and over the cluster that was there.
+/// Into empty directories, over the cluster that was there, and into one that lacks a file.
 fn restores_are_durable(pgbr: &Pgbr, target: &Cluster, wal: &Path) {
     let space = target.scratch().path().join("space");
     let roots = [target.data_dir(), &space, wal];
     let path = format!("--pg1-path={}", target.data_dir().display());
     let map = format!("--tablespace-map=space={}", space.display());
     let link = format!("--link-map=pg_wal={}", wal.display());
-    for more in [&["--type=immediate"][..], &["--type=immediate", "--delta"]] {
+    let catalog = target.data_dir().join("base/1/1259");
+    for more in
+        [&["--type=immediate"][..], &["--type=immediate", "--force"], &["--type=immediate", "--delta"]]
+    {
+        let mends = more.contains(&"--delta");
+        if mends {
+            std::fs::remove_file(&catalog).expect("it was restored");
+        }
         let events = trace(pgbr, &[&["restore", &path, &map, &link][..], more].concat());
         assert_eq!(restore_faults(&events, &roots), none::<String>());
         assert!(!restore_faults(&without_syncs(&events), &roots).is_empty());
         let disk = Disk::before(&events, success(&events));
-        assert!(disk.has(&target.data_dir().join("base/1/1259")), "the trace shows the files");
+        assert!(disk.has(&catalog), "the trace shows the files");
         assert!(disk.has(&target.data_dir().join("recovery.signal")));
+        if mends {
+            assert!(!disk.has(&target.data_dir().join("base/1/2619")), "a file that is right is made anew");
+            continue;
+        }
         assert!(disk.has(&wal.join("archive_status")), "the trace shows what is below a link");
         assert!(disk.has(&only_entry(&space)), "the trace shows the tablespace");
     }
