@@ -84,6 +84,8 @@ incr_stage() {
     for program in theirs ours; do run_backup "$program" "$mode" >/dev/null; done
     measure_stage incr "$mode"
     check_restored ours "$mode"
+    # The beta is one.
+    (check_restored theirs "$mode") || WRONG="$WRONG $mode"
     rm -rf "$WORK"/repo-*
 }
 
@@ -172,7 +174,7 @@ prepare() {
     PASS=$(head -c 48 /dev/urandom | base64 -w 0)
     as_operator mkdir "$WORK/wal" "$WORK/log" "$WORK/lock" "$WORK/spool"
     : >"$WORK/results"
-    SIZE='' TOUCHED='' MANY='' SEED=0
+    SIZE='' TOUCHED='' MANY='' WRONG='' SEED=0
 }
 
 # An empty cluster that runs, and writes nothing that it was not asked for.
@@ -463,6 +465,7 @@ report() {
     printf 'theirs: bundle=y, block=%s; encrypted: theirs aes-256-cbc, ours aes-256-gcm; push: %s segments\n' "$BLOCK" "$SEGMENTS"
     [ -z "$SIZE" ] || printf 'pgbench scale %s (%s)\n' "$SCALE" "$SIZE"
     [ -z "$TOUCHED" ] || printf 'incr: updated %s (the last time)\n' "$TOUCHED"
+    [ -z "$WRONG" ] || printf 'what pgBackRest restored of its increments was not what was backed up:%s\n' "$WRONG"
     [ -z "$MANY" ] || printf 'many, noop: %s tables, %s\n' "$TABLES" "$MANY"
     ! wanted chain || printf 'chain: a restore of a full (under "theirs") beside that of the last of 1 full + %s incr, both by pgbr\n' "$CHAIN"
     printf 'ratios are medians of pairs, pgbr / pgBackRest: below 1, pgbr needs less\n\n'
