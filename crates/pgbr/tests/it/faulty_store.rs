@@ -93,14 +93,14 @@ impl<'a> Rig<'a> {
     }
 
     /// A backup of what lies in `global` and at the top: a dozen requests, and all that a commit does.
-    async fn backup(&self, host: &Host, repo: RepoAccess) -> pgbr::Result<BackupReport> {
+    async fn backup(&self, host: &Host, kind: BackupType, repo: RepoAccess) -> pgbr::Result<BackupReport> {
         let request = BackupRequest {
             repo,
             stanza: stanza(),
             cluster: self.access(),
             others: Vec::new(),
             standby: StandbyUse::Never,
-            kind: BackupType::Full,
+            kind,
             delta: false,
             resume: true,
             compression: Compression::NONE,
@@ -214,20 +214,31 @@ async fn a_push_over_a_failing_store_is_whole_or_absent() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_backup_over_a_failing_store_is_whole_or_absent() {
+    broken_backups(BackupType::Full, 1).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_incr_over_a_failing_store_is_whole_or_absent() {
+    broken_backups(BackupType::Incr, 3).await;
+}
+
+async fn broken_backups(kind: BackupType, every: usize) {
     // What the backups need stays in pg_wal, from where it is archived when it is asked for.
     let cluster = Cluster::builder(15).conf("wal_keep_size", "8GB").start();
-    let (mut committed, mut failed) = (0, 0);
-    for n in (0..).step_by(AT_ONCE) {
+    let (mut committed, mut failed, mut resumed) = (0, 0, 0);
+    for n in (0..).step_by(AT_ONCE * every) {
         // What a dead run leaves has to go stale first, which takes two seconds.
-        let faults = (n..n + AT_ONCE).flat_map(failures);
+        let faults = (n..n + AT_ONCE * every).step_by(every).flat_map(failures);
         let faults = faults.filter(|fault| !matches!(fault, Fault::Dies(n) if n % 4 != 3));
-        let done = futures::future::join_all(faults.map(|fault| broken_backup(&cluster, fault))).await;
+        let faults = faults.map(|fault| broken_backup(&cluster, kind, fault));
+        let done = futures::future::join_all(faults).await;
         committed += done.iter().filter(|done| done.reached && done.committed).count();
         failed += done.iter().filter(|done| !done.committed).count();
+        resumed += done.iter().filter(|done| done.resumed).count();
         if !done.iter().any(|done| done.reached) {
             assert!(
-                n > 10 && committed > 2 && failed > 10,
-                "{n} requests, {committed} made, {failed} failed"
+                n > 10 && committed > 2 && failed > 10 && resumed > 2,
+                "{n} requests, {committed} made, {failed} failed, {resumed} taken up"
             );
             return;
         }
@@ -240,24 +251,35 @@ const AT_ONCE: usize = 4;
 struct Done {
     reached: bool,
     committed: bool,
+    resumed: bool,
 }
 
 /// A backup with a fault, what it leaves, and a backup after it.
-async fn broken_backup(cluster: &Cluster, fault: Fault) -> Done {
+async fn broken_backup(cluster: &Cluster, kind: BackupType, fault: Fault) -> Done {
     let rig = Rig::new(cluster).await;
+    let mut before = 0;
+    if kind != BackupType::Full {
+        rig.backup(&Host::system(), BackupType::Full, rig.sound()).await.unwrap();
+        let changed = rig.path().display().to_string().repeat(50_000);
+        std::fs::write(cluster.data_dir().join("global/changed"), changed).unwrap();
+        before = 1;
+    }
     let (repo, store) = faulty(rig.path(), fault);
-    let made = rig.backup(&Host::system(), repo).await;
+    let made = rig.backup(&Host::system(), kind, repo).await;
     let listed = rig.listed().await;
     match &made {
-        Ok(report) => assert_eq!(listed, [report.label], "{fault:?}"),
-        Err(_) => assert!(listed.len() <= 1, "{fault:?}: {listed:?}"),
+        Ok(report) => assert_eq!(listed[before..], [report.label], "{fault:?}"),
+        Err(_) => assert!(listed.len() <= before + 1, "{fault:?}: {listed:?}"),
     }
-    if let [label] = listed.as_slice() {
-        rig.assert_whole(*label).await;
+    if let [label] = listed[before..] {
+        rig.assert_whole(label).await;
     }
-    let next = rig.backup(&hasty(), rig.sound()).await;
+    let next = rig.backup(&hasty(), kind, rig.sound()).await;
     let next = next.unwrap_or_else(|error| panic!("{fault:?}: the next run failed: {error}"));
     let after = rig.listed().await;
     assert_eq!((after.len(), after.last()), (listed.len() + 1, Some(&next.label)), "{fault:?}");
-    Done { reached: reached(fault, &store), committed: made.is_ok() }
+    if next.resumed.is_some() || next.kind != BackupType::Full {
+        rig.assert_whole(next.label).await;
+    }
+    Done { reached: reached(fault, &store), committed: made.is_ok(), resumed: next.resumed.is_some() }
 }
