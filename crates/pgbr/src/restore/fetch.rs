@@ -29,6 +29,8 @@ const OUT_BYTES: u64 = 24 << 20;
 /// The most frames that wait for others of the same request, over all sources.
 const WAITING_FRAMES: usize = 512;
 
+/// After how many grains of zeros a stop is looked for.
+const ZEROS_AT_ONCE: u64 = 1 << 20;
 /// Jobs of comparing under way for each worker.
 const LOOKS_A_THREAD: usize = 3;
 /// The most runs in one job: small files share jobs.
@@ -242,8 +244,15 @@ impl Fetch<'_> {
     }
 
     fn zeros(&mut self, first: u64, count: u64) -> Result<()> {
-        let open = self.open_at(first, count)?;
-        (0..count).for_each(|_| open.digester.push(ZERO_GRAIN));
+        let (mut at, end) = (first, first + count);
+        while at < end {
+            // A damaged index may speak of more zeros than can be counted in a day.
+            self.host.stop.check()?;
+            let now = (end - at).min(ZEROS_AT_ONCE);
+            let open = self.open_at(at, now)?;
+            (0..now).for_each(|_| open.digester.push(ZERO_GRAIN));
+            at += now;
+        }
         let (mut first, mut left) = (first, count);
         while left > 0 {
             let Some(room) = self.look_room(first)? else { return Ok(()) };
