@@ -316,8 +316,16 @@ impl Model {
         self.world.pgbr.ok(["expire", &format!("--repo1-retention-full={keep}")]);
         let fulls: Vec<&Known> = self.known.iter().filter(|known| known.prior.is_none()).collect();
         let first = fulls.len().saturating_sub(usize::try_from(keep).expect("a small number"));
-        let kept: Vec<String> = fulls.iter().skip(first).map(|known| known.label.clone()).collect();
-        self.known.retain(|known| kept.iter().any(|label| label == known.full()));
+        let mut kept: Vec<String> = fulls.iter().skip(first).map(|known| known.label.clone()).collect();
+        let rule = kept.clone();
+        // The newest stays with what it builds on, however old that is.
+        let mut next = self.known.last();
+        while let Some(known) = next {
+            kept.push(known.label.clone());
+            next = self.known.iter().find(|other| known.prior.as_ref() == Some(&other.label));
+        }
+        self.known
+            .retain(|known| kept.contains(&known.label) || rule.iter().any(|label| label == known.full()));
     }
 
     /// One backup by its name, with all that builds on it. The last full cannot go.
