@@ -433,7 +433,7 @@ stored() {
     esac
 }
 
-tree() { find "$@" -type f -printf '%s\n' | awk '{ n += $1 } END { printf "%d %d\n", n, NR }'; }
+tree() { find "$@" -type f -printf '%s\n' | awk '{ n += $1 } END { printf "%.0f %d\n", n, NR }'; }
 
 # Appends to results: stage mode program round wall cpu memory bytes files. Round 0 is the one that measures memory.
 measure_stage() {
