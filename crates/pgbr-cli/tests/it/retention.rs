@@ -239,8 +239,12 @@ fn what_broken_runs_have_left_goes_once_nobody_can_resume_it() {
         "{told}"
     );
     assert_eq!(labels(), BTreeSet::from([first.clone()]));
-    // With a newer backup that did not resume it, it goes by itself.
+    // With a newer backup that did not resume it, it goes by itself, with what it was about to put.
+    let before = labels();
     drop(kept.rig.frozen_backup());
+    let broken = labels().into_iter().find(|label| !before.contains(label)).expect("it has stored a pack");
+    fs::write(kept.backup_dir(&broken).join("pack/0000000000000001-00000000#7"), "half")
+        .expect("it is there");
     kept.rig.pgbr.ok(["backup", "--type=full", "--no-resume"]);
     assert_eq!(labels().into_iter().collect::<Vec<_>>(), kept.rig.labels());
 }

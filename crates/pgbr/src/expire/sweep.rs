@@ -5,7 +5,7 @@ use std::time::UNIX_EPOCH;
 
 use futures::{StreamExt, TryStreamExt};
 use pgbr_manifest::BackupLabel;
-use pgbr_manifest::retention::Asked;
+use pgbr_manifest::retention::{Asked, Candidate};
 use pgbr_repo::{LabelObjects, Notes, PackObject, PinState, RemovedManifest, Watch};
 
 use super::stock::{Stock, is_dead, is_unreadable};
@@ -27,6 +27,22 @@ enum Fate {
     Stay(&'static str),
     /// They go, except those of runs that a manifest names or a pin covers; what runs said of themselves goes, except where a pin covers it.
     Go { named: BTreeSet<u64>, pinned: BTreeSet<u64> },
+}
+
+/// Labels without a manifest that keep their packs.
+struct Spared {
+    /// The next backup may take it up.
+    resumable: Option<BackupLabel>,
+    /// Backups build on them: their manifests were not removed by expire, which begins with the dependants, and may be found again.
+    needed: BTreeSet<BackupLabel>,
+}
+
+/// What the backups that exist build on, as far as they tell.
+fn needed(stock: &Stock, existing: &BTreeSet<BackupLabel>) -> BTreeSet<BackupLabel> {
+    let dependants = stock.candidates.iter().filter(|candidate| existing.contains(&candidate.label));
+    let named =
+        |candidate: &Candidate| [Some(candidate.label.full()), candidate.facts.and_then(|facts| facts.prior)];
+    dependants.flat_map(named).flatten().collect()
 }
 
 impl Expire<'_> {
@@ -55,10 +71,13 @@ impl Expire<'_> {
             None => report.backups.iter().filter(|backup| !backup.keep).map(|backup| backup.label).collect(),
         };
         existing.retain(|label| self.lease.is_some() || !gone.contains(label));
-        let resumable = self.resumable(&survey, &existing).await?;
+        let spared =
+            Spared { resumable: self.resumable(&survey, &existing).await?, needed: needed(stock, &existing) };
+        // Before the packs: a directory with such a file in it is not empty.
+        self.sweep_leftovers(&pins, report).await?;
         for (label, objects) in &survey {
             self.host.stop.check()?;
-            let fate = self.fate(*label, objects, &existing, resumable, &pins).await?;
+            let fate = self.fate(*label, objects, &existing, &spared, &pins).await?;
             self.carry_out(*label, objects, fate, gone.contains(label), report).await?;
         }
         for label in stock.unfinished.iter().filter(|label| !survey.contains_key(label)) {
@@ -68,7 +87,6 @@ impl Expire<'_> {
             }
         }
         self.sweep_notes(&existing).await?;
-        self.sweep_leftovers(&pins, report).await?;
         let pinned = gone.iter().any(|label| pins.iter().any(|pin| pin.covers_label(label)));
         let strangers = existing.iter().any(|label| !stock.candidates.iter().any(|c| c.label == *label));
         Ok(back || pinned || strangers)
@@ -149,7 +167,7 @@ impl Expire<'_> {
         label: BackupLabel,
         objects: &LabelObjects,
         existing: &BTreeSet<BackupLabel>,
-        resumable: Option<BackupLabel>,
+        spared: &Spared,
         pins: &[PinState],
     ) -> Result<Fate> {
         let runs: BTreeSet<u64> =
@@ -160,9 +178,12 @@ impl Expire<'_> {
         let pinned: BTreeSet<u64> =
             runs.iter().copied().filter(|run| pins.iter().any(|pin| pin.covers_attempt(*run))).collect();
         if !existing.contains(&label) {
-            return Ok(match resumable == Some(label) {
-                true => Fate::Stay("the next backup may resume it"),
-                false => Fate::Go { named: BTreeSet::new(), pinned },
+            return Ok(match () {
+                () if spared.resumable == Some(label) => Fate::Stay("the next backup may resume it"),
+                () if spared.needed.contains(&label) => {
+                    Fate::Stay("its manifest is lost, and a backup builds on it")
+                }
+                () => Fate::Go { named: BTreeSet::new(), pinned },
             });
         }
         // The packs of a single run are those that the manifest names: it always names some.
