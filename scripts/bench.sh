@@ -243,13 +243,13 @@ change_many() {
     sql checkpoint
 }
 
-# Updates 1 % of the rows of pgbench_accounts: every 13th row in each of 13 % of its clumps of 240 rows (some 4 pages):
+# Updates 1 % of the rows of pgbench_accounts: every 10th row in each of 10 % of its clumps of 180 rows (some 3 pages):
 # neither one place nor pages on their own, of which each would cost pgBackRest a block of 80 KiB.
 # TOUCHED says what came of it: pages of the table that held these rows, and all pages of the database that changed.
 update_clumps() {
     SEED=$((SEED + 1))
-    local clump="hashint4(aid / 240 + 1000003 * $SEED) & 2147483647" before
-    local rows="($clump) % 100 < 13 and aid % 13 = $SEED % 13"
+    local clump="hashint4(aid / 180 + 1000003 * $SEED) & 2147483647" before
+    local rows="($clump) % 100 < 10 and aid % 10 = $SEED % 10"
     TOUCHED=$(sql "select format('%s %% of the rows on %s %% of the pages', round(100.0 * count(*) / $((SCALE * 100000)), 2),
         round(100.0 * count(distinct (ctid::text::point)[0]) / (pg_relation_size('pgbench_accounts') / 8192), 1))
         from pgbench_accounts where $rows")

@@ -42,7 +42,7 @@ step cargo fmt --all --check
 step scripts/check-arrows.sh
 step cargo clippy --workspace --all-targets -- -D warnings
 step env RUSTDOCFLAGS=-Dwarnings cargo doc --workspace --no-deps
-if [ "${PGBR_FUZZ_SECONDS:=10}" -gt 0 ]; then
+if [ "${PGBR_FUZZ_SECONDS:=5}" -gt 0 ]; then
     step scripts/fuzz.sh "$PGBR_FUZZ_SECONDS"
 else
     say "NOT FUZZED: PGBR_FUZZ_SECONDS is 0"
