@@ -40,7 +40,7 @@ use crate::cluster::{
 use crate::error::{Error, Result};
 use crate::held::Held;
 use crate::host::Host;
-use crate::load::Backup;
+use crate::load::{self, Backup};
 use crate::observe::Event;
 use crate::packs::{DataPacked, DataPacks, IndexPacked, IndexPacks, Uploads};
 use crate::place::{RepoAccess, StanzaPlace};
@@ -479,6 +479,10 @@ impl Run<'_> {
             let (label, layers) = (backup.summary.label, &backup.body.layers);
             sources.extend(resume::layer_sources(self.place, label, layers, &runtime));
         }
+        // However long the chain is, memory is not.
+        let read_ahead = load::read_ahead(sources.len());
+        let sources: Vec<_> =
+            sources.into_iter().map(|(root, nodes)| (root, nodes.with_read_ahead(read_ahead))).collect();
         let copy_start_ns = self.chain.first().map_or(0, |prior| prior.body.copy_start_ns);
         (!sources.is_empty()).then(|| Parent::new(Merge::new(sources), broken, copy_start_ns, trust))
     }

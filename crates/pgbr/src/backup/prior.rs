@@ -8,7 +8,7 @@ use pgbr_manifest::manifest::{ClusterFacts, Parent, Summary};
 use pgbr_manifest::{BackupLabel, BackupType, MAX_HISTORY_BYTES, TimelineHistory, TimelineId, WalFileName};
 use pgbr_repo::WalGet;
 
-use crate::error::{Error, Result};
+use crate::error::{Error, Result, with_causes};
 use crate::host::Host;
 use crate::load::{self, Backup};
 use crate::observe::Event;
@@ -32,7 +32,7 @@ pub(crate) async fn choose(
         let chain = match load::chain(place, *candidate).await {
             Ok(chain) => chain,
             Err(error) => {
-                host.warn(format!("backup {candidate} cannot be built on: {}", chain_text(&error)));
+                host.warn(format!("backup {candidate} cannot be built on: {}", with_causes(&error)));
                 continue;
             }
         };
@@ -63,7 +63,7 @@ async fn candidates(host: &Host, place: &StanzaPlace, kind: BackupType) -> Resul
             Ok(Summary { database, .. }) if database.id != current.number => {}
             Ok(_) => found.push(label),
             Err(error) => {
-                host.warn(format!("backup {label} cannot be built on: {}", chain_text(&error)));
+                host.warn(format!("backup {label} cannot be built on: {}", with_causes(&error)));
             }
         }
     }
@@ -146,16 +146,4 @@ pub(crate) fn distrust(prior: &Backup, now: &ClusterFacts, now_seconds: i64) -> 
 /// How a child names it.
 pub(crate) fn named(backup: &Backup) -> Parent {
     Parent { label: backup.summary.label, id: backup.summary.id, digest: backup.digest }
-}
-
-/// An error with its causes, in one line.
-fn chain_text(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut source = error.source();
-    while let Some(cause) = source {
-        text.push_str(": ");
-        text.push_str(&cause.to_string());
-        source = cause.source();
-    }
-    text
 }

@@ -280,7 +280,7 @@ impl Rebuilt {
                         self.close(index)?;
                         // No one may take it for unchanged by its times: not all of it is here.
                         let file = FileRecord { ctime_ns: 0, inode: 0, ..file };
-                        index_push(&mut self.index, index, Record::File(file.clone()))?;
+                        self.index.push(index, Record::File(file.clone()))?;
                         (self.open, self.at) = (Some(file), 0);
                     }
                 }
@@ -297,7 +297,7 @@ impl Rebuilt {
                         .min(open.size)
                         .saturating_sub(first.saturating_mul(grain));
                     self.at = behind;
-                    index_push(&mut self.index, index, Record::Grains { gap, hashes })?;
+                    self.index.push(index, Record::Grains { gap, hashes })?;
                 }
                 _ => return Err(damaged("a pack has rows of another kind")),
             }
@@ -308,7 +308,7 @@ impl Rebuilt {
     fn close(&mut self, index: &mut IndexPacks) -> Result<()> {
         let Some(open) = self.open.take() else { return Ok(()) };
         let end = Fields { size: open.size, digest: UNKNOWN_DIGEST, bad_pages: BadPages::default() };
-        index_push(&mut self.index, index, Record::End(end))
+        self.index.push(index, Record::End(end))
     }
 
     fn finish(mut self, mut index: IndexPacks, attempt: u64) -> Result<(Layer, u64)> {
@@ -331,10 +331,6 @@ impl Rebuilt {
         };
         Ok((layer, self.raw))
     }
-}
-
-fn index_push(writer: &mut IndexWriter, index: &mut IndexPacks, record: Record) -> Result<()> {
-    writer.push(index, record)
 }
 
 fn damaged(reason: &str) -> Error {

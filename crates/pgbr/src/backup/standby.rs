@@ -11,7 +11,7 @@ use pgbr_manifest::{Lsn, SystemId, TimelineId};
 use pgbr_pg::{RunningBackup, Session, read_control_file};
 
 use crate::cluster::{ClusterAccess, Connected};
-use crate::error::{Error, Result};
+use crate::error::{Error, Result, with_causes};
 use crate::host::Host;
 use crate::observe::Event;
 
@@ -208,10 +208,4 @@ impl Standby {
             }),
         }
     }
-}
-
-/// An error and its causes, in one line.
-fn with_causes(error: &dyn std::error::Error) -> String {
-    let causes = std::iter::successors(error.source(), |cause| cause.source());
-    causes.fold(error.to_string(), |text, cause| format!("{text}: {cause}"))
 }
