@@ -52,6 +52,7 @@
 //! ```
 
 mod backup_objects;
+mod cloud;
 mod error;
 mod hold;
 mod key_cache;
@@ -70,6 +71,10 @@ mod wal;
 mod watch;
 
 pub use backup_objects::{BackupStore, LabelObjects, PackObject, RemovedManifest};
+pub use cloud::{
+    AzureCredentials, AzureOptions, CloudConnect, CloudKind, CloudOptions, GcsCredentials, GcsOptions,
+    S3Credentials, S3Options, Secret, UriStyle,
+};
 pub use error::{Cause, Error, Result};
 pub use hold::{HoldRecord, HoldRequest, HoldState, Holds};
 pub use key_cache::{FileKeyCache, KeyCache};
