@@ -210,25 +210,36 @@ async fn under_lease(
         facts.hash_key = broken.facts.hash_key.clone();
     }
     let attempt = u64::from_le_bytes(host.random()?);
-    let pinned = chain.iter().map(|backup| backup.summary.label).collect();
-    let pin = Held::pin(host, place, PinKind::Backup, pinned, Some((label, attempt))).await?;
-    let run = Run { host, place, request, standby, label, kind, attempt, chain, broken, facts, now };
+    let pin = pin(host, place, &chain, label, attempt).await?;
+    let mut run = Run { host, place, request, standby, label, kind, attempt, pin, chain, broken, facts, now };
     let copied = async {
         run.announce().await?;
         let copied = run.copy(connected).await?;
         lease.check().await?;
-        run.check(&pin).await?;
+        run.check().await?;
         Ok(copied)
     };
     let made = match copied.await {
-        Ok(copied) => run.commit(copied, &pin).await,
+        Ok(copied) => run.commit(copied).await,
         Err(error) => {
             run.give_up(&error).await;
             Err(error)
         }
     };
-    pin.release(host).await;
+    run.pin.release(host).await;
     made
+}
+
+/// Pins what a run reads and what it is about to write.
+async fn pin(
+    host: &Host,
+    place: &StanzaPlace,
+    chain: &[Backup],
+    label: BackupLabel,
+    attempt: u64,
+) -> Result<Held<pgbr_repo::Pin>> {
+    let pinned = chain.iter().map(|backup| backup.summary.label).collect();
+    Held::pin(host, place, PinKind::Backup, pinned, Some((label, attempt))).await
 }
 
 /// What a run on top of `chain` says of itself.
@@ -261,7 +272,10 @@ struct Run<'a> {
     standby: Option<Standby>,
     label: BackupLabel,
     kind: BackupType,
+    /// The number in the names of all that this pass stores.
     attempt: u64,
+    /// Names the chain and the attempt.
+    pin: Held<pgbr_repo::Pin>,
     /// What it builds on, newest first; empty for a full.
     chain: Vec<Backup>,
     /// What it takes up.
@@ -307,8 +321,8 @@ impl Run<'_> {
     }
 
     /// Sees that everything that this backup relies on is there: its pin, its parent, the packs that it took up.
-    async fn check(&self, pin: &Held<pgbr_repo::Pin>) -> Result<()> {
-        pin.check().await?;
+    async fn check(&self) -> Result<()> {
+        self.pin.check().await?;
         if let Some(parent) = self.chain.first().map(|prior| prior.summary.label)
             && !self.place.backups.exists(&parent).await?
         {
@@ -322,7 +336,7 @@ impl Run<'_> {
     }
 
     /// From the start of the backup to the last durable pack, with all WAL in the archive.
-    async fn copy(&self, connected: Connected) -> Result<Complete> {
+    async fn copy(&mut self, connected: Connected) -> Result<Complete> {
         let Connected { session, facts, control, .. } = connected;
         let started_at = self.host.now_seconds();
         let databases = session.databases().await?;
@@ -403,7 +417,7 @@ impl Run<'_> {
 
     /// Copies; where it turns out that the times of files cannot be trusted, all over again with every file read.
     async fn copy_files(
-        &self,
+        &mut self,
         running: &RunningBackup,
         facts: &pgbr_pg::ClusterFacts,
         control: &pgbr_pg::ControlFile,
@@ -436,12 +450,32 @@ impl Run<'_> {
             match self.copy_once(running, &upper, options, scan, &adopted).await {
                 Err(Error::Distrust { path, why }) if trust => {
                     self.host.warn(format!("file '{path}': {why}; all files are read (option --delta)"));
-                    self.sweep().await;
+                    self.begin_anew().await?;
                     trust = false;
                 }
                 done => return done,
             }
         }
+    }
+
+    /// Gives the next pass names of its own: what the last one has sent and nobody has seen arrive may come late, and must not take the
+    /// place of anything then. Under the old names it is rubbish that no manifest names.
+    async fn begin_anew(&mut self) -> Result<()> {
+        let attempt = u64::from_le_bytes(self.host.random()?);
+        let pin = pin(self.host, self.place, &self.chain, self.label, attempt).await?;
+        if self.request.resume
+            && let Err(error) = self.place.backups.put_run(&self.label, attempt, self.facts.clone()).await
+        {
+            pin.release(self.host).await;
+            return Err(error.into());
+        }
+        self.sweep().await;
+        if self.request.resume {
+            self.forget_run(self.attempt).await;
+        }
+        self.attempt = attempt;
+        std::mem::replace(&mut self.pin, pin).release(self.host).await;
+        Ok(())
     }
 
     /// Makes layers of what broken runs have stored.
@@ -665,13 +699,13 @@ impl Run<'_> {
     }
 
     /// The commit: one create of the manifest, after everything that it names is durable.
-    async fn commit(&self, complete: Complete, pin: &Held<pgbr_repo::Pin>) -> Result<BackupReport> {
+    async fn commit(&self, complete: Complete) -> Result<BackupReport> {
         let begun = Instant::now();
         let Complete { summary, body, mut report } = complete;
         let salt = LaneSalt::from_bytes(self.host.random()?);
         let object = seal_manifest(self.place.repo.keyring(), salt, &summary.to_json()?, &body.to_json()?)?;
         self.place.backups.commit_manifest(&self.label, self.attempt, Bytes::from(object)).await?;
-        if let Err(lost) = self.check(pin).await {
+        if let Err(lost) = self.check().await {
             // What the manifest names may have been swept while it was put: it must not be believed.
             self.place.backups.withdraw_manifest(&self.label, self.attempt).await?;
             return Err(lost);
@@ -691,9 +725,13 @@ impl Run<'_> {
         let own = [self.attempt];
         let others = self.broken.iter().flat_map(|broken| broken.runs.iter().map(|(attempt, _)| *attempt));
         for attempt in own.into_iter().chain(others) {
-            if let Err(error) = self.place.backups.delete_run(&self.label, attempt).await {
-                self.host.warn(format!("the record of run {attempt:016x} could not be removed: {error}"));
-            }
+            self.forget_run(attempt).await;
+        }
+    }
+
+    async fn forget_run(&self, attempt: u64) {
+        if let Err(error) = self.place.backups.delete_run(&self.label, attempt).await {
+            self.host.warn(format!("the record of run {attempt:016x} could not be removed: {error}"));
         }
     }
 
@@ -713,10 +751,8 @@ impl Run<'_> {
             return;
         }
         self.sweep().await;
-        if self.request.resume
-            && let Err(error) = self.place.backups.delete_run(&self.label, self.attempt).await
-        {
-            self.host.warn(format!("the record of the failed run could not be removed: {error}"));
+        if self.request.resume {
+            self.forget_run(self.attempt).await;
         }
         // An empty directory is left where this fails, and means nothing.
         self.place.backups.tidy(&self.label).await.ok();

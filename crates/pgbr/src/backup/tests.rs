@@ -8,20 +8,25 @@ use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
 use std::time::Duration;
 
+use object_store::ObjectStore;
 use object_store::memory::InMemory;
 use pgbr_codec::{Cipher, Compression, LaneSalt};
 use pgbr_manifest::manifest::Layer;
 use pgbr_manifest::merge::{Item, Merge};
 use pgbr_manifest::{
-    BackupLabel, Digest, FileDigester, HashKey, ListDigester, PgVersion, RelPath, SystemId, TimelineId,
-    ZERO_GRAIN,
+    BackupLabel, BackupType, Digest, FileDigester, HashKey, ListDigester, PgVersion, RelPath, SystemId,
+    TimelineId, WalSegmentSize, ZERO_GRAIN,
 };
-use pgbr_pg::{EntryKind, Scan, ScanEntry, ScanOptions};
-use pgbr_repo::{CreateOptions, NewCluster, Repo, RunFacts, Stanza, Store};
+use pgbr_pg::{ConnectOptions, EntryKind, Scan, ScanEntry, ScanOptions};
+use pgbr_repo::{CreateOptions, NewCluster, Pins, Repo, RunFacts, Stanza, Store};
+use pgbr_testkit::{Fault, FaultStore};
 use tokio::runtime::Runtime;
 
 use super::copy::{CopyOptions, Parent, copy_cluster};
 use super::resume::{self, Broken};
+use super::{BackupRequest, ManifestFacts, Run, StandbyUse};
+use crate::cluster::ClusterAccess;
+use crate::error::Error;
 use crate::host::Host;
 use crate::packs::{DataPacks, IndexPacks, Uploads};
 use crate::place::{RepoAccess, StanzaPlace};
@@ -292,6 +297,43 @@ struct Chain {
     broken: Vec<(u64, Vec<pgbr_repo::PackObject>)>,
 }
 
+fn any_request() -> BackupRequest {
+    BackupRequest {
+        repo: RepoAccess::plain("/nonexistent"),
+        stanza: "demo".parse().unwrap(),
+        cluster: ClusterAccess { connect: ConnectOptions::default(), pg_data: PathBuf::new() },
+        others: Vec::new(),
+        standby: StandbyUse::Never,
+        kind: BackupType::Full,
+        compression: Compression::NONE,
+        delta: false,
+        resume: true,
+        threads: 1,
+        pack_size: PACK,
+        start_fast: true,
+        archive_check: false,
+        archive_mode_check: false,
+        archive_timeout: Duration::ZERO,
+        checksum_page: None,
+        exclude: Vec::new(),
+        annotation: BTreeMap::new(),
+        archive_program: String::new(),
+    }
+}
+
+fn any_facts() -> ManifestFacts {
+    ManifestFacts {
+        catalog_version: 1,
+        control_version: 1300,
+        block_size: 8192,
+        segment_pages: 131_072,
+        wal_segment_size: WalSegmentSize::DEFAULT,
+        data_checksums: false,
+        timeline: TimelineId::new(1),
+        data_directory: String::new(),
+    }
+}
+
 /// What a path holds.
 #[derive(Debug, PartialEq, Eq, Clone)]
 enum Node {
@@ -304,9 +346,13 @@ type Tree = BTreeMap<RelPath, Vec<Node>>;
 
 impl Chain {
     fn new() -> Self {
+        Self::over(Arc::new(InMemory::new()))
+    }
+
+    fn over(objects: Arc<dyn ObjectStore>) -> Self {
         let runtime =
             tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
-        let store = Store::remote(Arc::new(InMemory::new()), "memory");
+        let store = Store::remote(objects, "memory");
         let host = Host::system();
         let place = runtime.block_on(async {
             let options = CreateOptions {
@@ -331,6 +377,17 @@ impl Chain {
         Self { runtime, host, place, label, key, layers: Vec::new(), broken: Vec::new() }
     }
 
+    fn facts(&self) -> RunFacts {
+        RunFacts {
+            hash_key: self.key.clone(),
+            parent: None,
+            system_id: SystemId::new(7),
+            timeline: TimelineId::new(1),
+            data_checksums: false,
+            started_ns: 0,
+        }
+    }
+
     /// Copies. What was stored is a whole layer, or a broken run that leaves some of its packs.
     fn run(
         &mut self,
@@ -341,14 +398,7 @@ impl Chain {
     ) -> (u64, Digest) {
         let handle = self.runtime.handle().clone();
         let attempt = u64::from_le_bytes(self.host.random().unwrap());
-        let facts = RunFacts {
-            hash_key: self.key.clone(),
-            parent: None,
-            system_id: SystemId::new(7),
-            timeline: TimelineId::new(1),
-            data_checksums: false,
-            started_ns: 0,
-        };
+        let facts = self.facts();
         let packs = self.runtime.block_on(self.place.backups.list_packs(&self.label)).unwrap();
         let of_broken = |attempt: u64| self.broken.iter().any(|(broken, _)| *broken == attempt);
         let rubbish = packs.into_iter().filter(|pack| pack.index && of_broken(pack.attempt)).collect();
@@ -548,6 +598,65 @@ fn a_broken_run_over_many_tiny_files_is_taken_up() {
     let said = store.run(&mut scan(), &mut Rng::new(1), false, false);
     assert_same(&store.resolved(said), &store.actual(&world), &BTreeSet::new(), "tiny files");
     assert_eq!(stored(&store), before, "what had been stored was stored again");
+}
+
+#[test]
+fn what_a_pass_sent_never_takes_the_place_of_what_the_next_one_stores() {
+    for (fault, honoured) in [(Fault::None, true), (Fault::IgnoresCreate, false)] {
+        let store = Chain::over(FaultStore::new(Arc::new(InMemory::new()), fault));
+        assert_eq!(store.place.repo.store().create_honoured(), honoured);
+        store.runtime.block_on(passes(&store));
+    }
+}
+
+async fn passes(store: &Chain) {
+    let (host, place, label) = (&store.host, &store.place, store.label);
+    let request = any_request();
+    let (now, facts) = (any_facts(), store.facts());
+    let pin = super::pin(host, place, &[], label, 1).await.unwrap();
+    let mut run = Run {
+        host,
+        place,
+        request: &request,
+        standby: None,
+        label,
+        kind: BackupType::Full,
+        attempt: 1,
+        pin,
+        chain: Vec::new(),
+        broken: None,
+        facts,
+        now,
+    };
+    run.announce().await.unwrap();
+    let put = async |attempt, content: &'static [u8]| {
+        place.backups.put_pack(&label, attempt, 0, false, content.into()).await.unwrap();
+    };
+    put(1, b"of the first pass").await;
+    let (first, pins) = (run.attempt, Pins::new(&place.repo, place.stanza.name()));
+    run.begin_anew().await.unwrap();
+    let second = run.attempt;
+    assert_ne!(first, second);
+    assert_eq!(place.backups.list_packs(&label).await.unwrap(), []);
+    // Others see the new pass, and the old one no more.
+    let runs: Vec<u64> =
+        place.backups.list_runs(&label).await.unwrap().iter().map(|run| run.attempt).collect();
+    assert_eq!(runs, [second]);
+    let pinned = pins.list().await.unwrap();
+    let [pinned] = pinned.as_slice() else { panic!("{pinned:?}") };
+    assert!(pinned.covers_attempt(second) && pinned.covers_label(&label) && !pinned.covers_attempt(first));
+    run.check().await.unwrap();
+
+    put(second, b"of the second pass").await;
+    // It was on its way all the time.
+    put(first, b"of the first pass").await;
+    let get = place.backups.get_pack_range(&label, second, 0, false, 0..18).await.unwrap();
+    assert_eq!(get, b"of the second pass".as_slice());
+    run.give_up(&Error::Internal { what: "a test" }).await;
+    let left = place.backups.list_packs(&label).await.unwrap();
+    assert_eq!(left.iter().map(|pack| pack.attempt).collect::<Vec<_>>(), [first], "rubbish for expire");
+    run.pin.release(host).await;
+    assert_eq!(pins.list().await.unwrap(), []);
 }
 
 /// How many worlds are looked at. 150 were, once.
