@@ -4,6 +4,7 @@ mod annotate;
 mod archive;
 mod backup;
 mod check;
+mod each;
 mod expire;
 mod hold;
 mod info;

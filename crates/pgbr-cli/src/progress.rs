@@ -14,29 +14,47 @@ const REFRESH: Duration = Duration::from_millis(500);
 /// A command that is done sooner shows no progress.
 const DELAY: Duration = Duration::from_millis(500);
 
-/// Listens to the engine for the log, the terminal and the lock file.
+/// What is shown of a command: its log, the line on the terminal, the lock file.
 pub(crate) struct Progress {
     log: Arc<Logger>,
-    /// The number of the repository in the options.
-    repo: u16,
-    /// Not held: the lock goes when the command ends, whoever still listens then.
-    lock: Option<Weak<Lock>>,
     state: Mutex<State>,
-    begun: Instant,
     terminal: bool,
 }
 
 struct State {
+    /// Not held: the lock goes when the command ends, whoever still listens then.
+    lock: Option<Weak<Lock>>,
+    begun: Instant,
     shown: Instant,
     line: bool,
 }
 
+/// Listens to the engine at work on one repository.
+pub(crate) struct RepoProgress {
+    shown: Arc<Progress>,
+    /// The number of the repository in the options.
+    repo: u16,
+    /// Whether the command works on others as well: then all that is said of this one names it.
+    several: bool,
+}
+
 impl Progress {
-    pub(crate) fn new(log: Arc<Logger>, repo: u16, lock: Option<&Arc<Lock>>) -> Self {
+    pub(crate) fn new(log: Arc<Logger>) -> Self {
         let now = Instant::now();
         let terminal = std::io::stderr().is_terminal();
-        let lock = lock.map(Arc::downgrade);
-        Self { log, repo, lock, state: Mutex::new(State { shown: now, line: false }), begun: now, terminal }
+        Self { log, state: Mutex::new(State { lock: None, begun: now, shown: now, line: false }), terminal }
+    }
+
+    /// A command begins, which holds this lock.
+    pub(crate) fn begin(&self, lock: Option<&Arc<Lock>>) {
+        let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
+        let now = Instant::now();
+        *state = State { lock: lock.map(Arc::downgrade), begun: now, shown: now, line: state.line };
+    }
+
+    /// A listener to work on the repository with this key, which may be one of several.
+    pub(crate) fn of_repo(self: &Arc<Self>, repo: u16, several: bool) -> RepoProgress {
+        RepoProgress { shown: Arc::clone(self), repo, several }
     }
 
     /// Takes the line off the terminal.
@@ -50,12 +68,12 @@ impl Progress {
 
     fn progress(&self, done: u64, total: u64) {
         let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
-        let (now, elapsed) = (Instant::now(), self.begun.elapsed());
+        let (now, elapsed) = (Instant::now(), state.begun.elapsed());
         if elapsed < DELAY || now.duration_since(state.shown) < REFRESH {
             return;
         }
         state.shown = now;
-        if let Some(lock) = self.lock.as_ref().and_then(Weak::upgrade) {
+        if let Some(lock) = state.lock.as_ref().and_then(Weak::upgrade) {
             let percent = done.saturating_mul(10_000).checked_div(total).and_then(|p| u32::try_from(p).ok());
             let progress = LockProgress { percent, size: Some(total), size_complete: Some(done) };
             // Others would like to see how far we are; that they cannot is no reason to stop.
@@ -79,15 +97,18 @@ fn progress_line(done: u64, total: u64, elapsed: Duration) -> String {
     format!("{} of {} ({percent}%), {}/s{left}", format_size(done), format_size(total), format_size(rate))
 }
 
-impl Observer for Progress {
+impl Observer for RepoProgress {
     fn event(&self, event: &Event) {
         if let Event::Progress { done, total } = event {
-            return self.progress(*done, *total);
+            return self.shown.progress(*done, *total);
         }
-        let (level, text) = describe(event, self.repo);
-        if self.log.enabled(level) {
-            self.clear();
-            self.log.log(level, 0, &text);
+        let (level, mut text) = describe(event, self.repo);
+        if self.several && matches!(event, Event::Warning { .. } | Event::Note { .. }) {
+            text = format!("repo{}: {text}", self.repo);
+        }
+        if self.shown.log.enabled(level) {
+            self.shown.clear();
+            self.shown.log.log(level, 0, &text);
         }
     }
 }
@@ -145,7 +166,7 @@ fn describe(event: &Event, repo: u16) -> (Level, String) {
             (Level::Info, format!("check archive for segment(s) {first}:{last}"))
         }
         Event::BackupCommitted { label } => (Level::Info, format!("new backup label = {label}")),
-        Event::RestoreStarting { label } => (Level::Info, format!("restore backup set {label}")),
+        Event::RestoreStarting { label } => (Level::Info, format!("repo{repo}: restore backup set {label}")),
         Event::Removing { path } => (Level::Detail, format!("remove '{}'", path.display())),
         Event::Step { name, took } => (Level::Detail, format!("step {name} took {}ms", took.as_millis())),
         Event::Warning { text } => (Level::Warn, text.clone()),

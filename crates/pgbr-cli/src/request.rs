@@ -19,14 +19,24 @@ pub(crate) fn stanza(settings: &Settings) -> Result<StanzaName, CliError> {
     name.parse().map_err(|e: pgbr::ManifestError| CliError::new(ErrorCode::OptionInvalidValue, e.to_string()))
 }
 
-/// How to reach the repository that the command works on.
+/// How to reach the repository of a command that works on one: refused where several are configured and none is named.
 pub(crate) fn repo(settings: &Settings) -> Result<RepoAccess, CliError> {
-    let key = settings.repo_key();
-    if settings.keys("repo").len() > 1 && settings.entry("repo").as_int().is_none() {
+    if settings.repo_keys().len() > 1 {
         let message = "more than one repository is configured, which is not supported yet";
         return Err(CliError::new(ErrorCode::FeatureNotSupported, message)
             .hint("set the option --repo to choose one."));
     }
+    repo_of(settings, settings.repo_key())
+}
+
+/// How to reach the repositories of a command that works on all of them: every configured one in order of priority, the lowest key
+/// first, or only the one that `--repo` names.
+pub(crate) fn repos(settings: &Settings) -> Result<Vec<(u16, RepoAccess)>, CliError> {
+    settings.repo_keys().into_iter().map(|key| Ok((key, repo_of(settings, key)?))).collect()
+}
+
+/// How to reach the repository with this key.
+pub(crate) fn repo_of(settings: &Settings, key: u16) -> Result<RepoAccess, CliError> {
     let entry = |name| settings.indexed("repo", key, name);
     let path = entry("path").as_path().unwrap_or(Path::new("/")).to_owned();
     let encrypted = entry("cipher-type").as_str().is_some_and(|cipher| cipher != "none");
@@ -41,9 +51,9 @@ pub(crate) fn repo(settings: &Settings) -> Result<RepoAccess, CliError> {
     Ok(RepoAccess { place: RepoPlace::Directory(path), passphrase, key_cache })
 }
 
-/// The cipher that the settings ask for, as they spell it, where it is not the one that a repository gets.
-pub(crate) fn renamed_cipher(settings: &Settings) -> Option<(String, Cipher)> {
-    let asked = settings.indexed("repo", settings.repo_key(), "cipher-type").as_str()?;
+/// The cipher that the settings ask for in a repository, as they spell it, where it is not the one that it gets.
+pub(crate) fn renamed_cipher(settings: &Settings, key: u16) -> Option<(String, Cipher)> {
+    let asked = settings.indexed("repo", key, "cipher-type").as_str()?;
     (asked == "aes-256-cbc").then(|| (asked.to_owned(), Cipher::Aes256Gcm))
 }
 
@@ -171,16 +181,21 @@ pub(crate) fn archive_timeout(settings: &Settings) -> Duration {
     settings.get_time("archive-timeout").unwrap_or(Duration::from_secs(60))
 }
 
-/// The local lock of a command, as pgBackRest names it.
-pub(crate) fn lock(settings: &Settings, kind: LockType, exec_id: &str) -> Result<LockRequest, CliError> {
+/// The local locks of a command, as pgBackRest names them: one for each repository that it works on, or may.
+pub(crate) fn locks(
+    settings: &Settings,
+    kind: LockType,
+    exec_id: &str,
+) -> Result<Vec<LockRequest>, CliError> {
     let directory = settings.get_path("lock-path").unwrap_or(Path::new("/tmp/pgbr")).to_owned();
-    let (stanza, repo_key) = (stanza(settings)?, u32::from(settings.repo_key()));
-    Ok(LockRequest {
-        directory,
-        stanza,
+    let (stanza, pid) = (stanza(settings)?, std::process::id());
+    let of_repo = |key| LockRequest {
+        directory: directory.clone(),
+        stanza: stanza.clone(),
         kind,
-        repo_key,
+        repo_key: u32::from(key),
         exec_id: exec_id.to_owned(),
-        pid: std::process::id(),
-    })
+        pid,
+    };
+    Ok(settings.repo_keys().into_iter().map(of_repo).collect())
 }

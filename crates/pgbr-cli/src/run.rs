@@ -31,6 +31,8 @@ pub(crate) struct Context {
     pub(crate) zone: TimeZone,
     /// Held until the command ends.
     pub(crate) locks: Vec<Arc<Lock>>,
+    /// Shows how far the command is.
+    pub(crate) progress: Arc<Progress>,
 }
 
 /// Runs the program: everything it says goes to its log, stdout and stderr.
@@ -80,7 +82,8 @@ fn run_settings(mut settings: Settings, env: &[(OsString, OsString)]) -> u8 {
     settings.notes().iter().for_each(|note| log.detail(note));
 
     let env = PgEnv::from_env(env.iter().cloned());
-    let mut context = Context { settings, log, env, exec_id, zone, locks: Vec::new() };
+    let progress = Arc::new(Progress::new(Arc::clone(&log)));
+    let mut context = Context { settings, log, env, exec_id, zone, locks: Vec::new(), progress };
     let outcome = take_locks(&mut context).and_then(|()| in_runtime(&context));
     let expires = outcome.is_ok() && context.settings.command() == Command::Backup;
     let code = end(&context, begun, outcome);
@@ -89,6 +92,9 @@ fn run_settings(mut settings: Settings, env: &[(OsString, OsString)]) -> u8 {
 
 /// Expires what retention does not keep any more, as a command of its own under the lock of the backup that was just made.
 fn expire_after(context: &mut Context) -> u8 {
+    // The other repositories have got nothing new that would push anything out.
+    let key = context.settings.repo_key();
+    context.settings.keep_repos(&[key]);
     context.settings.switch_command(Command::Expire);
     if let Some(path) = context.settings.log_file() {
         context.log.open_file(&path);
@@ -150,20 +156,15 @@ fn in_runtime(context: &Context) -> Outcome {
     let runtime =
         runtime.map_err(|e| CliError::new(ErrorCode::Kernel, format!("unable to start the runtime: {e}")))?;
     let outcome = runtime.block_on(async {
-        let progress = Arc::new(Progress::new(
-            Arc::clone(&context.log),
-            context.settings.repo_key(),
-            context.locks.first(),
-        ));
-        let observer: Arc<dyn pgbr::Observer> = progress.clone();
+        context.progress.begin(context.locks.first());
         let host = Host {
-            observer,
+            observer: Arc::new(context.progress.of_repo(context.settings.repo_key(), false)),
             program: context.settings.flavor().version().to_owned(),
             ..Host::in_zone(context.zone.clone())
         };
         watch_signals(&host);
         let outcome = commands::run(context, &host).await;
-        progress.clear();
+        context.progress.clear();
         outcome
     });
     // What is still under way in the background has no say any more.
@@ -197,9 +198,10 @@ fn take_locks(context: &mut Context) -> Result<(), CliError> {
         _ => &[],
     };
     for kind in kinds {
-        let request = request::lock(&context.settings, *kind, &context.exec_id)?;
-        let lock = Lock::acquire(&request).map_err(|e| context.failure(&e.into()))?;
-        context.locks.push(Arc::new(lock));
+        for request in request::locks(&context.settings, *kind, &context.exec_id)? {
+            let lock = Lock::acquire(&request).map_err(|e| context.failure(&e.into()))?;
+            context.locks.push(Arc::new(lock));
+        }
     }
     // With the locks held: a stop that comes later finds them and can end this process.
     if heeds_stop(command) {
@@ -231,6 +233,12 @@ fn check_stop_file(context: &Context) -> Result<(), CliError> {
 }
 
 impl Context {
+    /// The same surroundings for work on one of several repositories: what is told of it carries its key.
+    pub(crate) fn host_of(&self, host: &Host, key: u16) -> Host {
+        let several = self.settings.repo_keys().len() > 1;
+        Host { observer: Arc::new(self.progress.of_repo(key, several)), ..host.clone() }
+    }
+
     /// What the operator is told about a failure of the engine.
     pub(crate) fn failure(&self, error: &pgbr::Error) -> CliError {
         crate::failure::describe(error, self.settings.flavor())

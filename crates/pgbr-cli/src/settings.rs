@@ -211,6 +211,11 @@ impl Settings {
         self.role = Role::Main;
     }
 
+    /// The command goes on with these repositories alone.
+    pub fn keep_repos(&mut self, keys: &[u16]) {
+        self.repo_keys.retain(|key| keys.contains(key));
+    }
+
     /// Sets the identifier of this run (`PID-8hex`), which the log and the lock files show, unless it was given.
     pub fn set_exec_id(&mut self, exec_id: &str) {
         if self.get_str("exec-id").is_none()

@@ -10,6 +10,11 @@ use crate::run::{Context, Outcome};
 use crate::size::format_size;
 
 pub(super) async fn run(context: &Context, host: &Host) -> Outcome {
+    let settings = &context.settings;
+    if settings.repo_keys().len() > 1 {
+        let key = settings.repo_key();
+        context.log.info(&format!("repo option not specified, defaulting to repo{key}"));
+    }
     let request = build(context)?;
     let report = backup(host, request).await.map_err(|e| context.failure(&e))?;
     let log = &context.log;
@@ -42,8 +47,11 @@ pub(super) async fn run(context: &Context, host: &Host) -> Outcome {
         requests(&report.requests)
     ));
     // It is the newest backup, so nobody expires it before this.
-    if context.settings.get_bool("hold") {
-        super::hold::apply(context, host, report.label).await?;
+    if settings.get_bool("hold") {
+        let key = settings.repo_key();
+        let (repo, stanza) = (request::repo_of(settings, key)?, request::stanza(settings)?);
+        let held = super::hold::apply(context, host, (key, repo), stanza, report.label).await;
+        held.map_err(|e| context.failure(&e))?;
     }
     Ok(0)
 }
@@ -83,7 +91,7 @@ fn build(context: &Context) -> Result<BackupRequest, CliError> {
     let kind = settings.get_str("type").unwrap_or("incr").parse::<BackupType>();
     let pack_size = settings.indexed("repo", settings.repo_key(), "pack-size").as_size();
     Ok(BackupRequest {
-        repo: request::repo(settings)?,
+        repo: request::repo_of(settings, settings.repo_key())?,
         stanza: request::stanza(settings)?,
         cluster: request::cluster(settings, &context.env, &context.log)?,
         others: request::other_clusters(settings, &context.env, &context.log)?,

@@ -1,14 +1,18 @@
 //! check.
 
-use pgbr::{CheckRequest, Host, check};
+use pgbr::{CheckRequest, Host, RepoAccess, check};
 
+use super::each::each;
+use crate::exit::CliError;
 use crate::request;
 use crate::run::{Context, Outcome};
 
 pub(super) async fn run(context: &Context, host: &Host) -> Outcome {
+    each(context, async |key, repo| check_one(context, host, key, repo).await).await
+}
+
+async fn check_one(context: &Context, host: &Host, key: u16, repo: RepoAccess) -> Result<(), CliError> {
     let settings = &context.settings;
-    let key = settings.repo_key();
-    let repo = request::repo(settings)?;
     let place = repo.place.to_string();
     context.log.info(&format!("check repo{key} configuration (primary)"));
     let request = CheckRequest {
@@ -22,7 +26,8 @@ pub(super) async fn run(context: &Context, host: &Host) -> Outcome {
         archive_timeout: request::archive_timeout(settings),
         archive_program: settings.flavor().program().to_owned(),
     };
-    let report = check(host, request).await.map_err(|e| context.failure(&e))?;
+    let host = context.host_of(host, key);
+    let report = check(&host, request).await.map_err(|e| context.failure(&e))?;
     match report.segment {
         Some(segment) => {
             context
@@ -32,5 +37,5 @@ pub(super) async fn run(context: &Context, host: &Host) -> Outcome {
         None if report.standby => context.log.info("the server is a standby: switching WAL was not tried"),
         None => {}
     }
-    Ok(0)
+    Ok(())
 }

@@ -4,9 +4,10 @@ use std::fmt::Write;
 
 use pgbr::{
     Asked, BackupType, ExpireReport, ExpireRequest, FullRetention, Host, ManifestError, Periods, Policy,
-    expire,
+    RepoAccess, expire,
 };
 
+use super::each::each;
 use crate::exit::{CliError, ErrorCode};
 use crate::request;
 use crate::run::{Context, Outcome, print};
@@ -14,9 +15,23 @@ use crate::settings::{Settings, Source};
 use crate::size::format_size;
 
 pub(super) async fn run(context: &Context, host: &Host) -> Outcome {
-    let request = build(&context.settings)?;
-    let report = expire(host, request).await.map_err(|e| context.failure(&e))?;
-    let (log, key) = (&context.log, context.settings.repo_key());
+    let (settings, asked) = (&context.settings, asked(&context.settings)?);
+    let several = settings.repo_keys().len() > 1;
+    let mut reports = Vec::new();
+    let step = async |key, repo| {
+        let request = build(settings, key, repo, asked)?;
+        let report = expire(&context.host_of(host, key), request).await.map_err(|e| context.failure(&e))?;
+        tell_rubbish(context, key, &report);
+        reports.push((key, report));
+        Ok(())
+    };
+    let done = each(context, step).await;
+    show(settings, several, &reports)?;
+    done
+}
+
+fn tell_rubbish(context: &Context, key: u16, report: &ExpireReport) {
+    let log = &context.log;
     if report.packs.count > 0 {
         let (count, size) = (report.packs.count, format_size(report.packs.bytes));
         log.detail(&format!("repo{key}: {count} pack(s) of {size} removed"));
@@ -25,22 +40,37 @@ pub(super) async fn run(context: &Context, host: &Host) -> Outcome {
         let (count, size) = (report.leftovers.count, format_size(report.leftovers.bytes));
         log.detail(&format!("repo{key}: {count} file(s) of {size} removed that interrupted writes had left"));
     }
-    match context.settings.get_str("output") {
-        Some("json") => print(&format!("{}\n", serde_json::to_string(&report).unwrap_or_default()))?,
-        Some(_) if report.dry_run => print(&text(&report))?,
-        _ => {}
-    }
-    Ok(0)
 }
 
-fn build(settings: &Settings) -> Result<ExpireRequest, CliError> {
-    let key = settings.repo_key();
+/// Prints what the options ask for: with several repositories one object, or one paragraph, for each.
+fn show(settings: &Settings, several: bool, reports: &[(u16, ExpireReport)]) -> Result<(), CliError> {
+    let output = settings.get_str("output").filter(|_| several || !reports.is_empty());
+    if output == Some("json") {
+        let json = |(key, report): &(u16, ExpireReport)| {
+            let mut json = serde_json::to_value(report).unwrap_or_default();
+            if let Some(object) = json.as_object_mut().filter(|_| several) {
+                object.insert("repo-key".to_owned(), (*key).into());
+            }
+            json
+        };
+        let mut all: Vec<_> = reports.iter().map(json).collect();
+        let json = if several { all.into() } else { all.pop().unwrap_or_default() };
+        return print(&format!("{json}\n"));
+    }
+    for (key, report) in reports.iter().filter(|(_, report)| output.is_some() && report.dry_run) {
+        let head = if several { format!("repo{key}:\n") } else { String::new() };
+        print(&(head + &text(report)))?;
+    }
+    Ok(())
+}
+
+fn build(settings: &Settings, key: u16, repo: RepoAccess, asked: Asked) -> Result<ExpireRequest, CliError> {
     let notes = settings.get_path("lock-path").zip(settings.stanza());
     Ok(ExpireRequest {
-        repo: request::repo(settings)?,
+        repo,
         stanza: request::stanza(settings)?,
         policy: policy(settings, key)?,
-        asked: asked(settings)?,
+        asked,
         dry_run: settings.get_bool("dry-run"),
         notes: notes.map(|(directory, stanza)| directory.join(format!("{stanza}-expire-{key}.notes"))),
     })

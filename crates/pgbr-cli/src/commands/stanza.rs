@@ -3,51 +3,60 @@
 use std::path::Path;
 
 use pgbr::{
-    Host, StanzaCreateRequest, StanzaCreated, StanzaDeleteRequest, StanzaDeleted, StanzaUpgradeRequest,
-    StanzaUpgraded, stanza_create, stanza_delete, stanza_upgrade,
+    Host, RepoAccess, StanzaCreateRequest, StanzaCreated, StanzaDeleteRequest, StanzaDeleted,
+    StanzaUpgradeRequest, StanzaUpgraded, stanza_create, stanza_delete, stanza_upgrade,
 };
 
+use super::each::each;
 use crate::exit::{CliError, ErrorCode};
 use crate::request;
 use crate::run::{Context, Outcome};
 
 pub(super) async fn create(context: &Context, host: &Host) -> Outcome {
+    each(context, async |key, repo| create_one(context, host, key, repo).await).await
+}
+
+async fn create_one(context: &Context, host: &Host, key: u16, repo: RepoAccess) -> Result<(), CliError> {
     let settings = &context.settings;
-    let key = settings.repo_key();
-    if let Some((asked, used)) = request::renamed_cipher(settings) {
+    if let Some((asked, used)) = request::renamed_cipher(settings, key) {
         context.log.info(&format!("cipher type {asked} is taken as 'encrypted': a new repository is sealed with {used}, which also finds changes"));
     }
     let stanza = request::stanza(settings)?;
     context.log.info(&format!("stanza-create for stanza '{stanza}' on repo{key}"));
     let request = StanzaCreateRequest {
-        repo: request::repo(settings)?,
+        repo,
         cluster: request::cluster(settings, &context.env, &context.log)?,
         others: request::other_clusters(settings, &context.env, &context.log)?,
         online: settings.get_bool("online"),
         stanza: stanza.clone(),
     };
-    match stanza_create(host, request).await.map_err(|e| context.failure(&e))? {
+    let host = context.host_of(host, key);
+    match stanza_create(&host, request).await.map_err(|e| context.failure(&e))? {
         StanzaCreated::New => {}
         StanzaCreated::AlreadyThere => {
             context.log.info(&format!("stanza '{stanza}' already exists on repo{key} and is valid"));
         }
     }
-    Ok(0)
+    Ok(())
 }
 
 pub(super) async fn upgrade(context: &Context, host: &Host) -> Outcome {
+    each(context, async |key, repo| upgrade_one(context, host, key, repo).await).await
+}
+
+async fn upgrade_one(context: &Context, host: &Host, key: u16, repo: RepoAccess) -> Result<(), CliError> {
     let settings = &context.settings;
-    let key = settings.repo_key();
     let stanza = request::stanza(settings)?;
     context.log.info(&format!("stanza-upgrade for stanza '{stanza}' on repo{key}"));
     let request = StanzaUpgradeRequest {
-        repo: request::repo(settings)?,
+        repo,
         cluster: request::cluster(settings, &context.env, &context.log)?,
         others: request::other_clusters(settings, &context.env, &context.log)?,
         online: settings.get_bool("online"),
         stanza: stanza.clone(),
     };
-    match stanza_upgrade(host, request).await.map_err(|e| context.failure(&e))? {
+    let host = context.host_of(host, key);
+    match stanza_upgrade(&host, request).await.map_err(|e| context.failure(&e))? {
         StanzaUpgraded::To(archive) => context.log.info(&format!(
             "WAL of stanza '{stanza}' goes to archive {archive} from now on; the next backup is a full"
         )),
@@ -55,7 +64,7 @@ pub(super) async fn upgrade(context: &Context, host: &Host) -> Outcome {
             context.log.info(&format!("stanza '{stanza}' on repo{key} is already up to date"));
         }
     }
-    Ok(0)
+    Ok(())
 }
 
 pub(super) async fn delete(context: &Context, host: &Host) -> Outcome {
