@@ -4,11 +4,33 @@
 //! and port than the endpoint says, limits of time) and where their credentials come from. Nothing is read from the environment, and
 //! no client looks for credentials by itself: which kind is meant, the caller says.
 
+#[cfg(feature = "azure")]
+mod azure;
+#[cfg(feature = "cloud")]
+mod body;
+#[cfg(feature = "cloud")]
+mod connect;
+#[cfg(feature = "gcs")]
+mod gcs;
+#[cfg(feature = "s3")]
+mod s3;
+#[cfg(feature = "cloud")]
+mod tls;
+#[cfg(feature = "cloud")]
+mod token;
+
 use std::fmt;
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::Duration;
 
+use object_store::path::Path;
+use object_store::prefix::PrefixStore;
+use object_store::{Attribute, Attributes, ObjectStore, TagSet};
 use zeroize::Zeroizing;
+
+use crate::error::{Error, Result};
+use crate::store::Store;
 
 /// A secret of a store: shown nowhere, wiped when dropped.
 #[derive(Clone, PartialEq, Eq)]
@@ -227,4 +249,71 @@ pub enum GcsCredentials {
         /// The metadata service; by default Google's address for it.
         metadata: Option<String>,
     },
+}
+
+impl fmt::Display for CloudOptions {
+    /// The place as messages call it: an address without the account, which is nobody's business.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match &self.kind {
+            CloudKind::S3(options) => write!(f, "s3://{}", options.bucket)?,
+            CloudKind::Azure(options) => write!(f, "azure://{}", options.container)?,
+            CloudKind::Gcs(options) => write!(f, "gs://{}", options.bucket)?,
+        }
+        match self.prefix.trim_matches('/') {
+            "" => Ok(()),
+            prefix => write!(f, "/{prefix}"),
+        }
+    }
+}
+
+impl Store {
+    /// A store in a cloud. Nothing is asked of it yet.
+    ///
+    /// # Errors
+    /// [`Error::StoreOptions`] where the options say nothing that could be asked, or this program was built without the client.
+    pub fn cloud(options: &CloudOptions) -> Result<Self> {
+        let wrong = |reason: String| Error::StoreOptions { place: options.to_string(), reason };
+        if options.as_of.is_some() {
+            return Err(wrong("reading it as of a moment is not supported".to_owned()));
+        }
+        let objects = client(options).map_err(wrong)?;
+        let prefix = options.prefix.trim_matches('/');
+        let parsed = Path::parse(prefix).map_err(|_| wrong(format!("'{prefix}' is no prefix of keys")))?;
+        let objects: Arc<dyn ObjectStore> =
+            if prefix.is_empty() { objects } else { Arc::new(PrefixStore::new(objects, parsed)) };
+        Ok(Self::remote(objects, options.to_string()).with_labels(options.labels()))
+    }
+}
+
+impl CloudOptions {
+    /// What new objects are labelled with: Google has no tags, there they are metadata.
+    fn labels(&self) -> (TagSet, Attributes) {
+        let (mut tags, mut attributes) = (TagSet::default(), Attributes::new());
+        for (key, value) in &self.tags {
+            match &self.kind {
+                CloudKind::S3(_) | CloudKind::Azure(_) => tags.push(key, value),
+                CloudKind::Gcs(_) => {
+                    attributes.insert(Attribute::Metadata(key.clone().into()), value.clone().into());
+                }
+            }
+        }
+        (tags, attributes)
+    }
+}
+
+fn client(options: &CloudOptions) -> Result<Arc<dyn ObjectStore>, String> {
+    match &options.kind {
+        #[cfg(feature = "s3")]
+        CloudKind::S3(s3) => s3::client(s3, &options.connect),
+        #[cfg(not(feature = "s3"))]
+        CloudKind::S3(_) => Err("this program was built without S3".to_owned()),
+        #[cfg(feature = "azure")]
+        CloudKind::Azure(azure) => azure::client(azure, &options.connect),
+        #[cfg(not(feature = "azure"))]
+        CloudKind::Azure(_) => Err("this program was built without Azure".to_owned()),
+        #[cfg(feature = "gcs")]
+        CloudKind::Gcs(gcs) => gcs::client(gcs, &options.connect),
+        #[cfg(not(feature = "gcs"))]
+        CloudKind::Gcs(_) => Err("this program was built without Google's storage".to_owned()),
+    }
 }

@@ -93,6 +93,14 @@ pub enum Error {
         /// What the probe found.
         reason: &'static str,
     },
+    /// What is said of a store does not describe one, or this program has no client for it.
+    #[error("unable to use the store '{place}': {reason}")]
+    StoreOptions {
+        /// The store.
+        place: String,
+        /// What is wrong.
+        reason: String,
+    },
     /// No slot of the repository opens with this passphrase.
     #[error("the passphrase opens none of the repository's key slots")]
     WrongPassphrase,

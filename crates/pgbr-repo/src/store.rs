@@ -24,7 +24,8 @@ use futures::stream::{BoxStream, StreamExt};
 use object_store::local::LocalFileSystem;
 use object_store::path::Path;
 use object_store::{
-    GetOptions, GetResult, GetResultPayload, ObjectStore, ObjectStoreExt, PutMode, PutOptions, PutPayload,
+    Attributes, GetOptions, GetResult, GetResultPayload, ObjectStore, ObjectStoreExt, PutMode, PutOptions,
+    PutPayload, TagSet,
 };
 
 use crate::error::{Cause, Error, Result};
@@ -113,6 +114,8 @@ struct Inner {
     create_honoured: AtomicBool,
     repository_expected: AtomicBool,
     counters: Counters,
+    /// What new objects are labelled with.
+    labels: (TagSet, Attributes),
 }
 
 #[derive(Default)]
@@ -184,6 +187,15 @@ impl Store {
         Self::from_parts(objects, None, place.into())
     }
 
+    /// The same with tags and metadata for what is put into it: for a store that has no clones yet.
+    #[must_use]
+    pub(crate) fn with_labels(mut self, labels: (TagSet, Attributes)) -> Self {
+        if let Some(inner) = Arc::get_mut(&mut self.inner) {
+            inner.labels = labels;
+        }
+        self
+    }
+
     fn from_parts(objects: Arc<dyn ObjectStore>, local: Option<Local>, place: String) -> Self {
         Self {
             inner: Arc::new(Inner {
@@ -193,6 +205,7 @@ impl Store {
                 create_honoured: AtomicBool::new(true),
                 repository_expected: AtomicBool::new(false),
                 counters: Counters::default(),
+                labels: (TagSet::default(), Attributes::new()),
             }),
         }
     }
@@ -549,7 +562,8 @@ impl Store {
         use object_store::Error::{AlreadyExists, Precondition};
         bump(&self.inner.counters.puts, 1);
         bump(&self.inner.counters.bytes_out, content.len() as u64);
-        let options = PutOptions { mode, ..PutOptions::default() };
+        let (tags, attributes) = self.inner.labels.clone();
+        let options = PutOptions { mode, tags, attributes, ..PutOptions::default() };
         match self.inner.objects.put_opts(key, PutPayload::from_bytes(content), options).await {
             Ok(_) => Ok(Created::New),
             Err(AlreadyExists { .. } | Precondition { .. }) => Ok(Created::AlreadyThere),

@@ -77,7 +77,8 @@ pub use pgbr_manifest::{
 };
 pub use pgbr_pg::{ConnectOptions, Error as PgError, Password, RecoveryAction, RecoveryGoal};
 pub use pgbr_repo::{
-    ClusterId, Error as RepoError, HeldLock, HoldRecord, HoldState, Lock, LockHolder, LockProgress,
-    LockRequest, LockType, NoteChanges, PushOutcome, StopFile, Store, create_stop_file, held_locks,
-    lock_holder, lock_path, remove_stop_file, stop_file,
+    AzureCredentials, AzureOptions, CloudConnect, CloudKind, CloudOptions, ClusterId, Error as RepoError,
+    GcsCredentials, GcsOptions, HeldLock, HoldRecord, HoldState, Lock, LockHolder, LockProgress, LockRequest,
+    LockType, NoteChanges, PushOutcome, S3Credentials, S3Options, Secret, StopFile, Store, UriStyle,
+    create_stop_file, held_locks, lock_holder, lock_path, remove_stop_file, stop_file,
 };

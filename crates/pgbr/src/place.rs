@@ -2,10 +2,11 @@
 
 use std::fmt;
 use std::path::PathBuf;
+use std::sync::Arc;
 
 use pgbr_codec::{Cipher, Passphrase};
 use pgbr_manifest::StanzaName;
-use pgbr_repo::{BackupStore, FileKeyCache, KeyCache, Repo, Stanza, Store, WalStore};
+use pgbr_repo::{BackupStore, CloudOptions, FileKeyCache, KeyCache, Repo, Stanza, Store, WalStore};
 
 use crate::error::Result;
 use crate::host::Host;
@@ -16,6 +17,8 @@ use crate::host::Host;
 pub enum RepoPlace {
     /// A directory of this host, which holds `pgbr/`.
     Directory(PathBuf),
+    /// A place in a cloud store.
+    Cloud(Arc<CloudOptions>),
     /// Any other store, or a directory whose store the caller has wrapped.
     Store(Store),
 }
@@ -24,6 +27,7 @@ impl fmt::Display for RepoPlace {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Directory(path) => path.display().fmt(f),
+            Self::Cloud(options) => options.fmt(f),
             Self::Store(store) => store.fmt(f),
         }
     }
@@ -34,6 +38,7 @@ impl RepoPlace {
     pub(crate) fn store(&self, create: bool) -> Result<Store> {
         match self {
             Self::Directory(path) => Ok(Store::local(path, create)?),
+            Self::Cloud(options) => Ok(Store::cloud(options)?),
             Self::Store(store) => Ok(store.clone()),
         }
     }
@@ -54,6 +59,11 @@ impl RepoAccess {
     /// A directory without encryption.
     pub fn plain(path: impl Into<PathBuf>) -> Self {
         Self { place: RepoPlace::Directory(path.into()), passphrase: None, key_cache: None }
+    }
+
+    /// A place in a cloud store, without encryption.
+    pub fn cloud(options: CloudOptions) -> Self {
+        Self { place: RepoPlace::Cloud(Arc::new(options)), passphrase: None, key_cache: None }
     }
 
     /// A store that the caller has made, without encryption.
