@@ -155,7 +155,7 @@ fn facts(rule: &OptionRule, command: Command) -> Vec<String> {
         Allow::Any => {}
         Allow::Values(values) => {
             let lines = values.iter().map(|value| match rule.refused_values.contains(value) {
-                true => format!("* {value} - not supported yet"),
+                true => format!("* {value} - not supported"),
                 false => format!("* {value}"),
             });
             facts.push("The following values are allowed:".to_owned());

@@ -32,4 +32,5 @@ mod rules;
 pub mod run;
 pub mod settings;
 pub mod size;
+mod variables;
 mod zone;

@@ -168,8 +168,10 @@ pub struct OptionRule {
     support: Support,
     /// Not supported yet, and ignoring it would risk data: refused wherever it is set.
     pub refused: bool,
-    /// Values that are refused in the same way.
+    /// Values that are refused wherever they are set.
     pub refused_values: &'static [&'static str],
+    /// Why they are, and what to use instead.
+    pub(crate) refused_why: &'static [&'static str],
     own: &'static [Own],
 }
 
@@ -264,6 +266,7 @@ const fn opt(name: &'static str, kind: Kind, commands: CommandSet, help: &'stati
         support: Support::Works,
         refused: false,
         refused_values: &[],
+        refused_why: &[],
         own: &[],
     }
 }
@@ -393,8 +396,9 @@ impl OptionRule {
         self.refused = true;
         self
     }
-    const fn refused_values(mut self, values: &'static [&'static str]) -> Self {
+    const fn refused_values(mut self, values: &'static [&'static str], why: &'static [&'static str]) -> Self {
         self.refused_values = values;
+        self.refused_why = why;
         self
     }
     const fn own(mut self, own: &'static [Own]) -> Self {

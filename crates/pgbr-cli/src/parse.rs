@@ -16,6 +16,7 @@ use crate::ini::Ini;
 use crate::options::{self, Command, Found, Kind, OPTIONS, Role, Section, Support};
 use crate::resolve;
 use crate::settings::{Settings, Source};
+use crate::variables::Variables;
 
 mod arguments;
 
@@ -38,6 +39,7 @@ pub struct CommandLine {
     pub params: Vec<String>,
     pub(crate) raw: RawOptions,
     pub(crate) warnings: Vec<String>,
+    pub(crate) variables: Variables,
 }
 
 /// Options as written, by place in [`OPTIONS`] and index.
@@ -89,6 +91,7 @@ impl CommandLine {
     /// `option-invalid-value` for an empty value and for booleans other than `y` and `n`; `option-invalid` for a name that
     /// breaks a rule of indexes; values that are not UTF-8.
     pub fn read_environment(&mut self, env: &[(OsString, OsString)]) -> Result<(), CliError> {
+        self.variables = Variables::from_env(env);
         let mut ours: Vec<_> = env
             .iter()
             .filter_map(|(name, value)| Some((name.to_str()?.strip_prefix(self.flavor.env_prefix())?, value)))

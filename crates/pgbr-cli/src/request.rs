@@ -4,14 +4,19 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use pgbr::{
-    Cipher, ClusterAccess, Codec, Compression, ConnectOptions, LockRequest, LockType, Passphrase, Password,
-    RepoAccess, RepoPlace, StandbyUse, StanzaName,
+    Cipher, ClusterAccess, Codec, Compression, ConnectOptions, LockRequest, LockType, Password, RepoAccess,
+    StandbyUse, StanzaName,
 };
 
 use crate::exit::{CliError, ErrorCode};
 use crate::libpq_env::{PassKey, PgEnv};
 use crate::log::Logger;
 use crate::settings::Settings;
+
+mod endpoint;
+mod repository;
+
+pub(crate) use repository::repo_of;
 
 /// The stanza of a command that needs one.
 pub(crate) fn stanza(settings: &Settings) -> Result<StanzaName, CliError> {
@@ -33,22 +38,6 @@ pub(crate) fn repo(settings: &Settings) -> Result<RepoAccess, CliError> {
 /// first, or only the one that `--repo` names.
 pub(crate) fn repos(settings: &Settings) -> Result<Vec<(u16, RepoAccess)>, CliError> {
     settings.repo_keys().into_iter().map(|key| Ok((key, repo_of(settings, key)?))).collect()
-}
-
-/// How to reach the repository with this key.
-pub(crate) fn repo_of(settings: &Settings, key: u16) -> Result<RepoAccess, CliError> {
-    let entry = |name| settings.indexed("repo", key, name);
-    let path = entry("path").as_path().unwrap_or(Path::new("/")).to_owned();
-    let encrypted = entry("cipher-type").as_str().is_some_and(|cipher| cipher != "none");
-    let passphrase =
-        entry("cipher-pass").as_secret().filter(|_| encrypted).map(|pass| Passphrase::new(pass.as_str()));
-    // What root keeps there, the operator's own commands could not use later.
-    let root = rustix::process::geteuid().is_root();
-    let key_cache = (encrypted && !root)
-        .then(|| settings.entry("lock-path").as_path())
-        .flatten()
-        .map(|dir| dir.join("key"));
-    Ok(RepoAccess { place: RepoPlace::Directory(path), passphrase, key_cache })
 }
 
 /// The cipher that the settings ask for in a repository, as they spell it, where it is not the one that it gets.

@@ -28,6 +28,7 @@ pub(crate) fn resolve(line: CommandLine) -> Result<Settings, CliError> {
         pg_keys: keys_in_use(&line, Group::Pg),
         repo_keys: keys_in_use(&line, Group::Repo),
         warnings: line.warnings.clone(),
+        variables: line.variables.clone(),
     };
     for id in order(&line) {
         let rule = &OPTIONS[id];
@@ -450,26 +451,14 @@ impl One<'_> {
         if self.line.help || !(option || value) {
             return Ok(());
         }
-        let code = if on_command_line { ErrorCode::OptionInvalid } else { ErrorCode::FeatureNotSupported };
         let name = self.name();
-        if !value {
-            return Err(CliError::new(code, format!("option '{name}' is not supported yet")));
+        if value {
+            let message = format!("option '{name}' with value '{}' is not supported", setting.display);
+            let error = CliError::new(ErrorCode::FeatureNotSupported, message);
+            return Err(rule.refused_why.iter().copied().fold(error, CliError::hint));
         }
-        let error = CliError::new(
-            code,
-            format!("option '{name}' with value '{}' is not supported yet", setting.display),
-        );
-        Err(match rule.allow_for(self.line.command) {
-            Allow::Values(values) => {
-                let works: Vec<String> = values
-                    .iter()
-                    .filter(|value| !rule.refused_values.contains(value))
-                    .map(|value| format!("'{value}'"))
-                    .collect();
-                error.hint(format!("supported values are {}", works.join(", ")))
-            }
-            _ => error,
-        })
+        let code = if on_command_line { ErrorCode::OptionInvalid } else { ErrorCode::FeatureNotSupported };
+        Err(CliError::new(code, format!("option '{name}' is not supported yet")))
     }
 
     fn bad(&self, message: String) -> CliError {

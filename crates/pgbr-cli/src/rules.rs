@@ -23,6 +23,7 @@ pub(crate) fn apply(settings: &mut Settings) -> Result<(), CliError> {
         annotate_does_something(settings)?;
     }
     local_repositories_differ(settings)?;
+    bucket_names_fit_certificates(settings)?;
     protocol_outlasts_database(settings)?;
     if !settings.help {
         full_retention_is_set(settings);
@@ -71,6 +72,22 @@ fn local_repositories_differ(settings: &Settings) -> Result<(), CliError> {
                     format!("local repo{one} and repo{two} paths are both '{path}' but must be different"),
                 ));
             }
+        }
+    }
+    Ok(())
+}
+
+fn bucket_names_fit_certificates(settings: &Settings) -> Result<(), CliError> {
+    for key in &settings.repo_keys {
+        let entry = |name| settings.indexed("repo", *key, name);
+        let dotted = entry("s3-bucket").as_str().filter(|bucket| bucket.contains('.'));
+        let verified = entry("storage-verify-tls").as_bool() == Some(true);
+        if let Some(bucket) = dotted.filter(|_| verified && entry("s3-uri-style").as_str() == Some("host")) {
+            let message = format!("'{bucket}' is not valid for option 'repo{key}-s3-bucket'");
+            return Err(CliError::new(ErrorCode::OptionInvalidValue, message)
+                .hint("RFC-2818 forbids dots in wildcard matches.")
+                .hint("TLS/SSL verification cannot proceed with this bucket name.")
+                .hint("remove dots from the bucket name."));
         }
     }
     Ok(())

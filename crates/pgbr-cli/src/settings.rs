@@ -14,6 +14,7 @@ use zeroize::Zeroizing;
 use crate::exit::{CliError, ErrorCode};
 use crate::flavor::Flavor;
 use crate::options::{self, Command, Group, Kind, OPTIONS, OptionRule, Role};
+use crate::variables::Variables;
 
 /// Where a value comes from; a higher one wins.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -67,6 +68,8 @@ pub struct Settings {
     pub(crate) pg_keys: Vec<u16>,
     pub(crate) repo_keys: Vec<u16>,
     pub(crate) warnings: Vec<String>,
+    /// Of the environment, what other programs read as well.
+    pub(crate) variables: Variables,
 }
 
 /// The value of one option, or none; a wrong type answers like none.

@@ -60,7 +60,7 @@ pub use observe::{Event, Observer, Silent};
 pub use place::{RepoAccess, RepoPlace, StanzaPlace};
 pub use restore::{
     Databases, Existing, Fetched, Places, Reach, RestoreDryRun, RestoreReport, RestoreRequest, WalReach,
-    Work, restore, restore_dry_run,
+    Work, parse_time, restore, restore_dry_run,
 };
 pub use stanza::{
     StanzaCreateRequest, StanzaCreated, StanzaDeleteRequest, StanzaDeleted, StanzaUpgradeRequest,

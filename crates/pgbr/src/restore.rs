@@ -37,6 +37,7 @@ use check::{check_repository, warn_of_another_cluster};
 use choose::{Chosen, choose};
 pub use dry::{RestoreDryRun, Work, restore_dry_run};
 pub use fetch::Fetched;
+pub use goal::parse_time;
 use layout::Layout;
 pub use reach::{Reach, WalReach};
 pub use select::Databases;

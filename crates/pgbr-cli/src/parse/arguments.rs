@@ -7,6 +7,7 @@ use crate::exit::{CliError, ErrorCode};
 use crate::flavor::Flavor;
 use crate::options::{self, Command, Found, Kind, OPTIONS, Role, Spelling};
 use crate::settings::Source;
+use crate::variables::Variables;
 
 /// Reads the command line; the program's path comes first.
 ///
@@ -34,6 +35,7 @@ pub fn command_line<S: AsRef<str>>(args: &[S], flavor: Flavor) -> Result<Command
         params: words.params,
         raw,
         warnings: Vec::new(),
+        variables: Variables::default(),
     };
     if words.command.is_some() {
         line.take_help_option();

@@ -30,6 +30,21 @@ fn local_repositories_lie_apart() {
 }
 
 #[test]
+fn bucket_names_fit_certificates() {
+    let bucket = |style: &str, verify: &str| {
+        let config = "repo1-type=s3\nrepo1-s3-bucket=a.b\nrepo1-s3-endpoint=e\nrepo1-s3-region=r\nrepo1-s3-key-type=auto\n";
+        with_config(
+            "info",
+            &format!("[global]\n{config}repo1-s3-uri-style={style}\nrepo1-storage-verify-tls={verify}\n"),
+        )
+    };
+    let (code, text) = fails(bucket("host", "y"));
+    assert_eq!(code, 32);
+    assert!(text.starts_with("'a.b' is not valid for option 'repo1-s3-bucket'\nHINT: RFC-2818"), "{text}");
+    assert!(bucket("path", "y").is_ok() && bucket("host", "n").is_ok());
+}
+
+#[test]
 fn the_protocol_outlasts_the_database() {
     let times = |args: &str| {
         let settings = run(&format!("{BACKUP} {args}")).unwrap();

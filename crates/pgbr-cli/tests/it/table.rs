@@ -111,7 +111,7 @@ fn sets_that_matter() {
             "tls-server-auth",
         ]
     );
-    assert_eq!(names(|r| r.refused), ["pg-host", "repo-host", "repo-target-time"]);
+    assert_eq!(names(|r| r.refused), ["pg-host", "repo-host"]);
     assert_eq!(names(|r| !r.refused_values.is_empty()), ["repo-type"]);
     assert_eq!(names(|r| r.bool_like), ["backup-standby"]);
     // Every boolean of a config file can be negated; of the others only three.
@@ -221,7 +221,7 @@ fn former_names_mean_one_option_each() {
 #[test]
 fn what_is_not_supported_is_said() {
     // What an operator may rely on must not be ignored in silence.
-    for name in ["pg-host", "repo-host", "repo-target-time"] {
+    for name in ["pg-host", "repo-host"] {
         assert_eq!(rule(name).support_for(Command::Restore), Support::NotYet);
     }
     assert_eq!(rule("delta").support_for(Command::Backup), Support::Works);

@@ -145,7 +145,7 @@ fn unmet_dependencies() {
             "archive-push --stanza=d --spool-path=/s x",
             "option 'spool-path' not valid without option 'archive-async'",
         ),
-        ("info --repo-target-time=2026-01-01", "option 'repo-target-time' is not supported yet"),
+        ("info --repo-target-time=2026-01-01", "option 'repo-target-time' not valid without option 'repo'"),
     ] {
         let (code, found) = fails(run(args));
         assert_eq!(found, text, "{args}");
@@ -174,6 +174,15 @@ fn what_is_required() {
         fails(with_config("info", "[global]\nrepo1-cipher-type=aes-256-gcm\n")),
         (37, "info command requires option: repo1-cipher-pass".into())
     );
+    for (config, option) in [
+        ("repo1-type=s3", "repo1-s3-bucket"),
+        ("repo1-type=s3\nrepo1-s3-bucket=b\nrepo1-s3-endpoint=e\nrepo1-s3-region=r", "repo1-s3-key"),
+        ("repo1-type=azure", "repo1-azure-account"),
+        ("repo1-type=gcs\nrepo1-gcs-bucket=b", "repo1-gcs-key"),
+    ] {
+        let found = fails(with_config("info", &format!("[global]\n{config}\n")));
+        assert_eq!(found, (37, format!("info command requires option: {option}")));
+    }
     assert_eq!(
         fails(run("annotate --stanza=d --set=x")),
         (37, "annotate command requires option: annotation".into())
@@ -221,27 +230,17 @@ fn indexes_in_use() {
 
 #[test]
 fn what_is_not_supported_yet() {
-    let base = "info";
-    for (config, text) in [
-        (
-            "repo1-type=s3\nrepo1-s3-bucket=b",
-            "option 'repo1-type' with value 's3' is not supported yet\nHINT: supported values are 'posix'",
-        ),
-        ("repo2-host=h", "option 'repo2-host' is not supported yet"),
-    ] {
-        assert_eq!(fails(with_config(base, &format!("[global]\n{config}\n"))), (67, text.into()));
+    let host = fails(with_config("info", "[global]\nrepo2-host=h\n"));
+    assert_eq!(host, (67, "option 'repo2-host' is not supported yet".into()));
+    for result in [with_config("info", "[global]\nrepo1-type=sftp\n"), run("info --repo1-type=sftp")] {
+        let (code, text) = fails(result);
+        assert_eq!(code, 67);
+        assert!(text.starts_with("option 'repo1-type' with value 'sftp' is not supported\nHINT: "), "{text}");
+        assert!(text.contains("use type s3, azure or gcs, or posix"), "{text}");
     }
     let check = "check --stanza=demo";
     let remote = fails(with_config(check, "[demo]\npg1-path=/p\npg1-host=h\n"));
     assert_eq!(remote, (67, "option 'pg1-host' is not supported yet".into()));
-    assert_eq!(
-        fails(run("info --repo1-type=s3")),
-        (
-            31,
-            "option 'repo1-type' with value 's3' is not supported yet\nHINT: supported values are 'posix'"
-                .into()
-        )
-    );
     assert_eq!(fails(run("check --report")), (31, "option 'report' is not supported yet".into()));
     // Harmless in a file, and harmless when it says no more than the default.
     let harmless = "[global]\npg-version-force=15\nrepo1-local=n\nrepo1-type=posix\nbackup-standby=n\n[demo]\npg1-path=/p\n";
@@ -253,12 +252,12 @@ fn what_is_not_supported_yet() {
 fn options_without_effect_are_noted() {
     let config = "[global]\nrepo1-bundle=y\nrepo1-block=y\nrepo1-retention-full=1\n";
     let settings =
-        with_config(&format!("{BACKUP} --io-timeout=5"), &config.replace("repo1-retention-full=1\n", ""))
+        with_config(&format!("{BACKUP} --cmd-ssh=ssh2"), &config.replace("repo1-retention-full=1\n", ""))
             .unwrap();
     assert_eq!(
         settings.notes(),
         [
-            "option 'io-timeout' has no effect: no other host is contacted",
+            "option 'cmd-ssh' has no effect: no other host is contacted",
             "option 'repo1-block' has no effect: the repository format always stores changed pages only",
             "option 'repo1-bundle' has no effect: the repository format always packs files together",
         ]

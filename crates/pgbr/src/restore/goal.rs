@@ -24,8 +24,9 @@ pub(crate) fn time(host: &Host, text: &str) -> Goal {
     }
 }
 
-/// Microseconds since 1970 of `2026-11-22 13:27:32.5+01`; without a zone it is local time.
-fn parse_time(text: &str, local: &TimeZone) -> Option<i64> {
+/// Microseconds since 1970 of a moment as people write it: `2026-11-22 13:27:32.5+01`; without a zone it is local time. `None` for
+/// anything that is no such moment.
+pub fn parse_time(text: &str, local: &TimeZone) -> Option<i64> {
     let text = text.trim();
     let micros = |t: jiff::Timestamp| t.as_microsecond();
     if let Some(utc) = text.strip_suffix(" UTC").or_else(|| text.strip_suffix('Z')) {
