@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
-# Brings what the tests need to a Debian or Ubuntu system that has Rust: a C and C++ compiler, strace, libfaketime, the PostgreSQL
-# servers of the test matrix and, where the tests run as root, the user postgres. Installs only what is missing.
+# Brings what the tests need to a Debian or Ubuntu system that has Rust: a C and C++ compiler, strace, libfaketime, openssl, the
+# PostgreSQL servers of the test matrix, the object stores and, where the tests run as root, the user postgres. Installs only what is
+# missing.
 # Works as root or as a user with sudo.  PGBR_TEST_PG_MAJORS: the servers to bring, by default "13 15 17 18".
 set -euo pipefail
 # shellcheck source=scripts/lib.sh
@@ -8,10 +9,11 @@ set -euo pipefail
 
 main() {
     check_rust
-    apt_install gcc g++ libc6-dev pkg-config strace faketime python3 util-linux
+    apt_install gcc g++ libc6-dev pkg-config strace faketime openssl python3 util-linux
     local majors=${PGBR_TEST_PG_MAJORS:-13 15 17 18}
     # shellcheck disable=SC2086  # a list, divided by blanks or commas
     "$ROOT/scripts/install-postgres.sh" ${majors//,/ }
+    "$ROOT/scripts/install-stores.sh"
     if [ "$(id -u)" -eq 0 ]; then
         make_operator
     fi

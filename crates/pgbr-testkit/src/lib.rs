@@ -43,12 +43,15 @@
 mod bench;
 mod cluster;
 mod faults;
+mod http;
 mod install;
+mod listen;
 mod operator;
 mod oracle;
 mod pgbr;
 mod run;
 mod scratch;
+mod stores;
 
 pub use bench::Pgbench;
 pub use cluster::{Cluster, ClusterBuilder, StopMode};
@@ -58,3 +61,4 @@ pub use operator::{as_operator, operator_name, own};
 pub use pgbr::Pgbr;
 pub use run::{Finished, free_port, run, wait_until};
 pub use scratch::Scratch;
+pub use stores::{AzureServer, Bucket, Certificates, GcsServer, S3Server, StoreKind};

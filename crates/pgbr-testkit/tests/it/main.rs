@@ -1,5 +1,7 @@
 //! The testkit against every major version that the tests are to run with.
 
+mod stores;
+
 use std::fs;
 use std::os::unix::fs::MetadataExt;
 use std::process::Command;
