@@ -1,8 +1,9 @@
 //! A TCP port on loopback that is served by threads of this process.
 
+use std::collections::BTreeMap;
 use std::net::{Shutdown, TcpListener, TcpStream};
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
@@ -17,7 +18,7 @@ pub(crate) struct Listening {
 #[derive(Debug, Default)]
 struct Shared {
     over: AtomicBool,
-    connections: Mutex<Vec<TcpStream>>,
+    connections: Mutex<BTreeMap<u64, TcpStream>>,
 }
 
 impl Listening {
@@ -25,28 +26,25 @@ impl Listening {
     ///
     /// # Panics
     /// When the port cannot be had.
-    pub(crate) fn on(port: u16, serve: impl Fn(TcpStream) + Send + Sync + 'static) -> Self {
+    pub(crate) fn on(port: u16, serve: impl Fn(&TcpStream) + Send + Sync + 'static) -> Self {
         let listener = bind(port);
         let port = listener.local_addr().expect("a bound socket has an address").port();
         let shared = Arc::new(Shared::default());
         let (serve, of_thread) = (Arc::new(serve), Arc::clone(&shared));
         let accepting = thread::spawn(move || {
-            for stream in listener.incoming() {
+            for (number, stream) in (0_u64..).zip(listener.incoming()) {
                 if of_thread.over.load(Ordering::SeqCst) {
                     break;
                 }
                 let Ok(stream) = stream else { continue };
                 // Where these fail the peer has gone again.
                 let (Ok(()), Ok(kept)) = (stream.set_nodelay(true), stream.try_clone()) else { continue };
-                let mut connections = of_thread.connections.lock().unwrap_or_else(PoisonError::into_inner);
-                connections.retain(|old| old.peer_addr().is_ok());
-                connections.push(kept);
-                let serve = Arc::clone(&serve);
+                of_thread.connections().insert(number, kept);
+                let (serve, shared) = (Arc::clone(&serve), Arc::clone(&of_thread));
                 thread::spawn(move || {
-                    let closed = stream.try_clone();
-                    serve(stream);
-                    // The other handle above would keep it open.
-                    drop(closed.map(|stream| stream.shutdown(Shutdown::Both)));
+                    serve(&stream);
+                    // The connection ends when both handles are gone.
+                    drop(shared.connections().remove(&number));
                 });
             }
         });
@@ -66,10 +64,15 @@ impl Drop for Listening {
         if let Some(accepting) = self.accepting.take() {
             drop(accepting.join());
         }
-        let connections = self.shared.connections.lock().unwrap_or_else(PoisonError::into_inner);
-        for stream in connections.iter() {
+        for stream in self.shared.connections().values() {
             drop(stream.shutdown(Shutdown::Both));
         }
+    }
+}
+
+impl Shared {
+    fn connections(&self) -> MutexGuard<'_, BTreeMap<u64, TcpStream>> {
+        self.connections.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 

@@ -1,5 +1,6 @@
 //! The testkit against every major version that the tests are to run with.
 
+mod proxy;
 mod stores;
 
 use std::fs;
