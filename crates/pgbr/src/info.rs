@@ -1,5 +1,7 @@
 //! info: which stanzas and backups there are, and which WAL.
 
+mod combine;
+
 use pgbr_codec::Cipher;
 use pgbr_manifest::manifest::{Body, Summary};
 use pgbr_manifest::merge::{Item, Merge};
@@ -11,6 +13,8 @@ use crate::error::{Error, Result};
 use crate::host::Host;
 use crate::load::{self, LayerNodes, load, summaries};
 use crate::place::{RepoAccess, StanzaPlace};
+
+pub use self::combine::{RepoAnswer, RepoView, StanzaState, StanzaView, combine_info};
 
 /// The most damaged files of a backup that are named.
 const MAX_NAMED: usize = 1000;

@@ -54,7 +54,9 @@ pub use expire::{
     Rubbish, RunFate, WalRange, expire, hold, release_hold,
 };
 pub use host::{Clock, Entropy, Host, OsEntropy, Owner, Stop, SystemClock};
-pub use info::{InfoReport, InfoRequest, StanzaInfo, info};
+pub use info::{
+    InfoReport, InfoRequest, RepoAnswer, RepoView, StanzaInfo, StanzaState, StanzaView, combine_info, info,
+};
 pub use load::{Backup, load, summaries};
 pub use observe::{Event, Observer, Silent};
 pub use place::{RepoAccess, RepoPlace, StanzaPlace};

@@ -4,30 +4,52 @@ use std::collections::BTreeMap;
 use std::path::Path;
 
 use pgbr::{
-    BackupLabel, BackupType, HoldState, Host, InfoReport, InfoRequest, LockHolder, LockType, RepoError,
-    StanzaInfo, StanzaName, info,
+    BackupLabel, BackupType, Cipher, Error, HoldState, Host, InfoRequest, LockHolder, LockType, RepoAnswer,
+    RepoError, RepoView, StanzaInfo, StanzaState, StanzaView, combine_info, info,
 };
 
 use super::{info_json, info_text};
 use crate::exit::{CliError, ErrorCode};
 use crate::request;
 use crate::run::{Context, Outcome, print};
-use crate::settings::Settings;
+
+/// What a stanza is called of which nothing is known, as pgBackRest says it.
+const UNKNOWN: &str = "[invalid]";
 
 /// A stanza as it is shown.
 pub(super) struct Shown<'a> {
-    pub(super) info: &'a StanzaInfo,
-    pub(super) cipher: &'a str,
-    pub(super) repo_key: u16,
+    pub(super) name: &'a str,
     pub(super) status: Status,
-    pub(super) backup: Option<LockHolder>,
+    /// The cipher of all repositories, or `mixed`.
+    pub(super) cipher: String,
+    pub(super) repos: Vec<ShownRepo<'a>>,
     pub(super) restore: Option<LockHolder>,
     /// Only backups of this type.
     pub(super) kind: Option<BackupType>,
     /// The version that a backup is said to be made by.
     pub(super) version: Option<&'static str>,
     pub(super) set: Option<&'a str>,
+    view: &'a StanzaView,
+}
+
+/// A stanza in one repository as it is shown.
+pub(super) struct ShownRepo<'a> {
+    pub(super) key: u16,
+    pub(super) cipher: String,
+    pub(super) status: Status,
+    /// None where the repository cannot be read.
+    pub(super) info: Option<&'a StanzaInfo>,
+    /// Who makes a backup or expires.
+    pub(super) backup: Option<LockHolder>,
     note_errors: BTreeMap<BackupLabel, Vec<String>>,
+}
+
+/// A backup in the repository that it is in.
+#[derive(Clone, Copy)]
+pub(super) struct ShownBackup<'a> {
+    pub(super) repo: &'a ShownRepo<'a>,
+    pub(super) info: &'a StanzaInfo,
+    pub(super) summary: &'a pgbr::Summary,
 }
 
 /// Code and words, as pgBackRest has them.
@@ -46,14 +68,20 @@ pub(super) async fn run(context: &Context, host: &Host) -> Outcome {
                 CliError::new(ErrorCode::OptionInvalidValue, e.to_string())
             })?),
         };
-    let asked = InfoRequest { repo: request::repo(settings)?, stanza: stanza.clone(), set };
-    let report = match info(host, asked).await {
-        Ok(report) => report,
-        Err(pgbr::Error::Repo(RepoError::NoRepository { .. })) => nothing(stanza),
-        Err(error) => return Err(context.failure(&error)),
-    };
-    let cipher = report.cipher.to_string();
-    let shown: Vec<_> = report.stanzas.iter().map(|found| show(settings, found, &cipher, context)).collect();
+    let asked = request::repos(settings)?.into_iter().map(|(key, repo)| {
+        let request = InfoRequest { repo, stanza: stanza.clone(), set };
+        let host = context.host_of(host, key);
+        async move { RepoAnswer { key, report: info(&host, request).await } }
+    });
+    let answers = futures::future::join_all(asked).await;
+    // There is nothing else to show.
+    if let [RepoAnswer { report: Err(error), .. }] = answers.as_slice()
+        && !matches!(error, Error::Repo(RepoError::NoRepository { .. }))
+    {
+        return Err(context.failure(error));
+    }
+    let views = combine_info(answers, stanza.as_ref(), set);
+    let shown: Vec<_> = views.iter().map(|view| show(context, view)).collect();
     if settings.get_str("output") == Some("json") {
         print(&info_json::render(&shown, settings.get_str("detail-level") == Some("progress")))?;
     } else {
@@ -62,29 +90,48 @@ pub(super) async fn run(context: &Context, host: &Host) -> Outcome {
     Ok(0)
 }
 
-/// Where there is no repository, a stanza that was asked for is missing, and none is listed.
-fn nothing(stanza: Option<StanzaName>) -> InfoReport {
-    InfoReport { cipher: pgbr::Cipher::None, stanzas: stanza.map(StanzaInfo::missing).into_iter().collect() }
-}
-
-fn show<'a>(settings: &'a Settings, info: &'a StanzaInfo, cipher: &'a str, context: &Context) -> Shown<'a> {
-    let repo_key = settings.repo_key();
+fn show<'a>(context: &'a Context, view: &'a StanzaView) -> Shown<'a> {
+    let settings = &context.settings;
     let directory = settings.get_path("lock-path").unwrap_or(Path::new("/tmp/pgbr"));
     // A lock that cannot be looked at is not known to be held.
-    let holder = |kind| pgbr::lock_holder(directory, &info.name, kind, u32::from(repo_key)).ok().flatten();
-    let version = (settings.flavor().program() == "pgbackrest").then(|| settings.flavor().version());
-    let kind = settings.get_str("type").and_then(|kind| kind.parse().ok());
+    let holder = |repo: &RepoView, kind| {
+        let stanza = view.name.as_ref()?;
+        pgbr::lock_holder(directory, stanza, kind, u32::from(repo.key)).ok().flatten()
+    };
+    let repos: Vec<_> =
+        view.repos.iter().map(|repo| show_repo(context, repo, holder(repo, LockType::Backup))).collect();
+    let first = repos.first().map_or("none", |repo| repo.cipher.as_str());
+    let cipher = if repos.iter().all(|repo| repo.cipher == first) { first } else { "mixed" }.to_owned();
+    let mut status = Status { code: view.state.code(), message: view.state.message().to_owned() };
+    if let ([repo], StanzaState::Other) = (repos.as_slice(), view.state) {
+        status.message.clone_from(&repo.status.message);
+    }
     Shown {
-        info,
+        name: view.name.as_ref().map_or(UNKNOWN, |name| name.as_str()),
+        status,
         cipher,
-        repo_key,
-        status: status(info, settings, context),
-        backup: holder(LockType::Backup),
-        restore: holder(LockType::Restore),
-        kind,
-        version,
+        repos,
+        restore: view.repos.iter().find_map(|repo| holder(repo, LockType::Restore)),
+        kind: settings.get_str("type").and_then(|kind| kind.parse().ok()),
+        version: (settings.flavor().program() == "pgbackrest").then(|| settings.flavor().version()),
         set: settings.get_str("set"),
-        note_errors: note_errors(info, context),
+        view,
+    }
+}
+
+fn show_repo<'a>(context: &Context, repo: &'a RepoView, backup: Option<LockHolder>) -> ShownRepo<'a> {
+    let info = repo.info.as_ref();
+    let encrypted = || {
+        let asked = context.settings.indexed("repo", repo.key, "cipher-type").as_str();
+        if asked.is_some_and(|cipher| cipher != "none") { Cipher::Aes256Gcm } else { Cipher::None }
+    };
+    ShownRepo {
+        key: repo.key,
+        cipher: repo.cipher.unwrap_or_else(encrypted).to_string(),
+        status: status(context, repo),
+        info,
+        backup,
+        note_errors: info.map(|info| note_errors(info, context)).unwrap_or_default(),
     }
 }
 
@@ -99,39 +146,41 @@ fn note_errors(info: &StanzaInfo, context: &Context) -> BTreeMap<BackupLabel, Ve
     errors
 }
 
-fn status(info: &StanzaInfo, settings: &Settings, context: &Context) -> Status {
-    let of = |code, message: &str| Status { code, message: message.to_owned() };
-    if let Some(error) = &info.error {
-        return Status { code: 99, message: context.failure(error).text() };
-    }
-    if let Some((label, error)) = info.unreadable.first() {
-        return Status { code: 99, message: format!("backup {label}: {}", context.failure(error).text()) };
-    }
-    if info.clusters.is_empty() {
-        return of(1, "missing stanza path");
-    }
-    if settings.get_str("set").is_some() && info.set.is_none() {
-        return of(6, "requested backup not found");
-    }
-    if info.backups.is_empty() {
-        return of(2, "no valid backups");
-    }
-    of(0, "ok")
+fn status(context: &Context, repo: &RepoView) -> Status {
+    let stanza = repo.info.as_ref();
+    let error = repo.error.as_deref().or_else(|| stanza?.error.as_ref());
+    let message = match (error, stanza.and_then(|info| info.unreadable.first())) {
+        (Some(error), _) => context.failure(error).text(),
+        (None, Some((label, error))) => format!("backup {label}: {}", context.failure(error).text()),
+        (None, None) => repo.state.message().to_owned(),
+    };
+    Status { code: repo.state.code(), message }
 }
 
-impl Shown<'_> {
+impl<'a> Shown<'a> {
     /// The backups to show, oldest first.
-    pub(super) fn backups(&self) -> impl Iterator<Item = &pgbr::Summary> {
-        self.info.backups.iter().filter(|backup| {
-            self.kind.is_none_or(|kind| backup.kind == kind)
-                && self.set.is_none_or(|set| backup.label.to_string() == set)
+    pub(super) fn backups(&'a self) -> impl Iterator<Item = ShownBackup<'a>> {
+        let all = self.view.backups().into_iter().filter_map(|(view, summary)| {
+            let repo = self.repos.iter().find(|repo| repo.key == view.key)?;
+            Some(ShownBackup { repo, info: repo.info?, summary })
+        });
+        all.filter(|backup| {
+            self.kind.is_none_or(|kind| backup.summary.kind == kind)
+                && self.set.is_none_or(|set| backup.summary.label.to_string() == set)
         })
     }
 
-    /// The labels that a backup builds on, oldest first.
-    pub(super) fn references(&self, backup: &pgbr::Summary) -> Vec<String> {
+    /// Whether it is looked for in more than one repository.
+    pub(super) fn is_several(&self) -> bool {
+        self.repos.len() > 1
+    }
+}
+
+impl ShownBackup<'_> {
+    /// The labels that it builds on, oldest first.
+    pub(super) fn references(&self) -> Vec<String> {
         let mut labels = Vec::new();
-        let mut next = backup.prior;
+        let mut next = self.summary.prior;
         while let Some(label) = next {
             labels.push(label.to_string());
             next = match self.info.backups.iter().find(|b| b.label == label) {
@@ -144,18 +193,25 @@ impl Shown<'_> {
         labels
     }
 
-    /// The holds of a backup.
-    pub(super) fn holds(&self, backup: &pgbr::Summary) -> impl Iterator<Item = &HoldState> {
-        self.info.holds.iter().filter(|hold| hold.label == backup.label)
+    /// Its holds.
+    pub(super) fn holds(&self) -> impl Iterator<Item = &HoldState> {
+        self.info.holds.iter().filter(|hold| hold.label == self.summary.label)
     }
 
-    /// Files of the backup asked for that had pages with a wrong checksum, as pgBackRest names them: those of the data directory without its name.
+    /// Its body, where it was asked for in full.
+    pub(super) fn body(&self) -> Option<&pgbr::Body> {
+        self.info.set.as_ref().filter(|(set, _)| set.label == self.summary.label).map(|(_, body)| body)
+    }
+
+    /// Its files that had pages with a wrong checksum, where it was asked for in full, as pgBackRest names them: those of the data directory
+    /// without its name.
     pub(super) fn error_list(&self) -> impl Iterator<Item = &str> {
-        self.info.set_errors.iter().map(|path| path.strip_prefix("pg_data/").unwrap_or(path))
+        let named = self.body().map_or(&[][..], |_| &self.info.set_errors);
+        named.iter().map(|path| path.strip_prefix("pg_data/").unwrap_or(path))
     }
 
-    /// What is wrong with the notes on a backup.
-    pub(super) fn note_errors(&self, backup: &pgbr::Summary) -> &[String] {
-        self.note_errors.get(&backup.label).map_or(&[], Vec::as_slice)
+    /// What is wrong with the notes on it.
+    pub(super) fn note_errors(&self) -> &[String] {
+        self.repo.note_errors.get(&self.summary.label).map_or(&[], Vec::as_slice)
     }
 }

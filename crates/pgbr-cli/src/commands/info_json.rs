@@ -1,10 +1,10 @@
 //! `info --output=json`: pgBackRest's contract, field by field. New facts get new fields; none of its own is left out.
 
-use serde_json::{Map, Value, json};
+use serde_json::{Value, json};
 
-use pgbr::{LockHolder, Summary};
+use pgbr::LockHolder;
 
-use super::info::Shown;
+use super::info::{Shown, ShownBackup, ShownRepo};
 
 /// The document: an array of stanzas, keys sorted, no spaces, no newline.
 pub(super) fn render(stanzas: &[Shown<'_>], progress_only: bool) -> String {
@@ -13,60 +13,84 @@ pub(super) fn render(stanzas: &[Shown<'_>], progress_only: bool) -> String {
 }
 
 fn progress(shown: &Shown<'_>) -> Value {
-    json!({"name": shown.info.name.as_str(), "status": status(shown)})
+    json!({"name": shown.name, "status": status(shown)})
 }
 
 fn stanza(shown: &Shown<'_>) -> Value {
-    let key = shown.repo_key;
-    let db = shown.info.clusters.iter().map(|cluster| {
-        json!({"id": cluster.number, "repo-key": key, "system-id": cluster.system_id, "version": cluster.version.to_string()})
-    });
-    let archive = shown.info.archives.iter().map(|(id, bounds)| {
-        json!({
-            "id": id.to_string(),
-            "database": {"id": id.number(), "repo-key": key},
-            "min": bounds.map(|(min, _)| min.to_string()),
-            "max": bounds.map(|(_, max)| max.to_string()),
-        })
+    let repo = shown.repos.iter().map(|repo| {
+        let status = json!({"code": repo.status.code, "message": repo.status.message});
+        json!({"key": repo.key, "cipher": repo.cipher, "status": status})
     });
     json!({
-        "name": shown.info.name.as_str(),
+        "name": shown.name,
         "cipher": shown.cipher,
         "status": status(shown),
-        "repo": [{"key": key, "cipher": shown.cipher, "status": {"code": shown.status.code, "message": shown.status.message}}],
-        "db": db.collect::<Vec<_>>(),
-        "archive": archive.collect::<Vec<_>>(),
+        "repo": repo.collect::<Vec<_>>(),
+        "db": shown.repos.iter().flat_map(clusters).collect::<Vec<_>>(),
+        "archive": shown.repos.iter().flat_map(archives).collect::<Vec<_>>(),
         "backup": shown.backups().map(|b| backup(shown, b)).collect::<Vec<_>>(),
     })
 }
 
+fn clusters(repo: &ShownRepo<'_>) -> Vec<Value> {
+    let key = repo.key;
+    let clusters = repo.info.iter().flat_map(|info| &info.clusters);
+    clusters.map(|cluster| {
+        json!({"id": cluster.number, "repo-key": key, "system-id": cluster.system_id, "version": cluster.version.to_string()})
+    }).collect()
+}
+
+fn archives(repo: &ShownRepo<'_>) -> Vec<Value> {
+    let archives = repo.info.iter().flat_map(|info| &info.archives);
+    let archive = archives.map(|(id, bounds)| {
+        json!({
+            "id": id.to_string(),
+            "database": {"id": id.number(), "repo-key": repo.key},
+            "min": bounds.map(|(min, _)| min.to_string()),
+            "max": bounds.map(|(_, max)| max.to_string()),
+        })
+    });
+    archive.collect()
+}
+
 fn status(shown: &Shown<'_>) -> Value {
-    let backup = lock(shown.backup.as_ref(), Some(shown.repo_key));
-    let restore = lock(shown.restore.as_ref(), None);
     json!({
         "code": shown.status.code,
         "message": shown.status.message,
-        "lock": {"backup": backup, "restore": restore},
+        "lock": {"backup": backup_lock(&shown.repos), "restore": restore_lock(shown.restore.as_ref())},
     })
 }
 
-fn lock(holder: Option<&LockHolder>, repo_key: Option<u16>) -> Value {
-    let mut fields = Map::new();
-    fields.insert("held".to_owned(), holder.is_some().into());
-    if let Some(LockHolder { progress, .. }) = holder
-        && let (Some(size), Some(done)) = (progress.size, progress.size_complete)
-    {
-        fields.insert("size".to_owned(), size.into());
-        fields.insert("size-cplt".to_owned(), done.into());
-        if let Some(key) = repo_key {
-            fields.insert("repo".to_owned(), json!([{"key": key, "size": size, "size-cplt": done}]));
-        }
-    }
-    Value::Object(fields)
+/// How much there is to do and how much is done, where that is known.
+fn sizes(holder: &LockHolder) -> Option<(u64, u64)> {
+    holder.progress.size.zip(holder.progress.size_complete)
 }
 
-fn backup(shown: &Shown<'_>, backup: &Summary) -> Value {
-    let references = shown.references(backup);
+/// Sizes are those of all repositories that are worked on.
+fn backup_lock(repos: &[ShownRepo<'_>]) -> Value {
+    let mut lock = json!({"held": repos.iter().any(|repo| repo.backup.is_some())});
+    let sizes: Vec<_> =
+        repos.iter().filter_map(|repo| Some((repo.key, sizes(repo.backup.as_ref()?)?))).collect();
+    if let Some(fields) = lock.as_object_mut().filter(|_| !sizes.is_empty()) {
+        let sum = |part: fn(&(u16, (u64, u64))) -> u64| sizes.iter().map(part).fold(0, u64::saturating_add);
+        fields.insert("size".to_owned(), sum(|(_, (size, _))| *size).into());
+        fields.insert("size-cplt".to_owned(), sum(|(_, (_, done))| *done).into());
+        let repos =
+            sizes.iter().map(|(key, (size, done))| json!({"key": key, "size": size, "size-cplt": done}));
+        fields.insert("repo".to_owned(), repos.collect());
+    }
+    lock
+}
+
+fn restore_lock(holder: Option<&LockHolder>) -> Value {
+    match holder.and_then(sizes) {
+        Some((size, done)) => json!({"held": true, "size": size, "size-cplt": done}),
+        None => json!({"held": holder.is_some()}),
+    }
+}
+
+fn backup(shown: &Shown<'_>, of: ShownBackup<'_>) -> Value {
+    let (backup, references) = (of.summary, of.references());
     let mut value = json!({
         "label": backup.label.to_string(),
         "type": backup.kind.to_string(),
@@ -77,7 +101,7 @@ fn backup(shown: &Shown<'_>, backup: &Summary) -> Value {
         "lsn": {"start": backup.lsn.start.to_string(), "stop": backup.lsn.stop.to_string()},
         "archive": {"start": backup.wal.start.to_string(), "stop": backup.wal.stop.to_string()},
         "backrest": {"format": 5, "version": shown.version.unwrap_or(&backup.program)},
-        "database": {"id": backup.database.id, "repo-key": shown.repo_key},
+        "database": {"id": backup.database.id, "repo-key": of.repo.key},
         "info": {
             "size": backup.sizes.database,
             "delta": backup.sizes.delta,
@@ -88,7 +112,7 @@ fn backup(shown: &Shown<'_>, backup: &Summary) -> Value {
     if !backup.annotation.is_empty() {
         fields.insert("annotation".to_owned(), json!(backup.annotation));
     }
-    let holds = shown.holds(backup).map(|hold| {
+    let holds = of.holds().map(|hold| {
         let record = hold.record.as_ref();
         json!({
             "id": hold.id.to_string(),
@@ -101,11 +125,11 @@ fn backup(shown: &Shown<'_>, backup: &Summary) -> Value {
     if !holds.is_empty() {
         fields.insert("hold".to_owned(), holds.into());
     }
-    let note_errors = shown.note_errors(backup);
+    let note_errors = of.note_errors();
     if !note_errors.is_empty() {
         fields.insert("annotation-error".to_owned(), json!(note_errors));
     }
-    if let Some((_, body)) = shown.info.set.as_ref().filter(|(set, _)| set.label == backup.label) {
+    if let Some(body) = of.body() {
         let databases =
             body.databases.iter().filter(|d| !d.template).map(|d| json!({"name": d.name, "oid": d.oid}));
         let links = body.links.iter().map(|l| json!({"name": l.name, "destination": l.destination}));
@@ -114,7 +138,7 @@ fn backup(shown: &Shown<'_>, backup: &Summary) -> Value {
         fields.insert("database-ref".to_owned(), databases.collect());
         fields.insert("link".to_owned(), or_null(links.collect()));
         fields.insert("tablespace".to_owned(), or_null(spaces.collect()));
-        fields.insert("error-list".to_owned(), or_null(shown.error_list().map(Value::from).collect()));
+        fields.insert("error-list".to_owned(), or_null(of.error_list().map(Value::from).collect()));
     }
     value
 }

@@ -4,9 +4,9 @@ use std::fmt::Write;
 
 use jiff::Timestamp;
 use jiff::tz::TimeZone;
-use pgbr::{ClusterId, LockHolder, Summary};
+use pgbr::{LockHolder, PgVersion, SystemId, WalSegmentName};
 
-use super::info::Shown;
+use super::info::{Shown, ShownBackup, Status};
 use crate::size::format_size;
 
 /// All stanzas.
@@ -26,70 +26,125 @@ pub(super) fn render(stanzas: &[Shown<'_>], zone: &TimeZone) -> String {
 }
 
 fn stanza(text: &mut String, shown: &Shown<'_>, zone: &TimeZone) -> std::fmt::Result {
-    writeln!(text, "stanza: {}", shown.info.name)?;
+    writeln!(text, "stanza: {}", shown.name)?;
     writeln!(text, "    status: {}", status(shown))?;
-    if shown.status.code == 99 {
-        for line in shown.status.message.lines() {
-            writeln!(text, "            {line}")?;
+    if shown.is_several() && [4, 5, 99].contains(&shown.status.code) {
+        for repo in &shown.repos {
+            writeln!(text, "        repo{}: {}", repo.key, state(&repo.status))?;
+            message(text, &repo.status)?;
         }
+    } else {
+        message(text, &shown.status)?;
     }
-    if shown.info.clusters.is_empty() {
+    let groups = groups(shown);
+    if groups.is_empty() {
         return Ok(());
     }
     writeln!(text, "    cipher: {}", shown.cipher)?;
-    let current = shown.info.clusters.last().map(|cluster| cluster.number);
-    for cluster in &shown.info.clusters {
-        let is_current = Some(cluster.number) == current;
-        let has_any = shown.backups().any(|backup| backup.database.id == cluster.number);
-        let archive = shown.info.archives.iter().find(|(id, _)| id.number() == cluster.number);
-        if is_current || has_any || archive.is_some() {
-            database(text, shown, cluster, is_current, zone)?;
+    if shown.cipher == "mixed" {
+        for repo in &shown.repos {
+            writeln!(text, "        repo{}: {}", repo.key, repo.cipher)?;
         }
+    }
+    for group in &groups {
+        database(text, shown, group, zone)?;
     }
     Ok(())
 }
 
-fn status(shown: &Shown<'_>) -> String {
-    let mut status = match shown.status.code {
+/// What is wrong, where that takes more than a word.
+fn message(text: &mut String, status: &Status) -> std::fmt::Result {
+    for line in status.message.lines().filter(|_| status.code == 99) {
+        writeln!(text, "            {line}")?;
+    }
+    Ok(())
+}
+
+fn state(status: &Status) -> String {
+    match status.code {
         0 => "ok".to_owned(),
+        4 => "mixed".to_owned(),
         99 => "error (other)".to_owned(),
-        _ => format!("error ({})", shown.status.message),
-    };
-    let mut running = |what: &str, holder: &Option<LockHolder>| {
+        _ => format!("error ({})", status.message),
+    }
+}
+
+fn status(shown: &Shown<'_>) -> String {
+    let mut status = state(&shown.status);
+    let mut running = |what: &str, holder: Option<&LockHolder>| {
         let Some(holder) = holder else { return };
         let percent = holder.progress.percent;
         let percent = percent.map_or(String::new(), |p| format!(" - {}.{:02}% complete", p / 100, p % 100));
         status.push_str(&format!(" ({what} running{percent})"));
     };
-    running("backup/expire", &shown.backup);
-    running("restore", &shown.restore);
+    let holders = || shown.repos.iter().filter_map(|repo| repo.backup.as_ref());
+    // All locks of a command are held; one of them tells how far it is.
+    let known = holders().find(|holder| holder.progress.percent.is_some());
+    running("backup/expire", known.or_else(|| holders().next()));
+    running("restore", shown.restore.as_ref());
     status
 }
 
-fn database(
-    text: &mut String,
-    shown: &Shown<'_>,
-    cluster: &ClusterId,
+/// A cluster, as all repositories know it.
+struct Group {
+    system_id: SystemId,
+    version: PgVersion,
+    /// Whether WAL and backups are of this one now.
     current: bool,
-    zone: &TimeZone,
-) -> std::fmt::Result {
-    writeln!(text, "\n    db ({})", if current { "current" } else { "prior" })?;
-    let bounds = shown
-        .info
-        .archives
-        .iter()
-        .find(|(id, _)| id.number() == cluster.number)
-        .and_then(|(_, bounds)| *bounds);
-    let bounds = bounds.map_or("none present".to_owned(), |(min, max)| format!("{min}/{max}"));
-    writeln!(text, "        wal archive min/max ({}): {bounds}", cluster.version)?;
-    for summary in shown.backups().filter(|backup| backup.database.id == cluster.number) {
-        backup(text, shown, summary, zone)?;
+    /// The oldest and newest WAL segment.
+    bounds: Option<(WalSegmentName, WalSegmentName)>,
+}
+
+/// The clusters of which there is something to show: former ones first.
+fn groups(shown: &Shown<'_>) -> Vec<Group> {
+    let mut groups: Vec<Group> = Vec::new();
+    for info in shown.repos.iter().filter_map(|repo| repo.info) {
+        let newest = info.clusters.last().map(|cluster| cluster.number);
+        for cluster in &info.clusters {
+            let current = Some(cluster.number) == newest;
+            let archive = info.archives.iter().find(|(id, _)| id.number() == cluster.number);
+            let has_any = shown.backups().any(|backup| is_of(&backup, cluster.system_id, cluster.version));
+            if !current && !has_any && archive.is_none() {
+                continue;
+            }
+            let bounds = archive.and_then(|(_, bounds)| *bounds);
+            let (system_id, version) = (cluster.system_id, cluster.version);
+            let known = groups.iter_mut().find(|g| (g.system_id, g.version) == (system_id, version));
+            match known {
+                None => groups.push(Group { system_id, version, current, bounds }),
+                Some(group) => {
+                    group.current |= current;
+                    group.bounds = match (group.bounds, bounds) {
+                        (Some((min, max)), Some((other_min, other_max))) => {
+                            Some((min.min(other_min), max.max(other_max)))
+                        }
+                        (one, other) => one.or(other),
+                    };
+                }
+            }
+        }
+    }
+    groups.sort_by_key(|group| group.current);
+    groups
+}
+
+fn is_of(backup: &ShownBackup<'_>, system_id: SystemId, version: PgVersion) -> bool {
+    let database = &backup.summary.database;
+    (database.system_id, database.version) == (system_id, version)
+}
+
+fn database(text: &mut String, shown: &Shown<'_>, group: &Group, zone: &TimeZone) -> std::fmt::Result {
+    writeln!(text, "\n    db ({})", if group.current { "current" } else { "prior" })?;
+    let bounds = group.bounds.map_or("none present".to_owned(), |(min, max)| format!("{min}/{max}"));
+    writeln!(text, "        wal archive min/max ({}): {bounds}", group.version)?;
+    for of in shown.backups().filter(|of| is_of(of, group.system_id, group.version)) {
+        backup(text, of, zone)?;
     }
     Ok(())
 }
 
-fn backup(text: &mut String, shown: &Shown<'_>, backup: &Summary, zone: &TimeZone) -> std::fmt::Result {
-    let in_full = shown.info.set.as_ref().filter(|(set, _)| set.label == backup.label);
+fn backup(text: &mut String, of: ShownBackup<'_>, zone: &TimeZone) -> std::fmt::Result {
+    let (backup, in_full) = (of.summary, of.body());
     writeln!(text, "\n        {} backup: {}", backup.kind, backup.label)?;
     let (start, stop) = (time(backup.time.start, zone), time(backup.time.stop, zone));
     writeln!(text, "            timestamp start/stop: {start} / {stop}")?;
@@ -101,23 +156,37 @@ fn backup(text: &mut String, shown: &Shown<'_>, backup: &Summary, zone: &TimeZon
     let (database, delta) = (format_size(sizes.database), format_size(sizes.delta));
     writeln!(text, "            database size: {database}, database backup size: {delta}")?;
     let (set, own) = (format_size(sizes.stored), format_size(sizes.stored_delta));
-    writeln!(text, "            repo{}: backup set size: {set}, backup size: {own}", shown.repo_key)?;
-    let references = shown.references(backup);
+    writeln!(text, "            repo{}: backup set size: {set}, backup size: {own}", of.repo.key)?;
+    let references = of.references();
     if !references.is_empty() && in_full.is_some() {
         writeln!(text, "            backup reference list: {}", references.join(", "))?;
     } else if !references.is_empty() {
         writeln!(text, "            backup reference total: {}", reference_total(&references))?;
     }
-    if let Some((_, body)) = in_full {
+    if let Some(body) = in_full {
         details(text, body)?;
     }
-    let damaged: Vec<_> = shown.error_list().filter(|_| in_full.is_some()).collect();
+    let damaged: Vec<_> = of.error_list().collect();
     if !damaged.is_empty() {
         writeln!(text, "            error list: {}", damaged.join(", "))?;
     } else if backup.error {
         writeln!(text, "            error(s) detected during backup")?;
     }
-    for hold in shown.holds(backup) {
+    holds(text, of, zone)?;
+    if in_full.is_some() && !backup.annotation.is_empty() {
+        writeln!(text, "            annotation(s)")?;
+        for (key, value) in &backup.annotation {
+            writeln!(text, "                {key}: {value}")?;
+        }
+    }
+    for error in of.note_errors() {
+        writeln!(text, "            annotation(s) that cannot be read: {error}")?;
+    }
+    Ok(())
+}
+
+fn holds(text: &mut String, of: ShownBackup<'_>, zone: &TimeZone) -> std::fmt::Result {
+    for hold in of.holds() {
         match &hold.record {
             Some(record) if record.reason.is_empty() => {
                 writeln!(text, "            hold since {}", time(record.created, zone))?;
@@ -128,15 +197,6 @@ fn backup(text: &mut String, shown: &Shown<'_>, backup: &Summary, zone: &TimeZon
             }
             None => writeln!(text, "            hold {} cannot be read, and counts", hold.id)?,
         }
-    }
-    if in_full.is_some() && !backup.annotation.is_empty() {
-        writeln!(text, "            annotation(s)")?;
-        for (key, value) in &backup.annotation {
-            writeln!(text, "                {key}: {value}")?;
-        }
-    }
-    for error in shown.note_errors(backup) {
-        writeln!(text, "            annotation(s) that cannot be read: {error}")?;
     }
     Ok(())
 }
