@@ -291,6 +291,23 @@ pub(crate) fn with_causes(error: &dyn std::error::Error) -> String {
 }
 
 impl Error {
+    /// Whether it is the repository that cannot do what is asked of it: where there are several, another one may.
+    pub const fn is_of_repository(&self) -> bool {
+        match self {
+            Self::Repo(_)
+            | Self::Manifest(_)
+            | Self::Codec(_)
+            | Self::NoBackup { .. }
+            | Self::UnknownBackup { .. }
+            | Self::HistoryMissing { .. }
+            | Self::Damaged { .. }
+            | Self::Parent { .. }
+            // A timeline of which one archive has the history and another has not.
+            | Self::Target { .. } => true,
+            _ => false,
+        }
+    }
+
     /// Attaches what was done with which path to an [`io::Error`].
     pub(crate) fn io(doing: &'static str, path: impl AsRef<Path>) -> impl FnOnce(io::Error) -> Self {
         move |source| Self::Io { doing, path: path.as_ref().to_owned(), source }

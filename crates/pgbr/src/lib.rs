@@ -61,8 +61,8 @@ pub use load::{Backup, load, summaries};
 pub use observe::{Event, Observer, Silent};
 pub use place::{RepoAccess, RepoPlace, StanzaPlace};
 pub use restore::{
-    Databases, Existing, Fetched, Places, Reach, RestoreDryRun, RestoreReport, RestoreRequest, WalReach,
-    Work, parse_time, restore, restore_dry_run,
+    Databases, Existing, Fetched, Places, Reach, RestoreDryRun, RestoreReport, RestoreRequest, RestoreSource,
+    WalReach, Work, parse_time, restore, restore_dry_run, restore_from, restore_source,
 };
 pub use stanza::{
     StanzaCreateRequest, StanzaCreated, StanzaDeleteRequest, StanzaDeleted, StanzaUpgradeRequest,

@@ -16,6 +16,7 @@ mod target;
 mod write;
 
 use std::collections::BTreeMap;
+use std::fmt;
 use std::path::PathBuf;
 use std::time::Instant;
 
@@ -23,7 +24,7 @@ use pgbr_manifest::{BackupLabel, StanzaName};
 use pgbr_pg::{
     RecoveryAction, RecoveryGoal, RecoveryPlan, SignalFile, TablespaceMapEntry, render_tablespace_map,
 };
-use pgbr_repo::{Error as RepoError, PinKind};
+use pgbr_repo::{Error as RepoError, Pin, PinKind};
 use tokio::runtime::Handle;
 
 use crate::error::{Error, Result};
@@ -102,16 +103,44 @@ pub struct RestoreReport {
     pub requests: BTreeMap<&'static str, u64>,
 }
 
+/// A backup that can serve a restore, in a repository that holds all that it is made of. While there is one, nobody takes the backup away;
+/// it has to be given to [`restore_from`], or goes stale by itself.
+pub struct RestoreSource {
+    place: StanzaPlace,
+    pin: Option<Held<Pin>>,
+    decided: Decided,
+}
+
+impl RestoreSource {
+    /// The backup.
+    pub fn label(&self) -> Option<BackupLabel> {
+        self.decided.chain.first().map(|backup| backup.summary.label)
+    }
+}
+
+impl fmt::Debug for RestoreSource {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("RestoreSource").field("label", &self.label()).finish_non_exhaustive()
+    }
+}
+
 /// Restores.
 ///
 /// # Errors
-/// Before anything in the target is touched: when no backup can reach the goal, when the repository does not hold what the backup is
-/// made of, when a server runs, when a directory is not empty. Afterwards: when an object turns out to be damaged, or on any failure
-/// of disk or store; the target has no control file then, so that no server starts on it, and the restore can be run again.
+/// As [`restore_source`] and [`restore_from`].
 pub async fn restore(host: &Host, request: RestoreRequest) -> Result<RestoreReport> {
+    let source = restore_source(host, &request).await?;
+    restore_from(host, request, source).await
+}
+
+/// Chooses the backup and sees that the repository can serve the restore. The target is not touched and not looked at: with several
+/// repositories, the next one can be tried where this one fails with an error of the repository ([`Error::is_of_repository`]).
+///
+/// # Errors
+/// When no backup can reach the goal, when the repository does not hold what the backup is made of, when the request contradicts the backup.
+pub async fn restore_source(host: &Host, request: &RestoreRequest) -> Result<RestoreSource> {
     let place = request.repo.open_stanza(host, &request.stanza).await?;
-    let Chosen { label, needed, .. } = choose(host, &place, &request).await?;
-    host.tell(Event::RestoreStarting { label });
+    let Chosen { label, needed, .. } = choose(host, &place, request).await?;
     let pin = match Held::pin(host, &place, PinKind::Restore, needed, None).await {
         Ok(pin) => Some(pin),
         // A repository on read-only media can be restored from: what another host takes away meanwhile is noticed.
@@ -121,25 +150,55 @@ pub async fn restore(host: &Host, request: RestoreRequest) -> Result<RestoreRepo
         }
         Err(error) => return Err(error),
     };
-    let restored = run(host, &place, &request, label).await;
+    let decided = async {
+        let decided = decide(host, &place, request, label).await?;
+        check_repository(host, &place, &decided.chain).await?;
+        Ok(decided)
+    };
+    match decided.await {
+        Ok(decided) => Ok(RestoreSource { place, pin, decided }),
+        Err(error) => {
+            release(host, pin).await;
+            Err(error)
+        }
+    }
+}
+
+/// Restores from a backup that was chosen for the same request.
+///
+/// # Errors
+/// Before anything in the target is touched: when a server runs, when a directory is not empty. Afterwards: when an object turns out to be
+/// damaged, or on any failure of disk or store; the target has no control file then, so that no server starts on it, and the restore can be
+/// run again.
+pub async fn restore_from(
+    host: &Host,
+    request: RestoreRequest,
+    source: RestoreSource,
+) -> Result<RestoreReport> {
+    let RestoreSource { place, pin, decided } = source;
+    let restored = run(host, &place, &request, decided).await;
+    release(host, pin).await;
+    restored
+}
+
+async fn release(host: &Host, pin: Option<Held<Pin>>) {
     if let Some(pin) = pin {
         pin.release(host).await;
     }
-    restored
 }
 
 async fn run(
     host: &Host,
     place: &StanzaPlace,
     request: &RestoreRequest,
-    label: BackupLabel,
+    decided: Decided,
 ) -> Result<RestoreReport> {
-    let Decided { chain, plan, recovery, left_out } = decide(host, place, request, label).await?;
+    let Decided { chain, plan, recovery, left_out } = decided;
+    host.tell(Event::RestoreStarting { label: newest(&chain)?.summary.label });
     if !left_out.is_empty() {
         let text = format!("databases restored as zeros, to be dropped afterwards: {}", left_out.join(", "));
         host.tell(Event::Note { text });
     }
-    check_repository(host, place, &chain).await?;
     plan.check()?;
     warn_of_another_cluster(host, &request.places, &newest(&chain)?.summary);
 

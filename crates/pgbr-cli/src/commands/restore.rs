@@ -2,23 +2,30 @@
 
 use std::path::{Path, PathBuf};
 
-use pgbr::{Databases, Existing, Host, Places, RecoveryAction, RecoveryGoal, RestoreRequest, restore};
+use pgbr::{
+    Databases, Error, Existing, Host, Places, RecoveryAction, RecoveryGoal, RepoAccess, RestoreRequest,
+    restore_from, restore_source,
+};
 
 use super::restore_plan;
 use crate::exit::{CliError, ErrorCode};
 use crate::options::Command;
 use crate::request;
 use crate::run::{Context, Outcome};
-use crate::settings::{Settings, shell_word};
+use crate::settings::{Settings, Source, shell_word};
 use crate::size::format_size;
 
 pub(super) async fn run(context: &Context, host: &Host) -> Outcome {
-    let request = build(context)?;
     if context.settings.get_bool("dry-run") {
-        return restore_plan::run(context, host, request).await;
+        return restore_plan::run(context, host).await;
     }
     let log = &context.log;
-    let report = restore(host, request).await.map_err(|e| context.failure(&e))?;
+    let choose = async |host: Host, request: RestoreRequest| {
+        let source = restore_source(&host, &request).await?;
+        Ok((host, request, source))
+    };
+    let (host, request, source) = with_first(context, host, choose).await?;
+    let report = restore_from(&host, request, source).await.map_err(|e| context.failure(&e))?;
     if !report.config_files.is_empty() && !report.config_written {
         log.warn("configuration files of the backup that lie outside of the data directory were not written (set --restore-config=DIR to get them)");
     }
@@ -37,7 +44,42 @@ pub(super) async fn run(context: &Context, host: &Host) -> Outcome {
     Ok(0)
 }
 
-fn build(context: &Context) -> Result<RestoreRequest, CliError> {
+/// Takes a step with the first repository, in order of priority, that can serve the restore.
+pub(super) async fn with_first<T>(
+    context: &Context,
+    host: &Host,
+    mut step: impl AsyncFnMut(Host, RestoreRequest) -> Result<T, Error>,
+) -> Result<T, CliError> {
+    let repos = request::repos(&context.settings)?;
+    let several = repos.len() > 1;
+    let mut failed = Vec::new();
+    for (key, repo) in repos {
+        let request = build(context, repo)?;
+        match step(context.host_of(host, key), request).await {
+            Err(error) if several && error.is_of_repository() => {
+                let described = context.failure(&error);
+                let text = format!("repo{key} is passed over: {}", described.text());
+                match error {
+                    Error::NoBackup { .. } => context.log.info(&text),
+                    _ => context.log.warn(&text),
+                }
+                failed.push((key, described));
+            }
+            done => return done.map_err(|error| context.failure(&error)),
+        }
+    }
+    Err(nowhere(&failed))
+}
+
+fn nowhere(failed: &[(u16, CliError)]) -> CliError {
+    let first = failed.first().map(|(_, error)| error.code);
+    let same = first.filter(|first| failed.iter().all(|(_, error)| error.code == *first));
+    let keys: Vec<String> = failed.iter().map(|(key, _)| format!("repo{key}")).collect();
+    let message = format!("no backup set to restore in {}", keys.join(", "));
+    CliError::new(same.unwrap_or(ErrorCode::BackupSetInvalid), message)
+}
+
+fn build(context: &Context, repo: RepoAccess) -> Result<RestoreRequest, CliError> {
     let settings = &context.settings;
     let set = match settings.get_str("set") {
         None | Some("latest") => None,
@@ -66,7 +108,7 @@ fn build(context: &Context) -> Result<RestoreRequest, CliError> {
         _ => RecoveryAction::Pause,
     };
     Ok(RestoreRequest {
-        repo: request::repo(settings)?,
+        repo,
         stanza: request::stanza(settings)?,
         set,
         places,
@@ -111,9 +153,8 @@ fn restore_command(context: &Context) -> Result<String, CliError> {
     let mut words = vec![program];
     words.extend(settings.forwarded(Command::ArchiveGet));
     words.push(format!("--stanza={}", request::stanza(settings)?));
-    if settings.indexed("repo", settings.repo_key(), "cipher-pass").source()
-        == crate::settings::Source::Environment
-    {
+    let source = |key| settings.indexed("repo", key, "cipher-pass").source();
+    if settings.repo_keys().into_iter().any(|key| source(key) == Source::Environment) {
         context
             .log
             .warn("the passphrase comes from the environment: the server needs it there as well, to get WAL");

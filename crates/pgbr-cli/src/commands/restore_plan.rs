@@ -5,13 +5,22 @@ use std::fmt::Write;
 use pgbr::{Host, Reach, RestoreDryRun, RestoreRequest, Work, restore_dry_run};
 use serde_json::json;
 
+use super::restore::with_first;
 use crate::exit::CliError;
 use crate::run::{Context, Outcome, print};
 use crate::size::format_size;
 
 /// Tells what a restore would do, and ends as it would.
-pub(super) async fn run(context: &Context, host: &Host, request: RestoreRequest) -> Outcome {
-    let found = restore_dry_run(host, request).await.map_err(|e| context.failure(&e))?;
+pub(super) async fn run(context: &Context, host: &Host) -> Outcome {
+    let several = context.settings.repo_keys().len() > 1;
+    let look = async |host: Host, request: RestoreRequest| {
+        let mut found = restore_dry_run(&host, request).await?;
+        match found.refusal.take_if(|refusal| several && refusal.is_of_repository()) {
+            Some(refusal) => Err(refusal),
+            None => Ok(found),
+        }
+    };
+    let found = with_first(context, host, look).await?;
     let refusal = found.refusal.as_ref().map(|error| context.failure(error));
     let shown = match context.settings.get_str("output") {
         Some("json") => json_of(&found, refusal.as_ref()),
