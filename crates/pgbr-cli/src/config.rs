@@ -153,7 +153,7 @@ impl ConfigFiles {
 }
 
 fn is_secret(key: &str) -> bool {
-    matches!(options::find(key), Ok(Some(found)) if found.rule().secret)
+    matches!(options::find(key), Ok(Some(found)) if found.is_secret())
 }
 
 /// Text and mode of a file; `None` if there is none and there need not be one.
@@ -214,7 +214,7 @@ fn list(path: &Path, required: bool) -> Result<Vec<OsString>, CliError> {
 }
 
 /// `[13] Permission denied`, as pgBackRest words the reasons of the operating system.
-fn reason(error: &io::Error) -> String {
+pub(crate) fn reason(error: &io::Error) -> String {
     let text = error.to_string();
     match (error.raw_os_error(), text.rsplit_once(" (os error ")) {
         (Some(number), Some((text, _))) => format!("[{number}] {text}"),

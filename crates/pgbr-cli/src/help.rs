@@ -189,6 +189,10 @@ fn facts(rule: &OptionRule, command: Command) -> Vec<String> {
     }
     if rule.secret {
         facts.push("The option is a secret: it is not allowed on the command line.".to_owned());
+        let name = key_name(rule, 1);
+        facts.push(format!(
+            "Instead of the secret its place may be given: {name}-file is the path of a file that holds it, {name}-command a command that prints it."
+        ));
     }
     match rule.support_for(command) {
         Support::Works => {}

@@ -30,6 +30,7 @@ mod request;
 mod resolve;
 mod rules;
 pub mod run;
+mod secrets;
 pub mod settings;
 pub mod size;
 mod variables;

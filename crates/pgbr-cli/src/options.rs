@@ -7,7 +7,7 @@ mod find;
 mod table;
 
 pub use commands::{ALL, COMMANDS, Command, CommandRule, CommandSet, LockKind, Role};
-pub use find::{Found, find, key_name};
+pub use find::{Found, ValueFrom, find, key_name};
 pub(crate) use find::{Spelling, candidates, find_spelled, id_of};
 pub use table::OPTIONS;
 

@@ -13,7 +13,7 @@ use zeroize::Zeroizing;
 use crate::exit::{CliError, ErrorCode};
 use crate::flavor::Flavor;
 use crate::ini::Ini;
-use crate::options::{self, Command, Found, Kind, OPTIONS, Role, Section, Support};
+use crate::options::{self, Command, Found, Kind, OPTIONS, Role, Section, Support, ValueFrom};
 use crate::resolve;
 use crate::settings::{Settings, Source};
 use crate::variables::Variables;
@@ -51,6 +51,7 @@ pub(crate) struct Raw {
     pub(crate) negate: bool,
     pub(crate) reset: bool,
     pub(crate) source: Source,
+    pub(crate) from: ValueFrom,
 }
 
 /// The whole way for callers that have everything at hand: arguments (with the program's path first), environment and the
@@ -183,10 +184,11 @@ impl CommandLine {
         if value.is_empty() {
             return Err(bad_value(format!("environment variable '{key}' must have a value")));
         }
-        if self.raw.contains_key(&(found.id, found.key)) {
-            return Ok(());
+        if let Some(known) = self.raw.get(&(found.id, found.key)) {
+            let elsewhere = known.from != found.from && known.source == Source::Environment;
+            return if elsewhere { Err(two_values(&found, known.from)) } else { Ok(()) };
         }
-        let mut raw = Raw::new(Source::Environment);
+        let mut raw = Raw { from: found.from, ..Raw::new(Source::Environment) };
         match rule.kind {
             Kind::Boolean => {
                 raw.negate = is_no(value).ok_or_else(|| {
@@ -265,7 +267,7 @@ struct ConfigSection {
 
 impl Raw {
     pub(crate) fn new(source: Source) -> Self {
-        Self { values: Vec::new(), negate: false, reset: false, source }
+        Self { values: Vec::new(), negate: false, reset: false, source, from: ValueFrom::Itself }
     }
 }
 
@@ -276,13 +278,14 @@ impl fmt::Debug for Raw {
             .field("negate", &self.negate)
             .field("reset", &self.reset)
             .field("source", &self.source)
+            .field("from", &self.from)
             .finish()
     }
 }
 
 fn config_value(found: &Found, section: &ConfigSection, entry: &crate::ini::Entry) -> Result<Raw, CliError> {
     let kind = OPTIONS[found.id].kind;
-    let mut raw = Raw::new(Source::Config);
+    let mut raw = Raw { from: found.from, ..Raw::new(Source::Config) };
     match entry.values.as_slice() {
         [value] => {
             let key = &entry.key;
@@ -301,6 +304,12 @@ fn config_value(found: &Found, section: &ConfigSection, entry: &crate::ini::Entr
         _ => return Err(invalid(format!("option '{}' cannot be set multiple times", found.name()))),
     }
     Ok(raw)
+}
+
+/// A secret that stands in one place under two names.
+fn two_values(found: &Found, other: ValueFrom) -> CliError {
+    let other = Found { from: other, ..*found };
+    invalid(format!("environment contains duplicate options ('{}', '{}')", found.name(), other.name()))
 }
 
 /// `y` or `n`; nothing else is a boolean.

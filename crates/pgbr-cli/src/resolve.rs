@@ -7,7 +7,8 @@ use zeroize::Zeroizing;
 
 use crate::exit::{CliError, ErrorCode};
 use crate::options::{
-    self, Allow, Fallback, Group, KEY_MAX, Kind, Needs, OPTIONS, OptionRule, Section, Support, key_name,
+    self, Allow, Fallback, Group, KEY_MAX, Kind, Needs, OPTIONS, OptionRule, Section, Support, ValueFrom,
+    key_name,
 };
 use crate::parse::{CommandLine, Raw};
 use crate::rules;
@@ -29,6 +30,7 @@ pub(crate) fn resolve(line: CommandLine) -> Result<Settings, CliError> {
         repo_keys: keys_in_use(&line, Group::Repo),
         warnings: line.warnings.clone(),
         variables: line.variables.clone(),
+        unusable: BTreeMap::new(),
     };
     for id in order(&line) {
         let rule = &OPTIONS[id];
@@ -185,15 +187,23 @@ impl One<'_> {
                 source,
                 negated,
                 reset: false,
+                from: ValueFrom::Itself,
             }));
         }
-        let unset =
-            Setting { value: None, display: "".into(), source: Source::Default, negated: false, reset: true };
+        let unset = Setting {
+            value: None,
+            display: "".into(),
+            source: Source::Default,
+            negated: false,
+            reset: true,
+            from: ValueFrom::Itself,
+        };
         Ok(Some(self.fall_back(matched)?.map_or(unset, |setting| Setting { reset: true, ..setting })))
     }
 
     fn name(&self) -> String {
-        key_name(self.rule, self.key)
+        let from = self.raw.map_or(ValueFrom::Itself, |raw| raw.from);
+        key_name(self.rule, self.key) + from.ending()
     }
 
     fn is_set(&self, raw: &Raw) -> bool {
@@ -284,7 +294,8 @@ impl One<'_> {
             // A default is right by itself (a test holds the table to that); its range may not apply, as with "else".
             _ => self.typed(&display, matched, false)?,
         };
-        Ok(Setting { value: Some(value), display, source: Source::Default, negated: false, reset: false })
+        let (source, from) = (Source::Default, ValueFrom::Itself);
+        Ok(Setting { value: Some(value), display, source, negated: false, reset: false, from })
     }
 
     fn convert(
@@ -303,6 +314,15 @@ impl One<'_> {
             }
             Kind::List => Value::List(texts().collect()),
             Kind::Hash => Value::Hash(self.pairs(raw, warnings)?),
+            _ if self.rule.secret && raw.from == ValueFrom::File => {
+                display = self.path(first)?.into();
+                Value::Elsewhere(display.clone().into_owned())
+            }
+            _ if self.rule.secret && raw.from == ValueFrom::Command => {
+                self.not_empty(first)?;
+                display = first.to_owned().into();
+                Value::Elsewhere(first.to_owned())
+            }
             _ if self.rule.secret => {
                 self.not_empty(first)?;
                 display = REDACTED.into();
@@ -314,7 +334,8 @@ impl One<'_> {
                 value
             }
         };
-        Ok(Setting { value: Some(value), display, source: raw.source, negated: raw.negate, reset: false })
+        let (source, negated, from) = (raw.source, raw.negate, raw.from);
+        Ok(Setting { value: Some(value), display, source, negated, reset: false, from })
     }
 
     fn pairs(&self, raw: &Raw, warnings: &mut Vec<String>) -> Result<Vec<(String, String)>, CliError> {

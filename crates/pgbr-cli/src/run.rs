@@ -17,7 +17,7 @@ use crate::log::{Level, LogOptions, Logger};
 use crate::options::{Command, LockKind};
 use crate::progress::Progress;
 use crate::settings::Settings;
-use crate::{config, help, request, zone};
+use crate::{config, help, request, secrets, zone};
 
 /// How a command ended where it did not fail: almost always 0.
 pub(crate) type Outcome = Result<u8, CliError>;
@@ -80,6 +80,8 @@ fn run_settings(mut settings: Settings, env: &[(OsString, OsString)]) -> u8 {
     begin(&settings, &log);
     settings.warnings().iter().for_each(|warning| log.warn(warning));
     settings.notes().iter().for_each(|note| log.detail(note));
+
+    secrets::fetch(&mut settings, &log);
 
     let env = PgEnv::from_env(env.iter().cloned());
     let progress = Arc::new(Progress::new(Arc::clone(&log)));

@@ -13,7 +13,7 @@ use zeroize::Zeroizing;
 
 use crate::exit::{CliError, ErrorCode};
 use crate::flavor::Flavor;
-use crate::options::{self, Command, Group, Kind, OPTIONS, OptionRule, Role};
+use crate::options::{self, Command, Group, Kind, OPTIONS, OptionRule, Role, ValueFrom};
 use crate::variables::Variables;
 
 /// Where a value comes from; a higher one wins.
@@ -40,6 +40,8 @@ pub(crate) enum Value {
     /// Text, choice, path.
     Text(String),
     Secret(Zeroizing<String>),
+    /// Where a secret is: the path of a file, or a command. The setting says which.
+    Elsewhere(String),
     List(Vec<String>),
     Hash(Vec<(String, String)>),
 }
@@ -53,6 +55,8 @@ pub(crate) struct Setting {
     pub(crate) source: Source,
     pub(crate) negated: bool,
     pub(crate) reset: bool,
+    /// Where the value is, or was until it was fetched.
+    pub(crate) from: ValueFrom,
 }
 
 /// What a command is to do: the command, its parameters and the value of every option it takes.
@@ -70,6 +74,8 @@ pub struct Settings {
     pub(crate) warnings: Vec<String>,
     /// Of the environment, what other programs read as well.
     pub(crate) variables: Variables,
+    /// Why a repository cannot be used: a secret of it could not be had.
+    pub(crate) unusable: BTreeMap<u16, CliError>,
 }
 
 /// The value of one option, or none; a wrong type answers like none.
@@ -289,10 +295,11 @@ impl Settings {
             let told = setting.source == Source::CommandLine || setting.source == Source::Environment;
             let own = ["stanza", "exec-id", "cmd", "process-max"].contains(&rule.name)
                 || rule.name.starts_with("log-");
-            if !told || own || rule.secret || !rule.valid_for(command) {
+            let secret = rule.secret && setting.from == ValueFrom::Itself;
+            if !told || own || secret || !rule.valid_for(command) {
                 continue;
             }
-            let name = options::key_name(rule, *key);
+            let name = options::key_name(rule, *key) + setting.from.ending();
             match &setting.value {
                 _ if setting.negated => words.push(format!("--no-{name}")),
                 _ if setting.reset => words.push(format!("--reset-{name}")),
@@ -447,7 +454,8 @@ pub(crate) const REDACTED: &str = "<redacted>";
 impl Setting {
     pub(crate) fn text(text: String, source: Source) -> Self {
         let display = Cow::Owned(text.clone());
-        Self { value: Some(Value::Text(text)), display, source, negated: false, reset: false }
+        let from = ValueFrom::Itself;
+        Self { value: Some(Value::Text(text)), display, source, negated: false, reset: false, from }
     }
 
     /// Values as written, one a repetition; secrets redacted.
@@ -463,7 +471,7 @@ impl Setting {
     }
 
     fn list(&self, rule: &OptionRule, key: u16, text: &mut String) {
-        let name = options::key_name(rule, key);
+        let name = options::key_name(rule, key) + self.from.ending();
         if self.negated {
             *text += &format!(" --no-{name}");
         } else if self.reset {
@@ -489,6 +497,7 @@ impl fmt::Debug for Value {
             Self::Time(value) => value.fmt(f),
             Self::Text(value) => value.fmt(f),
             Self::Secret(_) => f.write_str(REDACTED),
+            Self::Elsewhere(place) => place.fmt(f),
             Self::List(value) => value.fmt(f),
             Self::Hash(value) => value.fmt(f),
         }

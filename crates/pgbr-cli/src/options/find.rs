@@ -6,6 +6,29 @@ use crate::exit::{CliError, ErrorCode};
 /// Longest name that is looked at.
 const NAME_MAX: usize = 64;
 
+/// Where the value of an option is: a secret need not stand in a config file itself.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum ValueFrom {
+    /// What is written is the value.
+    #[default]
+    Itself,
+    /// Written with `-file` after the name: the path of a file that holds it.
+    File,
+    /// Written with `-command` after the name: a command that prints it.
+    Command,
+}
+
+impl ValueFrom {
+    /// What is put after the option's name.
+    pub fn ending(self) -> &'static str {
+        match self {
+            Self::Itself => "",
+            Self::File => "-file",
+            Self::Command => "-command",
+        }
+    }
+}
+
 /// What a written name means.
 #[derive(Debug, Clone, Copy)]
 pub struct Found {
@@ -17,6 +40,8 @@ pub struct Found {
     pub negate: bool,
     /// Written with `reset-` before it.
     pub reset: bool,
+    /// Written with an ending that says where the value is.
+    pub from: ValueFrom,
 }
 
 impl Found {
@@ -25,9 +50,14 @@ impl Found {
         &OPTIONS[self.id]
     }
 
-    /// The option's present name with its index.
+    /// The option's present name with its index, and its ending.
     pub fn name(&self) -> String {
-        key_name(self.rule(), self.key)
+        key_name(self.rule(), self.key) + self.from.ending()
+    }
+
+    /// Whether what is written is a secret.
+    pub fn is_secret(&self) -> bool {
+        self.rule().secret && self.from == ValueFrom::Itself
     }
 }
 
@@ -78,7 +108,7 @@ pub(crate) fn find_spelled(written: &str, spelling: Spelling) -> Result<Option<F
     };
     let (name, key) = split_key(written, bare)?;
     let Some((id, old_name)) = search(&name, spelling) else {
-        return Ok(None);
+        return if negate || reset { Ok(None) } else { find_elsewhere(written, &name, key, spelling) };
     };
     let rule = &OPTIONS[id];
     if negate && !rule.negatable {
@@ -90,7 +120,27 @@ pub(crate) fn find_spelled(written: &str, spelling: Spelling) -> Result<Option<F
     if spelling != Spelling::NoIndex || key.is_some() {
         check_key(written, bare, rule, old_name, key)?;
     }
-    Ok(Some(Found { id, key: key.unwrap_or(1), negate, reset }))
+    Ok(Some(Found { id, key: key.unwrap_or(1), negate, reset, from: ValueFrom::Itself }))
+}
+
+/// The secret that a name with an ending means: its value is elsewhere.
+fn find_elsewhere(
+    written: &str,
+    name: &str,
+    key: Option<u16>,
+    spelling: Spelling,
+) -> Result<Option<Found>, CliError> {
+    for from in [ValueFrom::File, ValueFrom::Command] {
+        let stem = name.strip_suffix(from.ending()).and_then(id_of).filter(|id| OPTIONS[*id].secret);
+        let Some(id) = stem else { continue };
+        if key.is_none() && OPTIONS[id].group.is_some() && spelling != Spelling::NoIndex {
+            let example = key_name(&OPTIONS[id], 1) + from.ending();
+            return Err(invalid(format!("option '{written}' requires an index"))
+                .hint(format!("add the required index, e.g. {example}.")));
+        }
+        return Ok(Some(Found { id, key: key.unwrap_or(1), negate: false, reset: false, from }));
+    }
+    Ok(None)
 }
 
 /// Names that a prefix could mean, for a hint.

@@ -146,10 +146,11 @@ fn take_option<'a>(
         found.negate = false;
         value = Some(Zeroizing::new("n".to_owned()));
     }
-    if rule.secret {
+    if found.is_secret() {
         return Err(invalid(format!("option '{}' is not allowed on the command-line", found.name()))
             .hint("this option could expose secrets in the process list.")
-            .hint("specify the option in a configuration file or an environment variable instead."));
+            .hint("specify the option in a configuration file or an environment variable instead.")
+            .hint(format!("or say where it is: --{}-file=PATH.", found.name())));
     }
     store(raw, &found, value)
 }
@@ -161,6 +162,7 @@ fn store(raw: &mut RawOptions, found: &Found, value: Option<Zeroizing<String>>) 
             negate: found.negate,
             reset: found.reset,
             source: Source::CommandLine,
+            from: found.from,
         };
         raw.insert((found.id, found.key), new);
         return Ok(());

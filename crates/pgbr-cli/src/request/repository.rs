@@ -24,6 +24,9 @@ const CUSTOMER_KEY_LEN: usize = 32;
 /// # Errors
 /// As pgBackRest: `option-required`, `option-invalid`, `option-invalid-value`, `format`; `feature-not-supported` for what pgbr cannot do.
 pub(crate) fn repo_of(settings: &Settings, key: u16) -> Result<RepoAccess, CliError> {
+    if let Some(error) = settings.unusable.get(&key) {
+        return Err(error.clone());
+    }
     let one = One { settings, key };
     let place = match one.text("type").unwrap_or("posix") {
         "posix" | "cifs" => one.directory()?,

@@ -208,7 +208,8 @@ fn secrets_are_refused() {
         text,
         "option 'repo3-cipher-pass' is not allowed on the command-line\n\
          HINT: this option could expose secrets in the process list.\n\
-         HINT: specify the option in a configuration file or an environment variable instead."
+         HINT: specify the option in a configuration file or an environment variable instead.\n\
+         HINT: or say where it is: --repo3-cipher-pass-file=PATH."
     );
 }
 

@@ -25,6 +25,7 @@ mod rig;
 mod rules;
 mod scenarios;
 mod secrecy;
+mod secret_places;
 mod secrets;
 mod selective;
 mod shuffled_objects;
