@@ -185,12 +185,47 @@ impl Sealer {
         out: &mut Vec<u8>,
         start: usize,
     ) -> Result<()> {
-        let payload = start + FRAME_HEADER_LEN;
         let codec = compressor.compress(raw, out)?;
+        self.close(kind, number, codec, raw.len(), out, start)
+    }
+
+    /// Appends a whole frame to `out` whose payload was compressed before: it may be sealed for several lanes.
+    ///
+    /// # Errors
+    ///
+    /// As [`Sealer::seal`]; `out` is as before then.
+    pub(crate) fn seal_packed(
+        &self,
+        kind: FrameKind,
+        number: u64,
+        (codec, raw_len): (Codec, usize),
+        payload: &[u8],
+        out: &mut Vec<u8>,
+    ) -> Result<()> {
+        if !kind.belongs_in(self.0.header.kind) {
+            return Err(Error::Unwritable { reason: "frames of this kind do not stand in such an object" });
+        }
+        let start = out.len();
+        out.extend_from_slice(&[0; FRAME_HEADER_LEN]);
+        out.extend_from_slice(payload);
+        self.close(kind, number, codec, raw_len, out, start).inspect_err(|_| out.truncate(start))
+    }
+
+    /// Seals the payload behind the place for the header at `start`, and puts the header there.
+    fn close(
+        &self,
+        kind: FrameKind,
+        number: u64,
+        codec: Codec,
+        raw_len: usize,
+        out: &mut Vec<u8>,
+        start: usize,
+    ) -> Result<()> {
+        let payload = start + FRAME_HEADER_LEN;
         let header = FrameHeader {
             kind,
             codec,
-            raw_len: length(raw.len())?,
+            raw_len: length(raw_len)?,
             payload_len: length(out.len() - payload)?,
             number,
         };

@@ -79,4 +79,4 @@ pub use sealed::{
     open_summary, pad_summary, seal_manifest, seal_record,
 };
 pub use slot::{Kdf, Passphrase, Slot, WrappingKey};
-pub use wal::{WAL_PIECE, WalOpener, WalSealer, WalTrailer, open_wal, parse_digest};
+pub use wal::{PackedPiece, WAL_PIECE, WalOpener, WalSealer, WalTrailer, open_wal, parse_digest};

@@ -9,8 +9,8 @@ use crate::header::decode_hex;
 use crate::sealed::open_object;
 use crate::slot::hex;
 use crate::{
-    Compression, Compressor, Decompressor, Error, FRAME_HEADER_LEN, FrameHeader, FrameKind, Keyring,
-    OBJECT_HEADER_LEN, ObjectHeader, ObjectKind, Opener, Result, Sealer,
+    Codec, Compression, Compressor, Decompressor, Error, FRAME_HEADER_LEN, FRAME_OVERHEAD, FrameHeader,
+    FrameKind, Keyring, OBJECT_HEADER_LEN, ObjectHeader, ObjectKind, Opener, Result, Sealer,
 };
 
 /// How many bytes of content a writer puts in one frame.
@@ -39,6 +39,41 @@ impl WalTrailer {
     /// The digest's first 16 hexadecimal digits: the suffix of a second object for the same file name.
     pub fn suffix(&self) -> String {
         HEXLOWER.encode(&self.digest[..8])
+    }
+}
+
+/// A piece of a WAL file's content, compressed: the same for every repository that the file goes to.
+pub struct PackedPiece {
+    codec: Codec,
+    raw_len: usize,
+    payload: Vec<u8>,
+}
+
+impl PackedPiece {
+    /// Compresses a piece: at most 16 MiB, usually [`WAL_PIECE`].
+    ///
+    /// # Errors
+    ///
+    /// As [`Compressor::compress`].
+    pub fn new(compressor: &mut Compressor, raw: &[u8]) -> Result<Self> {
+        let mut payload = Vec::new();
+        let codec = compressor.compress(raw, &mut payload)?;
+        payload.shrink_to_fit();
+        Ok(Self { codec, raw_len: raw.len(), payload })
+    }
+
+    /// How many bytes its frame has.
+    pub fn frame_len(&self) -> usize {
+        self.payload.len() + FRAME_OVERHEAD
+    }
+}
+
+impl fmt::Debug for PackedPiece {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("PackedPiece")
+            .field("codec", &self.codec)
+            .field("raw_len", &self.raw_len)
+            .finish_non_exhaustive()
     }
 }
 
@@ -101,6 +136,16 @@ impl WalSealer {
     /// As [`Sealer::seal`].
     pub fn seal_piece(&self, compressor: &mut Compressor, number: u64, raw: &[u8]) -> Result<Vec<u8>> {
         self.sealer.seal(compressor, FrameKind::WalContent, number, raw)
+    }
+
+    /// Appends piece `number`, compressed before, to an object: the same frame as [`WalSealer::seal_piece`] makes.
+    ///
+    /// # Errors
+    ///
+    /// As [`Sealer::seal`].
+    pub fn seal_packed(&self, number: u64, piece: &PackedPiece, object: &mut Vec<u8>) -> Result<()> {
+        let of = (piece.codec, piece.raw_len);
+        self.sealer.seal_packed(FrameKind::WalContent, number, of, &piece.payload, object)
     }
 
     /// Seals the trailer for a caller that used [`WalSealer::seal_piece`]: `digest` is BLAKE3 of the content of `size` bytes
@@ -302,6 +347,16 @@ mod tests {
         let digest = *blake3::hash(b"firstsecond").as_bytes();
         let end = parallel.trailer("000000010000000000000001", 11, digest, Some(7), 2).unwrap();
         assert_eq!([&parallel.header()[..], &first, &second, &end].concat(), object);
+
+        let mut packed = parallel.header().to_vec();
+        for (number, raw) in [(0, &b"first"[..]), (1, b"second")] {
+            let piece = PackedPiece::new(&mut none(), raw).unwrap();
+            let (before, wanted) = (packed.len(), piece.frame_len());
+            parallel.seal_packed(number, &piece, &mut packed).unwrap();
+            assert_eq!(packed.len() - before, wanted);
+        }
+        packed.extend(&end);
+        assert_eq!(packed, object);
 
         let (content, back) = read(object).unwrap();
         assert_eq!((content.as_slice(), &back), (&b"firstsecond"[..], &trailer));

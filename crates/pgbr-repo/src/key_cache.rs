@@ -25,15 +25,29 @@ pub trait KeyCache: Send + Sync {
 #[derive(Debug, Clone)]
 pub struct FileKeyCache {
     directory: PathBuf,
+    max: u64,
 }
 
-/// The largest file that is read, in bytes.
+/// The largest file that is read, in bytes, where nothing else is said.
 const MAX_FILE: u64 = 4096;
 
 impl FileKeyCache {
     /// A cache in this directory, which is made when something is to be kept.
     pub fn new(directory: impl Into<PathBuf>) -> Self {
-        Self { directory: directory.into() }
+        Self { directory: directory.into(), max: MAX_FILE }
+    }
+
+    /// One for other things than keys, of at most `max` bytes each.
+    #[must_use]
+    pub const fn with_max(mut self, max: u64) -> Self {
+        self.max = max;
+        self
+    }
+
+    /// Takes away what was kept for a slot, if anything was.
+    pub fn forget(&self, slot: &[u8; 8]) {
+        // What cannot be removed is found out of date where it is used.
+        std::fs::remove_file(self.path(slot)).ok();
     }
 
     fn path(&self, slot: &[u8; 8]) -> PathBuf {
@@ -47,7 +61,7 @@ impl FileKeyCache {
         let mut file = no_follow().read(true).open(&path).map_err(failed)?;
         check_private(&path, &file.metadata().map_err(failed)?, "it is not a file")?;
         let mut content = Vec::new();
-        Read::by_ref(&mut file).take(MAX_FILE).read_to_end(&mut content).map_err(failed)?;
+        Read::by_ref(&mut file).take(self.max).read_to_end(&mut content).map_err(failed)?;
         Ok(content)
     }
 

@@ -91,5 +91,5 @@ pub use repo_file::{CreateOptions, Entropy, Repo};
 pub use run_record::{RunFacts, RunFound};
 pub use stanza::{ClusterId, NewCluster, Stanza};
 pub use store::{Created, Leftover, Level, Listed, Requests, Resolved, Store};
-pub use wal::{PushOutcome, WalEntry, WalFound, WalGet, WalPush, WalSaved, WalSource, WalStore};
+pub use wal::{PushOutcome, WalContent, WalEntry, WalFound, WalGet, WalPush, WalSaved, WalSource, WalStore};
 pub use watch::Watch;

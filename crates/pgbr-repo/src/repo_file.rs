@@ -149,6 +149,32 @@ impl Repo {
         Ok(Self { inner: Arc::new(Inner { store, keyring, key, file, text, warnings, entropy }) })
     }
 
+    /// Opens a repository by the text of its `repo.json` that was kept on this host ([`Repo::text`]), without asking the store. It is checked
+    /// as one that was read; whether it is still the store's is for the caller to bound.
+    ///
+    /// # Errors
+    /// As [`Repo::open`].
+    pub async fn open_kept(
+        store: Store,
+        text: Bytes,
+        passphrase: Option<&Passphrase>,
+        key_cache: Option<&dyn KeyCache>,
+        entropy: Arc<dyn Entropy>,
+    ) -> Result<Self> {
+        let opening = Opening { store: &store, passphrase, key_cache, entropy: &*entropy };
+        let Opened { file, text, keyring, key, warning } =
+            opening.open_text(&Layout::new().repo_json(), text).await?;
+        store.set_create_honoured(file.store.create);
+        store.expect_repository();
+        let warnings = warning.into_iter().collect();
+        Ok(Self { inner: Arc::new(Inner { store, keyring, key, file, text, warnings, entropy }) })
+    }
+
+    /// The text of `repo.json` as it was opened: keys are in it wrapped only.
+    pub fn text(&self) -> &Bytes {
+        &self.inner.text
+    }
+
     /// Writes `repo.json` and its copy again where one is missing or is not what was opened; tells whether anything was done.
     ///
     /// Only for who holds the lease of the repository's record: it would undo a change of key slots that happens meanwhile.
@@ -375,6 +401,10 @@ struct Opened {
 impl Opening<'_> {
     async fn try_open(&self, key: &Path) -> Result<Opened> {
         let text = self.store.get(key, MAX_REPO_JSON).await?;
+        self.open_text(key, text).await
+    }
+
+    async fn open_text(&self, key: &Path, text: Bytes) -> Result<Opened> {
         let (file, fields, auth) = File::parse(key, &text)?;
         let (keyring, repository_key, warning) = match (file.key_id, self.passphrase) {
             (None, Some(_)) => return Err(Error::NotEncrypted),

@@ -154,6 +154,25 @@ impl Stanza {
         }
     }
 
+    /// Opens a stanza by its record that was kept on this host ([`Stanza::record`]), without asking the store. It is checked as one that was
+    /// read; whether it is still the store's is for the caller to bound.
+    ///
+    /// # Errors
+    /// [`Error::Corrupt`] and its like where it does not open under the repository's keys as the record of this stanza.
+    pub fn open_kept(repo: &Repo, name: &StanzaName, object: &[u8]) -> Result<Self> {
+        let key = Layout::new().stanza(name);
+        let history = open(repo, &key, &key, object)?;
+        Ok(Self { repo: repo.clone(), name: name.clone(), history, warnings: Vec::new() })
+    }
+
+    /// The stanza's record, sealed, for [`Stanza::open_kept`].
+    ///
+    /// # Errors
+    /// Where there is no randomness.
+    pub fn record(&self) -> Result<bytes::Bytes> {
+        self.seal()
+    }
+
     /// Adds a cluster to the history: the stanza's after an upgrade.
     ///
     /// The copy is written first: a crash in between leaves the old history in force. Only for who holds the stanza's lease.
@@ -289,7 +308,11 @@ impl Stanza {
 
 async fn read(repo: &Repo, key: &Path, name: &Path) -> Result<Vec<ClusterId>> {
     let object = repo.store().get(key, MAX_OBJECT).await?;
-    let history = record::open::<StanzaRecord>(repo, key, name, &object)?.history;
+    open(repo, key, name, &object)
+}
+
+fn open(repo: &Repo, key: &Path, name: &Path, object: &[u8]) -> Result<Vec<ClusterId>> {
+    let history = record::open::<StanzaRecord>(repo, key, name, object)?.history;
     let numbers = history.iter().map(|cluster| cluster.number);
     match !history.is_empty() && history.len() <= MAX_HISTORY && numbers.is_sorted_by(|a, b| a < b) {
         true => Ok(history),

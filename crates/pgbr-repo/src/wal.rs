@@ -19,9 +19,10 @@ mod seal;
 use std::path::PathBuf;
 
 use bytes::Bytes;
+use futures::stream::{StreamExt, TryStreamExt};
 use object_store::path::Path;
-use pgbr_codec::{Compression, WalTrailer};
-use pgbr_manifest::{ArchiveId, StanzaName, SystemId, WalFileName};
+use pgbr_codec::{Compression, OBJECT_HEADER_LEN, ObjectHeader, WalTrailer};
+use pgbr_manifest::{ArchiveId, StanzaName, SystemId, WalFileName, WalSegmentName};
 
 use crate::error::{Error, Result};
 use crate::keys::{Layout, WalDigest};
@@ -30,11 +31,15 @@ use crate::store::{Created, Store};
 
 pub use get::{WalFound, WalGet, WalSaved};
 pub use list::WalEntry;
+pub use seal::WalContent;
 
 /// The largest content of a WAL file, in bytes: PostgreSQL's largest segment.
 const MAX_CONTENT: u64 = 1 << 30;
 /// The largest object of a WAL file, in bytes: each piece may be stored as it is, with 40 bytes more.
 const MAX_OBJECT: u64 = MAX_CONTENT + (1 << 20);
+
+/// How many heads of objects are looked at at once.
+const HEADS: usize = 16;
 
 /// The WAL archive of a stanza.
 #[derive(Debug, Clone)]
@@ -140,9 +145,24 @@ impl WalStore {
     /// [`Error::WalConflict`] where it is archived with other content; [`Error::Local`] where the source cannot be read; as the
     /// store failed. Pushing again is always safe.
     pub async fn push(&self, push: WalPush) -> Result<PushOutcome> {
-        let (archive, file) = (push.archive, push.file);
-        let (object, digest) = seal::seal(&self.repo, push).await?;
-        let pushed = Pushed { archive, file, object, digest };
+        let WalPush { archive, file, source, system_id, compression, workers } = push;
+        let content = WalContent::read(source, compression, workers).await?;
+        self.push_content(archive, file, system_id, &content).await
+    }
+
+    /// As [`WalStore::push`], for content that was read and compressed before and may go to several repositories.
+    ///
+    /// # Errors
+    /// As [`WalStore::push`].
+    pub async fn push_content(
+        &self,
+        archive: ArchiveId,
+        file: WalFileName,
+        system_id: Option<SystemId>,
+        content: &WalContent,
+    ) -> Result<PushOutcome> {
+        let object = content.seal(&self.repo, file, system_id).await?;
+        let pushed = Pushed { archive, file, object, digest: content.digest() };
         match self.store().create_honoured() {
             true => self.push_create(&pushed).await,
             false => self.push_variant(&pushed).await,
@@ -261,6 +281,42 @@ impl WalStore {
             Err(error) if error.is_unverified() => Ok(Stored::Unsound(error)),
             Err(error) => Err(error),
         }
+    }
+
+    /// Sees that segments in the archive were sealed for this repository as it is now, by a small read of each one's head: whoever pushed
+    /// them may have known another repository that was here before, and what its keys sealed is lost.
+    ///
+    /// # Errors
+    /// [`Error::Foreign`] for the first that was not, [`Error::NotFound`] for one that is missing, and as the store failed.
+    pub async fn belongs(&self, archive: ArchiveId, segments: &[WalSegmentName]) -> Result<()> {
+        let heads = segments.iter().map(|segment| self.segment_belongs(archive, *segment));
+        futures::stream::iter(heads).buffer_unordered(HEADS).try_collect().await
+    }
+
+    async fn segment_belongs(&self, archive: ArchiveId, segment: WalSegmentName) -> Result<()> {
+        let file = WalFileName::Segment(segment);
+        let key = Layout::new().wal(&self.stanza, archive, &file);
+        let mut error = match self.store().create_honoured() {
+            true => match self.head_belongs(&key).await {
+                Ok(()) => return Ok(()),
+                Err(error) if error.is_not_found() || error.is_unverified() => error,
+                Err(error) => return Err(error),
+            },
+            false => Error::not_found(&key),
+        };
+        for entry in self.variants(archive, &file).await? {
+            match self.head_belongs(&entry.key).await {
+                Ok(()) => return Ok(()),
+                Err(other) => error = other,
+            }
+        }
+        Err(error)
+    }
+
+    async fn head_belongs(&self, key: &Path) -> Result<()> {
+        let head = self.store().get_range(key, 0..OBJECT_HEADER_LEN as u64).await?;
+        let header = ObjectHeader::parse(&head).map_err(|e| Error::from_codec(key, e))?;
+        self.repo.keyring().opener(&header).map(|_| ()).map_err(|e| Error::from_codec(key, e))
     }
 
     fn store(&self) -> &Store {

@@ -119,7 +119,9 @@ pub(crate) async fn wait_for_wal(
         host.stop.check()?;
         let present = place.wal.segments_present(archive, segments.iter().copied()).await?;
         let Some(missing) = segments.iter().find(|s| !present.contains(s)) else {
-            return Ok(place.wal.settle(archive, segments).await?);
+            place.wal.settle(archive, segments).await?;
+            // Whoever pushed them may have known a repository that was here before, whose keys are lost.
+            return Ok(place.wal.belongs(archive, segments).await?);
         };
         if host.clock.monotonic().saturating_sub(begun) >= timeout {
             return Err(Error::ArchiveTimeout { segment: *missing, seconds: timeout.as_secs() });

@@ -210,3 +210,28 @@ async fn a_removal_that_died_is_completed_by_the_next() {
         }
     }
 }
+
+#[tokio::test]
+async fn what_was_kept_of_a_repository_opens_it_without_a_request() {
+    let dir = tempfile::tempdir().unwrap();
+    let made = repo(dir.path()).await;
+    let created = Stanza::create(&made, &stanza(), cluster(1), NOW).await.unwrap();
+    let (text, record) = (made.text().clone(), created.record().unwrap());
+
+    let (store, pass) = (local(dir.path()), passphrase());
+    let open = |text: bytes::Bytes| Repo::open_kept(store.clone(), text, Some(&pass), None, entropy());
+    let kept = open(text.clone()).await.unwrap();
+    let opened = Stanza::open_kept(&kept, &stanza(), &record).unwrap();
+    assert_eq!(store.requests(), pgbr_repo::Requests::default());
+    assert_eq!((kept.id(), opened.history()), (made.id(), created.history()));
+
+    let mut changed = text.to_vec();
+    changed[text.len() / 2] ^= 1;
+    assert!(open(changed.into()).await.is_err());
+    let other = "other".parse().unwrap();
+    assert!(matches!(Stanza::open_kept(&kept, &other, &record), Err(Error::Corrupt { .. })));
+    assert!(Stanza::open_kept(&kept, &stanza(), &record[..record.len() - 1]).is_err());
+    let elsewhere = tempfile::tempdir().unwrap();
+    let foreign = Stanza::open_kept(&repo(elsewhere.path()).await, &stanza(), &record);
+    assert!(matches!(foreign, Err(Error::Foreign { .. })), "{foreign:?}");
+}

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use bytes::Bytes;
 use pgbr_codec::{Codec, Compression};
 use pgbr_manifest::{ArchiveId, PgVersion, SystemId, TimelineId, WalFileName, WalSegmentName};
-use pgbr_repo::{Error, PushOutcome, Repo, Result, WalGet, WalPush, WalSource, WalStore};
+use pgbr_repo::{Error, PushOutcome, Repo, Result, WalContent, WalGet, WalPush, WalSource, WalStore};
 
 use crate::fixture::*;
 use pgbr_testkit::{Fault, failures};
@@ -357,4 +357,44 @@ async fn the_archive_tells_what_it_has() {
     wal.tidy(ARCHIVE, &logs[0]).await.unwrap();
     assert_eq!(wal.logs(ARCHIVE).await.unwrap(), logs[1..]);
     assert_eq!(wal.bounds(ARCHIVE).await.unwrap().unwrap().0, segment("000000010000000100000000"));
+}
+
+#[tokio::test]
+async fn content_that_was_read_once_goes_to_several_repositories() {
+    let (one, two) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+    let repos = [repo(one.path()).await, repo(two.path()).await];
+    let raw = content(3, 5 << 20);
+    let zst = Compression::new(Codec::Zst, None).unwrap();
+    let read = WalContent::read(WalSource::Bytes(raw.clone()), zst, 2).await.unwrap();
+    assert_eq!(read.size(), 5 << 20);
+    for repo in &repos {
+        let pushed = archive(repo).push_content(ARCHIVE, file(SEGMENT), None, &read).await.unwrap();
+        assert!(matches!(pushed, PushOutcome::Stored { .. }), "{pushed:?}");
+        assert_eq!(get(repo, SEGMENT).await.unwrap(), Some((raw.clone(), 0)));
+    }
+    let objects = [one, two].map(|dir| std::fs::read(object(dir.path(), SEGMENT)).unwrap());
+    assert_ne!(objects[0], objects[1], "each repository has keys of its own");
+}
+
+#[tokio::test]
+async fn segments_of_a_repository_that_was_here_before_are_found() {
+    let (dir, other) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+    let (here, before) = (repo(dir.path()).await, repo(other.path()).await);
+    let (ours, theirs) = ("000000010000000000000003", "000000010000000000000004");
+    push(&here, ours, content(1, 1 << 20)).await.unwrap();
+    push(&before, theirs, content(2, 1 << 20)).await.unwrap();
+    let place = object(dir.path(), theirs);
+    std::fs::copy(object(other.path(), theirs), &place).unwrap();
+
+    let segments = [ours, theirs, "000000010000000000000005"].map(|name| name.parse().unwrap());
+    let wal = archive(&here);
+    wal.belongs(ARCHIVE, &segments[..1]).await.unwrap();
+    let found = wal.belongs(ARCHIVE, &segments[..2]).await.unwrap_err();
+    assert!(matches!(&found, Error::Foreign { object, .. } if object.ends_with(theirs)), "{found}");
+    assert!(wal.belongs(ARCHIVE, &segments[2..]).await.unwrap_err().is_not_found());
+    // The segment itself, which was stored beside it, is enough.
+    push(&here, theirs, content(2, 1 << 20)).await.unwrap();
+    wal.belongs(ARCHIVE, &segments[..2]).await.unwrap();
+    std::fs::write(&place, "cut").unwrap();
+    wal.belongs(ARCHIVE, &segments[..2]).await.unwrap();
 }
