@@ -62,6 +62,16 @@ fn code(error: &Error) -> ErrorCode {
         Error::Unsupported { .. } => ErrorCode::FeatureNotSupported,
         Error::Wal { .. } => ErrorCode::ParamInvalid,
         Error::ForeignWal { .. } => ErrorCode::ArchiveMismatch,
+        // The code of the failure, where all have the same.
+        Error::Repos { failed, .. } => {
+            let mut codes = failed.iter().map(|(_, error)| code(error));
+            let first = codes.next().unwrap_or(ErrorCode::Unknown);
+            if codes.all(|code| code == first) { first } else { ErrorCode::Command }
+        }
+        Error::Reported { code, .. } => {
+            let known = ErrorCode::ALL.iter().find(|known| known.number() == *code);
+            known.copied().unwrap_or(ErrorCode::Unknown)
+        }
         _ => ErrorCode::Unknown,
     }
 }
@@ -211,6 +221,15 @@ fn hints(error: &Error, flavor: Flavor) -> Vec<String> {
         Error::NoDatabase { .. } => one(format!("'{program} info --set=LABEL' lists the databases of a backup set.")),
         Error::Damaged { .. } | Error::Parent { .. } => one(format!("try another backup set ('{program} info' lists them).")),
         Error::Pg(PgError::Connect { .. }) => one("is PostgreSQL running? check pg1-socket-path, pg1-port, pg1-user and pg1-database.".to_owned()),
+        Error::Repos { failed, .. } => {
+            let mut all: Vec<String> = Vec::new();
+            for hint in failed.iter().flat_map(|(_, error)| hints(error, flavor)) {
+                if !all.contains(&hint) {
+                    all.push(hint);
+                }
+            }
+            all
+        }
         Error::Internal { .. } => one("this is a defect of the program: please report it with the log.".to_owned()),
         _ => Vec::new(),
     }

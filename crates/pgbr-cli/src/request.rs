@@ -165,6 +165,12 @@ pub(crate) fn threads(settings: &Settings) -> usize {
     settings.get_int("process-max").and_then(|n| usize::try_from(n).ok()).unwrap_or(1)
 }
 
+/// Where what stays the same of repositories is kept on this host. What root keeps there, the server's own commands could not use.
+pub(crate) fn facts(settings: &Settings) -> Option<PathBuf> {
+    let root = rustix::process::geteuid().is_root();
+    settings.get_path("lock-path").filter(|_| !root).map(|dir| dir.join("facts"))
+}
+
 /// How long WAL is waited for.
 pub(crate) fn archive_timeout(settings: &Settings) -> Duration {
     settings.get_time("archive-timeout").unwrap_or(Duration::from_secs(60))

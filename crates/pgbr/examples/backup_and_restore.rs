@@ -152,12 +152,13 @@ fn restore_command(repo: &RepoAccess) -> Outcome<String> {
 /// What `archive_command` calls: exit code 0 only when the segment is durable in the archive.
 async fn push(repo: &str, file: &str) -> Outcome {
     let request = ArchivePushRequest {
-        repo: RepoAccess::plain(repo),
+        repos: vec![(1, RepoAccess::plain(repo))],
         stanza: stanza()?,
         file: PathBuf::from(file),
         compression: Compression::new(Codec::Zst, None)?,
         threads: 1,
         header_check: true,
+        facts: None,
     };
     archive_push(&Host::system(), request).await?;
     Ok(ExitCode::SUCCESS)
@@ -166,15 +167,16 @@ async fn push(repo: &str, file: &str) -> Outcome {
 /// What `restore_command` calls: 1 says that the WAL ends here, so it is said only where the archive was reached.
 async fn get(repo: &str, file: &str, destination: &str) -> Outcome {
     let request = ArchiveGetRequest {
-        repo: RepoAccess::plain(repo),
+        repos: vec![(1, RepoAccess::plain(repo))],
         stanza: stanza()?,
         file: file.to_owned(),
         destination: PathBuf::from(destination),
         pg_data: None,
         timeout: Duration::from_secs(10),
+        facts: None,
     };
     match archive_get(&Host::system(), request).await? {
-        Got::Found => Ok(ExitCode::SUCCESS),
+        Got::Found { .. } => Ok(ExitCode::SUCCESS),
         Got::Missing => Ok(ExitCode::from(1)),
     }
 }

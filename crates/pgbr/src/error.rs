@@ -271,6 +271,22 @@ pub enum Error {
         /// In what it differs.
         source: pgbr_pg::Error,
     },
+    /// Several repositories were asked, and some of them failed.
+    #[error("{doing}:{}", each_repo(failed))]
+    Repos {
+        /// What was to be done with all of them.
+        doing: String,
+        /// The number of each that failed in the options, and why.
+        failed: Vec<(u16, Self)>,
+    },
+    /// What another process of this program reported, which worked for this one.
+    #[error("{text}")]
+    Reported {
+        /// Its exit code.
+        code: u8,
+        /// What it said, hints included.
+        text: String,
+    },
     /// Something did not happen in time.
     #[error("timed out after {seconds} s waiting for {what}")]
     Timeout {
@@ -288,6 +304,11 @@ pub type Result<T, E = Error> = std::result::Result<T, E>;
 pub(crate) fn with_causes(error: &dyn std::error::Error) -> String {
     let causes = std::iter::successors(error.source(), |cause| cause.source());
     causes.fold(error.to_string(), |text, cause| format!("{text}: {cause}"))
+}
+
+/// The errors of several repositories, one a line.
+fn each_repo(failed: &[(u16, Error)]) -> String {
+    failed.iter().map(|(key, error)| format!("\nrepo{key}: {}", with_causes(error))).collect()
 }
 
 impl Error {

@@ -14,27 +14,29 @@ pub(super) async fn push(context: &Context, host: &Host) -> Outcome {
         return Err(CliError::new(ErrorCode::ParamRequired, "WAL segment to push required"));
     };
     let request = ArchivePushRequest {
-        repo: request::repo(settings)?,
+        repos: request::repos(settings)?,
         stanza: request::stanza(settings)?,
         file: place(context, path)?,
         compression: request::compression(settings)?,
         threads: request::threads(settings),
         header_check: settings.get_bool("archive-header-check"),
+        facts: request::facts(settings),
     };
-    let outcome = archive_push(host, request).await.map_err(|e| context.failure(&e))?;
+    let outcomes = archive_push(host, request).await.map_err(|e| context.failure(&e))?;
     let name = path.rsplit('/').next().unwrap_or(path);
     let log = &context.log;
-    match outcome {
-        PushOutcome::SameAlreadyThere => {
-            log.warn(&format!(
-                "WAL file '{name}' already exists in the repo{} archive with the same content",
-                settings.repo_key()
-            ));
+    for (key, outcome) in outcomes {
+        match outcome {
+            PushOutcome::SameAlreadyThere => {
+                log.warn(&format!(
+                    "WAL file '{name}' already exists in the repo{key} archive with the same content"
+                ));
+            }
+            PushOutcome::PartialKept { object } => {
+                log.warn(&format!("'{name}' exists with other content, this one is kept as '{object}'"));
+            }
+            _ => {}
         }
-        PushOutcome::PartialKept { object } => {
-            log.warn(&format!("'{name}' exists with other content, this one is kept as '{object}'"));
-        }
-        _ => {}
     }
     log.info(&format!("pushed WAL file '{name}' to the archive"));
     Ok(0)
@@ -51,16 +53,17 @@ pub(super) async fn get(context: &Context, host: &Host) -> Outcome {
         return Err(CliError::new(ErrorCode::ParamRequired, missing));
     };
     let request = ArchiveGetRequest {
-        repo: request::repo(settings)?,
+        repos: request::repos(settings)?,
         stanza: request::stanza(settings)?,
         file: file.clone(),
         destination: place(context, destination)?,
         pg_data: request::pg_data_here(settings),
         timeout: request::archive_timeout(settings),
+        facts: request::facts(settings),
     };
     match archive_get(host, request).await.map_err(|e| context.failure(&e))? {
-        Got::Found => {
-            context.log.info(&format!("found {file} in the repo{}: archive", settings.repo_key()));
+        Got::Found { repo } => {
+            context.log.info(&format!("found {file} in the repo{repo}: archive"));
             Ok(0)
         }
         Got::Missing => {

@@ -28,6 +28,7 @@ mod secrecy;
 mod secret_places;
 mod secrets;
 mod selective;
+mod several_archives;
 mod shuffled_objects;
 mod signals;
 mod sources;

@@ -156,12 +156,13 @@ impl<'a> Rig<'a> {
 
     async fn push(&self, repo: RepoAccess, file: PathBuf) -> pgbr::Result<()> {
         let request = ArchivePushRequest {
-            repo,
+            repos: vec![(1, repo)],
             stanza: stanza(),
             file,
             compression: Compression::NONE,
             threads: 1,
             header_check: false,
+            facts: None,
         };
         archive_push(&Host::system(), request).await.map(drop)
     }
@@ -187,22 +188,23 @@ async fn a_push_over_a_failing_store_is_whole_or_absent() {
             any |= reached(fault, &store);
             let destination = files.path().join("got");
             let get = || ArchiveGetRequest {
-                repo: rig.sound(),
+                repos: vec![(1, rig.sound())],
                 stanza: stanza(),
                 file: name.clone(),
                 destination: destination.clone(),
                 pg_data: None,
                 timeout: Duration::ZERO,
+                facts: None,
             };
             // No error: what is there is sound.
             match archive_get(&Host::system(), get()).await.unwrap() {
-                Got::Found => assert_eq!(std::fs::read_to_string(&destination).unwrap(), content),
+                Got::Found { .. } => assert_eq!(std::fs::read_to_string(&destination).unwrap(), content),
                 Got::Missing => assert!(pushed.is_err(), "{fault:?}: success, and nothing is there"),
             }
             rig.push(rig.sound(), file)
                 .await
                 .unwrap_or_else(|e| panic!("{fault:?}: the next push failed: {e}"));
-            assert_eq!(archive_get(&Host::system(), get()).await.unwrap(), Got::Found);
+            assert_eq!(archive_get(&Host::system(), get()).await.unwrap(), Got::Found { repo: 1 });
             assert_eq!(std::fs::read_to_string(&destination).unwrap(), content);
         }
         if !any {

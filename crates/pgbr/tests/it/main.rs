@@ -2,6 +2,7 @@
 
 #![expect(clippy::unwrap_used, reason = "what fails in a test ends it")]
 
+mod archiving;
 mod example;
 mod expire;
 mod faulty_store;
