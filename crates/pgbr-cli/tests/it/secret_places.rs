@@ -81,7 +81,7 @@ fn moved() -> Rig {
 /// A file of the operator's.
 fn write(rig: &Rig, content: &str, mode: u32) -> PathBuf {
     let path = rig.pgbr.scratch().file("pass", content);
-    fs::set_permissions(&path, Permissions::from_mode(mode)).unwrap();
+    fs::set_permissions(&path, Permissions::from_mode(mode)).expect("the file is there");
     path
 }
 
