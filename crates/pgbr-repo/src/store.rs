@@ -24,8 +24,8 @@ use futures::stream::{BoxStream, StreamExt};
 use object_store::local::LocalFileSystem;
 use object_store::path::Path;
 use object_store::{
-    Attributes, GetOptions, GetResult, GetResultPayload, ObjectStore, ObjectStoreExt, PutMode, PutOptions,
-    PutPayload, TagSet,
+    Attributes, GetOptions, GetResult, GetResultPayload, ObjectMeta, ObjectStore, ObjectStoreExt, PutMode,
+    PutOptions, PutPayload, TagSet,
 };
 
 use crate::error::{Cause, Error, Result};
@@ -59,6 +59,14 @@ pub struct Listed {
     pub key: Path,
     /// Its size in bytes.
     pub size: u64,
+    /// When it was put, in Unix seconds by the store's clock: for people to read.
+    pub modified: i64,
+}
+
+impl From<ObjectMeta> for Listed {
+    fn from(meta: ObjectMeta) -> Self {
+        Self { key: meta.location, size: meta.size, modified: meta.last_modified.timestamp() }
+    }
 }
 
 /// One level of a listing, both parts sorted.
@@ -318,7 +326,7 @@ impl Store {
         let objects = self.inner.objects.list(Some(directory));
         let directory = directory.clone();
         let listed = objects.map(move |entry| match entry {
-            Ok(meta) => Ok(Listed { key: meta.location, size: meta.size }),
+            Ok(meta) => Ok(meta.into()),
             Err(error) => Err(Error::from_store(&directory, error)),
         });
         let state = (self.clone(), listed, false);
@@ -349,8 +357,7 @@ impl Store {
         let mut directories: Vec<String> =
             listed.common_prefixes.iter().filter_map(|p| p.filename().map(str::to_owned)).collect();
         let objects = listed.objects.into_iter();
-        let mut objects: Vec<Listed> =
-            objects.map(|meta| Listed { key: meta.location, size: meta.size }).collect();
+        let mut objects: Vec<Listed> = objects.map(Listed::from).collect();
         directories.sort_unstable();
         objects.sort_unstable_by(|a, b| a.key.cmp(&b.key));
         Ok(Level { directories, objects })
