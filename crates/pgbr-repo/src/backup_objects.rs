@@ -12,7 +12,7 @@ use pgbr_manifest::{BackupLabel, StanzaName};
 use crate::error::{Error, Result};
 use crate::keys::{Layout, ParsedKey};
 use crate::repo_file::Repo;
-use crate::store::{Leftover, Resolved, Store};
+use crate::store::{Leftover, Resolved, Store, Undeleted};
 
 /// How many listings of backups are under way at once.
 const LISTINGS: usize = 16;
@@ -163,6 +163,17 @@ impl BackupStore {
     pub async fn delete_pack(&self, label: &BackupLabel, pack: &PackObject) -> Result<()> {
         let key = Layout::new().pack(&self.stanza, label, pack.attempt, pack.number, pack.index);
         self.store().delete(&key).await
+    }
+
+    /// Takes away many packs of a label, with few requests where the store can. Returns those that it will not let go of.
+    ///
+    /// # Errors
+    /// As [`Store::delete_all`](crate::Store::delete_all).
+    pub async fn delete_packs(&self, label: &BackupLabel, packs: &[PackObject]) -> Result<Vec<Undeleted>> {
+        let key = |pack: &PackObject| {
+            Layout::new().pack(&self.stanza, label, pack.attempt, pack.number, pack.index)
+        };
+        self.store().delete_all(packs.iter().map(key).collect()).await
     }
 
     /// Removes the empty directories that a backup without objects has left in a local store.

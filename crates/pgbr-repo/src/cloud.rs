@@ -12,6 +12,8 @@ mod body;
 mod connect;
 #[cfg(feature = "gcs")]
 mod gcs;
+#[cfg(feature = "azure")]
+mod request;
 #[cfg(feature = "s3")]
 mod s3;
 #[cfg(feature = "cloud")]
@@ -276,12 +278,15 @@ impl Store {
         if options.as_of.is_some() {
             return Err(wrong("reading it as of a moment is not supported".to_owned()));
         }
-        let objects = client(options).map_err(wrong)?;
+        let clients = client(options).map_err(wrong)?;
         let prefix = options.prefix.trim_matches('/');
         let parsed = Path::parse(prefix).map_err(|_| wrong(format!("'{prefix}' is no prefix of keys")))?;
-        let objects: Arc<dyn ObjectStore> =
-            if prefix.is_empty() { objects } else { Arc::new(PrefixStore::new(objects, parsed)) };
-        Ok(Self::remote(objects, options.to_string()).with_labels(options.labels()))
+        let within = |objects: Arc<dyn ObjectStore>| -> Arc<dyn ObjectStore> {
+            if prefix.is_empty() { objects } else { Arc::new(PrefixStore::new(objects, parsed.clone())) }
+        };
+        let store = Self::remote(within(clients.objects), options.to_string());
+        let (puts, bulk) = (clients.puts.map(within), clients.bulk.map(within));
+        Ok(store.with_labels(options.labels()).with_clients(puts, bulk))
     }
 }
 
@@ -301,7 +306,16 @@ impl CloudOptions {
     }
 }
 
-fn client(options: &CloudOptions) -> Result<Arc<dyn ObjectStore>, String> {
+/// The clients of a store.
+struct Clients {
+    objects: Arc<dyn ObjectStore>,
+    /// For puts, where they have to say more than other requests.
+    puts: Option<Arc<dyn ObjectStore>>,
+    /// For the deletion of many objects at once, where the store can.
+    bulk: Option<Arc<dyn ObjectStore>>,
+}
+
+fn client(options: &CloudOptions) -> Result<Clients, String> {
     match &options.kind {
         #[cfg(feature = "s3")]
         CloudKind::S3(s3) => s3::client(s3, &options.connect),

@@ -1,11 +1,15 @@
 //! What can go wrong with a repository, sorted by what the caller has to do about it.
 
+mod told;
+
 use std::error::Error as StdError;
 use std::fmt;
 use std::io;
 use std::path::PathBuf;
 
 use object_store::path::Path;
+
+pub(crate) use told::{Meaning, Told};
 
 /// The result of this crate's functions.
 pub type Result<T, E = Error> = std::result::Result<T, E>;
@@ -45,6 +49,38 @@ pub enum Error {
         /// The object's key.
         object: String,
         /// What the store said.
+        source: Cause,
+    },
+    /// The bucket or the container is not there: nothing is known of what is in it.
+    #[error("the bucket or container of '{object}' does not exist")]
+    StoreMissing {
+        /// The object's key, or the place of the repository.
+        object: String,
+        /// What the store said.
+        source: Cause,
+    },
+    /// The store does not know who is asking, or the credentials have expired or cannot be had.
+    #[error("the store does not accept the credentials used for '{object}'")]
+    Credentials {
+        /// The object's key.
+        object: String,
+        /// What the store said.
+        source: Cause,
+    },
+    /// The clock of this host and the store's differ by too much for a signature to be believed.
+    #[error("the clocks of this host and the store differ too much to access '{object}'")]
+    Clock {
+        /// The object's key.
+        object: String,
+        /// What the store said.
+        source: Cause,
+    },
+    /// The certificate of the store's server is not to be trusted.
+    #[error("the certificate of the store that holds '{object}' was not accepted")]
+    Certificate {
+        /// The object's key.
+        object: String,
+        /// What is wrong with it.
         source: Cause,
     },
     /// An object is there and does not hold what it must.
@@ -294,24 +330,38 @@ impl Error {
 
     /// Sorts what a store said about `object`; "not found" and "exists" have been dealt with by the caller.
     pub(crate) fn from_store(object: &Path, error: object_store::Error) -> Self {
-        let kind = io_kind(&error);
-        let denied = matches!(
-            error,
-            object_store::Error::PermissionDenied { .. } | object_store::Error::Unauthenticated { .. }
-        );
-        let (object, source) = (object.to_string(), Cause::from_store(&error));
-        match kind {
-            Some(io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded | io::ErrorKind::FileTooLarge) => {
-                Self::NoSpace { object, source }
-            }
-            Some(io::ErrorKind::PermissionDenied | io::ErrorKind::ReadOnlyFilesystem) => {
-                Self::Permission { object, source }
-            }
-            _ if denied => Self::Permission { object, source },
+        Self::sorted(object.to_string(), &error)
+    }
+
+    /// As [`Error::from_store`], of an object or a place.
+    pub(crate) fn sorted(object: String, error: &object_store::Error) -> Self {
+        let source = Cause::from_store(error);
+        match Told::of(error).map(|told| told.meaning()) {
+            Some(Meaning::StoreMissing) => return Self::StoreMissing { object, source },
+            Some(Meaning::Credentials) => return Self::Credentials { object, source },
+            Some(Meaning::Clock) => return Self::Clock { object, source },
+            Some(Meaning::Denied) => return Self::Permission { object, source },
+            Some(Meaning::NoSpace) => return Self::NoSpace { object, source },
+            Some(Meaning::Other) | None => {}
+        }
+        if source.0.contains(BAD_CERTIFICATE) {
+            return Self::Certificate { object, source };
+        }
+        match (error, io_kind(error)) {
+            (
+                _,
+                Some(io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded | io::ErrorKind::FileTooLarge),
+            ) => Self::NoSpace { object, source },
+            (_, Some(io::ErrorKind::PermissionDenied | io::ErrorKind::ReadOnlyFilesystem))
+            | (object_store::Error::PermissionDenied { .. }, _) => Self::Permission { object, source },
+            (object_store::Error::Unauthenticated { .. }, _) => Self::Credentials { object, source },
             _ => Self::Unavailable { object, source },
         }
     }
 }
+
+/// How rustls begins what is wrong with a certificate.
+const BAD_CERTIFICATE: &str = "invalid peer certificate";
 
 /// What a lower layer said, in one line that does not repeat itself.
 ///
@@ -326,6 +376,13 @@ impl Cause {
     }
 
     pub(crate) fn from_store(error: &object_store::Error) -> Self {
+        if let Some(told) = Told::of(error) {
+            return Self(told.text);
+        }
+        #[cfg(feature = "cloud")]
+        if let Some(failed) = connection(error) {
+            return Self(failed);
+        }
         match error {
             object_store::Error::Generic { source, .. }
             | object_store::Error::NotFound { source, .. }
@@ -351,6 +408,19 @@ impl From<io::Error> for Cause {
     fn from(error: io::Error) -> Self {
         Self(error.to_string())
     }
+}
+
+/// Why a connection failed: what is about the innermost words repeats them and names the URL.
+#[cfg(feature = "cloud")]
+fn connection(error: &object_store::Error) -> Option<String> {
+    let mut next: Option<&(dyn StdError + 'static)> = error.source();
+    while let Some(cause) = next {
+        if let Some(found) = cause.downcast_ref::<object_store::client::HttpError>() {
+            return found.source().map(ToString::to_string);
+        }
+        next = cause.source();
+    }
+    None
 }
 
 /// The kind of the first system error in the chain of causes.

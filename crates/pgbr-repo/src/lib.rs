@@ -90,6 +90,6 @@ pub use probe::StoreTraits;
 pub use repo_file::{CreateOptions, Entropy, Repo};
 pub use run_record::{RunFacts, RunFound};
 pub use stanza::{ClusterId, NewCluster, Stanza};
-pub use store::{Created, Leftover, Level, Listed, Requests, Resolved, Store};
+pub use store::{Created, Leftover, Level, Listed, Requests, Resolved, Store, Undeleted};
 pub use wal::{PushOutcome, WalContent, WalEntry, WalFound, WalGet, WalPush, WalSaved, WalSource, WalStore};
 pub use watch::Watch;

@@ -20,7 +20,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use bytes::{Bytes, BytesMut};
-use futures::stream::{BoxStream, StreamExt};
+use futures::stream::{BoxStream, StreamExt, TryStreamExt};
 use object_store::local::LocalFileSystem;
 use object_store::path::Path;
 use object_store::{
@@ -28,8 +28,8 @@ use object_store::{
     PutOptions, PutPayload, TagSet,
 };
 
-use crate::error::{Cause, Error, Result};
-use crate::keys::Layout;
+use crate::error::{Cause, Error, Meaning, Result, Told};
+use crate::keys::{Layout, PREFIX};
 
 /// What became of a create.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -79,6 +79,38 @@ pub struct Level {
     pub objects: Vec<Listed>,
 }
 
+/// An object that could not be taken away.
+#[derive(Debug)]
+#[non_exhaustive]
+pub struct Undeleted {
+    /// Its key.
+    pub key: Path,
+    /// Why.
+    pub error: Error,
+}
+
+/// The client of a store that can delete many objects by one request.
+struct Bulk {
+    objects: Arc<dyn ObjectStore>,
+    refused: AtomicBool,
+}
+
+/// How many objects one request deletes.
+const BULK: usize = 1000;
+/// How many deletions of single objects are under way at once.
+const DELETIONS: usize = 16;
+
+/// Why a read gave nothing.
+enum Broken {
+    /// The body broke off: it may be read again.
+    Body(Error),
+    /// Any other reason.
+    No(Error),
+}
+
+/// How often an object is read whose body breaks off.
+const BODIES: u8 = 3;
+
 /// A file that an interrupted put has left in a local store, or one that is being put right now.
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
@@ -124,6 +156,9 @@ struct Inner {
     counters: Counters,
     /// What new objects are labelled with.
     labels: (TagSet, Attributes),
+    /// Where puts go that have to say more than other requests.
+    puts: Option<Arc<dyn ObjectStore>>,
+    bulk: Option<Bulk>,
 }
 
 #[derive(Default)]
@@ -214,8 +249,24 @@ impl Store {
                 repository_expected: AtomicBool::new(false),
                 counters: Counters::default(),
                 labels: (TagSet::default(), Attributes::new()),
+                puts: None,
+                bulk: None,
             }),
         }
+    }
+
+    /// The same with clients for what goes otherwise: puts, and the deletion of many objects at once. For a store that has no clones yet.
+    #[must_use]
+    pub(crate) fn with_clients(
+        mut self,
+        puts: Option<Arc<dyn ObjectStore>>,
+        bulk: Option<Arc<dyn ObjectStore>>,
+    ) -> Self {
+        if let Some(inner) = Arc::get_mut(&mut self.inner) {
+            inner.puts = puts;
+            inner.bulk = bulk.map(|objects| Bulk { objects, refused: AtomicBool::new(false) });
+        }
+        self
     }
 
     /// What messages call this store: a directory or an address.
@@ -262,13 +313,20 @@ impl Store {
     /// # Errors
     /// [`Error::NotFound`] only where the repository was reached; [`Error::Corrupt`] where the object is larger.
     pub async fn get(&self, key: &Path, max: u64) -> Result<Bytes> {
+        self.whole(|| self.get_once(key, max)).await
+    }
+
+    async fn get_once(&self, key: &Path, max: u64) -> Result<Bytes, Broken> {
         let result = match self.get_opts(key, GetOptions::default()).await {
-            Err(object_store::Error::NotFound { source, .. }) => return Err(self.missing(key, source).await),
-            other => other.map_err(|e| Error::from_store(key, e))?,
+            Err(error @ object_store::Error::NotFound { .. }) => {
+                return Err(Broken::No(self.missing(key, &error).await));
+            }
+            other => other.map_err(|e| Broken::No(Error::from_store(key, e)))?,
         };
         let size = result.meta.size;
         if size > max {
-            return Err(Error::corrupt(key, format_args!("it has {size} bytes, more than {max}")));
+            let reason = format_args!("it has {size} bytes, more than {max}");
+            return Err(Broken::No(Error::corrupt(key, reason)));
         }
         self.collect(key, result, size).await
     }
@@ -281,16 +339,35 @@ impl Store {
         let Some(length) = range.end.checked_sub(range.start).filter(|&n| n > 0) else {
             return Ok(Bytes::new());
         };
+        self.whole(|| self.get_range_once(key, &range, length)).await
+    }
+
+    async fn get_range_once(&self, key: &Path, range: &Range<u64>, length: u64) -> Result<Bytes, Broken> {
         let options = GetOptions::new().with_range(Some(range.clone()));
         let result = match self.get_opts(key, options).await {
             Ok(result) => result,
-            Err(object_store::Error::NotFound { source, .. }) => return Err(self.missing(key, source).await),
-            Err(error) => return Err(self.range_error(key, &range, error).await),
+            Err(error @ object_store::Error::NotFound { .. }) => {
+                return Err(Broken::No(self.missing(key, &error).await));
+            }
+            Err(error) => return Err(Broken::No(self.range_error(key, range, error).await)),
         };
-        if result.range != range {
-            return Err(short(key, &range, result.meta.size));
+        if result.range != *range {
+            return Err(Broken::No(short(key, range, result.meta.size)));
         }
         self.collect(key, result, length).await
+    }
+
+    /// Reads again what broke off on its way. `object_store` goes on by itself where a body breaks off whose entity tag is still the same;
+    /// here it is begun anew where there is no tag or it has changed, so that no two objects are mixed.
+    async fn whole<R: Future<Output = Result<Bytes, Broken>>>(&self, read: impl Fn() -> R) -> Result<Bytes> {
+        let mut tried = 1;
+        loop {
+            match read().await {
+                Ok(content) => return Ok(content),
+                Err(Broken::Body(_)) if tried < BODIES && !self.is_local() => tried += 1,
+                Err(Broken::Body(error) | Broken::No(error)) => return Err(error),
+            }
+        }
     }
 
     /// The size of an object.
@@ -301,7 +378,7 @@ impl Store {
         let options = GetOptions::new().with_head(true);
         match self.get_opts(key, options).await {
             Ok(result) => Ok(result.meta.size),
-            Err(object_store::Error::NotFound { source, .. }) => Err(self.missing(key, source).await),
+            Err(error @ object_store::Error::NotFound { .. }) => Err(self.missing(key, &error).await),
             Err(error) => Err(Error::from_store(key, error)),
         }
     }
@@ -399,6 +476,7 @@ impl Store {
                 }
                 _ => Err(failed),
             },
+            (Err(error @ Error::StoreMissing { .. }), _) => Err(error),
             (Err(error), _) => Err(Error::Undecided { object: key.to_string(), source: Box::new(error) }),
         }
     }
@@ -429,9 +507,61 @@ impl Store {
         bump(&self.inner.counters.deletes, 1);
         match self.inner.objects.delete(key).await {
             Ok(()) => Ok(()),
-            Err(object_store::Error::NotFound { .. }) => self.check_reached().await,
+            Err(error @ object_store::Error::NotFound { .. }) => match self.missing(key, &error).await {
+                Error::NotFound { .. } => Ok(()),
+                error => Err(error),
+            },
             Err(error) => Err(Error::from_store(key, error)),
         }
+    }
+
+    /// Takes many objects away, with few requests where the store can; those that are not there count as taken away.
+    ///
+    /// What the store will not let go of (by a lock or for lack of rights) stops nothing: it is returned, and the rest goes. As with
+    /// [`Store::delete`] a crash may bring some back.
+    ///
+    /// # Errors
+    /// Where the store failed or could not be reached: it is then unknown which of them are gone.
+    pub async fn delete_all(&self, keys: Vec<Path>) -> Result<Vec<Undeleted>> {
+        if keys.is_empty() {
+            return Ok(Vec::new());
+        }
+        self.check_before_change().await?;
+        let left = match &self.inner.bulk {
+            Some(bulk) => self.delete_bulk(bulk, keys).await,
+            None => keys,
+        };
+        let singles = left.into_iter().map(|key| async move {
+            match self.delete(&key).await {
+                Ok(()) => Ok(None),
+                Err(error @ Error::Permission { .. }) => Ok(Some(Undeleted { key, error })),
+                Err(error) => Err(error),
+            }
+        });
+        let singles = futures::stream::iter(singles).buffer_unordered(DELETIONS);
+        singles.try_filter_map(|left| async { Ok(left) }).try_collect().await
+    }
+
+    /// Deletes by requests for many objects each. Returns those that are not known to be gone: each is then tried alone, which tells why.
+    async fn delete_bulk(&self, bulk: &Bulk, keys: Vec<Path>) -> Vec<Path> {
+        let mut left = Vec::new();
+        let mut chunks = keys.chunks(BULK);
+        for chunk in &mut chunks {
+            if bulk.refused.load(Ordering::Relaxed) {
+                left.extend_from_slice(chunk);
+                continue;
+            }
+            let asked = futures::stream::iter(chunk.to_vec()).map(Ok).boxed();
+            let answers = bulk.objects.delete_stream(asked).collect::<Vec<_>>();
+            // In a task of its own: the client panics where the answer names an object that was not asked for.
+            let answers = tokio::task::spawn(answers).await.unwrap_or_default();
+            let gone: HashSet<&Path> = answers.iter().filter_map(|answer| answer.as_ref().ok()).collect();
+            bump(&self.inner.counters.deletes, gone.len() as u64);
+            // Nothing at all went: the store does not know such requests, or does not allow them.
+            bulk.refused.store(gone.is_empty(), Ordering::Relaxed);
+            left.extend(chunk.iter().filter(|key| !gone.contains(key)).cloned());
+        }
+        left
     }
 
     /// Takes an object away for good, before this returns: where what comes next relies on it.
@@ -532,27 +662,45 @@ impl Store {
             return Ok(());
         }
         let keys = Layout::new();
-        let mut cause = Cause::new("there is no repo.json: is the disk mounted, is the address right?");
+        let mut failed = None;
         for key in [keys.repo_json(), keys.repo_json_copy()] {
             match self.is_there(&key).await {
                 Ok(true) => return Ok(()),
                 Ok(false) => {}
-                Err(found) => cause = found,
+                Err(found) => failed = Some(found),
             }
         }
-        Err(Error::Unavailable { object: self.inner.place.clone(), source: cause })
+        if failed.is_none() {
+            self.check_store().await?;
+        }
+        let source = Cause::new("there is no repo.json: is the disk mounted, is the address right?");
+        Err(failed.unwrap_or_else(|| Error::Unavailable { object: self.inner.place.clone(), source }))
+    }
+
+    /// Finds out whether a remote store has the bucket: a bare "not found" may be said of that, or by something in between.
+    async fn check_store(&self) -> Result<()> {
+        if self.is_local() {
+            return Ok(());
+        }
+        bump(&self.inner.counters.lists, 1);
+        match self.inner.objects.list(Some(&Path::from(PREFIX))).next().await {
+            Some(Err(error)) => Err(Error::sorted(self.inner.place.clone(), &error)),
+            Some(Ok(_)) | None => Ok(()),
+        }
     }
 
     /// Whether an object can be seen; in a local store by a look past the store, which is nothing to be counted.
-    async fn is_there(&self, key: &Path) -> Result<bool, Cause> {
+    async fn is_there(&self, key: &Path) -> Result<bool> {
+        let place = || self.inner.place.clone();
         if let Some(local) = &self.inner.local {
             let file = local.file(key);
-            return blocking(move || file.try_exists()).await.map_err(Cause::from);
+            let looked = blocking(move || file.try_exists()).await;
+            return looked.map_err(|e| Error::Unavailable { object: place(), source: e.into() });
         }
         match self.get_opts(key, GetOptions::new().with_head(true)).await {
             Ok(_) => Ok(true),
             Err(object_store::Error::NotFound { .. }) => Ok(false),
-            Err(error) => Err(Cause::from_store(&error)),
+            Err(error) => Err(Error::sorted(place(), &error)),
         }
     }
 
@@ -567,13 +715,20 @@ impl Store {
 
     async fn request_put(&self, key: &Path, content: Bytes, mode: PutMode) -> object_store::Result<Created> {
         use object_store::Error::{AlreadyExists, Precondition};
+        let creates = mode == PutMode::Create;
         bump(&self.inner.counters.puts, 1);
         bump(&self.inner.counters.bytes_out, content.len() as u64);
         let (tags, attributes) = self.inner.labels.clone();
         let options = PutOptions { mode, tags, attributes, ..PutOptions::default() };
-        match self.inner.objects.put_opts(key, PutPayload::from_bytes(content), options).await {
+        let objects = self.inner.puts.as_ref().unwrap_or(&self.inner.objects);
+        match objects.put_opts(key, PutPayload::from_bytes(content), options).await {
             Ok(_) => Ok(Created::New),
-            Err(AlreadyExists { .. } | Precondition { .. }) => Ok(Created::AlreadyThere),
+            Err(error @ (AlreadyExists { .. } | Precondition { .. })) if creates => {
+                match Told::of(&error).is_none_or(|told| told.meaning() == Meaning::Other) {
+                    true => Ok(Created::AlreadyThere),
+                    false => Err(error),
+                }
+            }
             Err(error) => Err(error),
         }
     }
@@ -607,16 +762,24 @@ impl Store {
     }
 
     /// The body of an answer, which must have `length` bytes.
-    async fn collect(&self, key: &Path, result: GetResult, length: u64) -> Result<Bytes> {
-        let cut = || Error::corrupt(key, format_args!("fewer or more than {length} bytes arrived"));
+    async fn collect(&self, key: &Path, result: GetResult, length: u64) -> Result<Bytes, Broken> {
+        let cut = || {
+            let reason = format!("fewer or more than {length} bytes arrived");
+            match self.is_local() {
+                true => Error::corrupt(key, reason),
+                false => Error::Unavailable { object: key.to_string(), source: Cause::new(reason) },
+            }
+        };
+        let failed = |e| Broken::Body(Error::from_store(key, e));
         let content = match result.payload {
-            GetResultPayload::File(..) => result.bytes().await.map_err(|e| Error::from_store(key, e))?,
+            GetResultPayload::File(..) => result.bytes().await.map_err(failed)?,
             GetResultPayload::Stream(mut parts) => {
-                let mut content = BytesMut::with_capacity(usize::try_from(length).map_err(|_| cut())?);
+                let length = usize::try_from(length).map_err(|_| Broken::No(cut()))?;
+                let mut content = BytesMut::with_capacity(length);
                 while let Some(part) = parts.next().await {
-                    let part = part.map_err(|e| Error::from_store(key, e))?;
-                    if (content.len() as u64).saturating_add(part.len() as u64) > length {
-                        return Err(cut());
+                    let part = part.map_err(failed)?;
+                    if content.len().saturating_add(part.len()) > length {
+                        return Err(Broken::Body(cut()));
                     }
                     content.extend_from_slice(&part);
                 }
@@ -624,19 +787,24 @@ impl Store {
             }
         };
         if content.len() as u64 != length {
-            return Err(cut());
+            return Err(Broken::Body(cut()));
         }
         bump(&self.inner.counters.bytes_in, length);
         Ok(content)
     }
 
     /// "Not found" says something only if the repository itself is found.
-    async fn missing(&self, key: &Path, said: Box<dyn std::error::Error + Send + Sync>) -> Error {
-        drop(said);
-        match self.check_reached().await {
-            Ok(()) => Error::not_found(key),
-            Err(error) => error,
+    async fn missing(&self, key: &Path, said: &object_store::Error) -> Error {
+        let told = Told::of(said);
+        if told.as_ref().is_some_and(|told| told.meaning() != Meaning::Other) {
+            return Error::sorted(key.to_string(), said);
         }
+        let expected = self.inner.repository_expected.load(Ordering::Relaxed);
+        let reached = match told.is_some_and(|told| told.is_missing_object()) {
+            false if !expected => self.check_store().await,
+            _ => self.check_reached().await,
+        };
+        reached.err().unwrap_or_else(|| Error::not_found(key))
     }
 
     /// A range that is not there tells that the object is cut; other errors are the store's.

@@ -9,15 +9,17 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use http_body::{Body, Frame, SizeHint};
-use object_store::client::{HttpError, HttpErrorKind, HttpRequestBody};
+use object_store::client::{HttpError, HttpRequestBody};
 use tokio::time::{Instant, Sleep};
+
+use super::connect::{sorted, timed_out};
 
 /// How much of a body is handed to the connection at a time: small enough that a link which crawls is seen to move.
 const SLICE: usize = 64 * 1024;
 /// The slowest link that is not taken for one that stands still.
 const SLOWEST: u64 = 64 * 1024;
 /// What the connection and the system hold of a body after its last slice was taken: time is allowed for as much.
-const BUFFERED: u64 = 4 * 1024 * 1024;
+const BUFFERED: u64 = 1024 * 1024;
 
 /// How far the body of a request has come.
 #[derive(Debug)]
@@ -115,12 +117,14 @@ impl Body for Sent {
 pub(super) struct Received {
     body: reqwest::Body,
     idle: Duration,
+    at: String,
     waiting: Option<Pin<Box<Sleep>>>,
 }
 
 impl Received {
-    pub(super) const fn new(body: reqwest::Body, idle: Duration) -> Self {
-        Self { body, idle, waiting: None }
+    /// `at` is the host that it comes from.
+    pub(super) const fn new(body: reqwest::Body, idle: Duration, at: String) -> Self {
+        Self { body, idle, at, waiting: None }
     }
 }
 
@@ -134,12 +138,12 @@ impl Body for Received {
     ) -> Poll<Option<Result<Frame<Bytes>, HttpError>>> {
         if let Poll::Ready(frame) = Pin::new(&mut self.body).poll_frame(cx) {
             self.waiting = None;
-            return Poll::Ready(frame.map(|frame| frame.map_err(super::connect::sorted)));
+            return Poll::Ready(frame.map(|frame| frame.map_err(|e| sorted(&e, &self.at))));
         }
         let idle = self.idle;
         let waiting = self.waiting.get_or_insert_with(|| Box::pin(tokio::time::sleep(idle)));
         match waiting.as_mut().poll(cx) {
-            Poll::Ready(()) => Poll::Ready(Some(Err(timed_out()))),
+            Poll::Ready(()) => Poll::Ready(Some(Err(timed_out(&self.at)))),
             Poll::Pending => Poll::Pending,
         }
     }
@@ -151,11 +155,4 @@ impl Body for Received {
     fn size_hint(&self) -> SizeHint {
         self.body.size_hint()
     }
-}
-
-/// A request that stood still. Its kind says that it may be repeated, a create as well: whose object stands there then is found out by
-/// reading it.
-pub(super) fn timed_out() -> HttpError {
-    let error = std::io::Error::new(std::io::ErrorKind::TimedOut, "no answer within the time limit");
-    HttpError::new(HttpErrorKind::Request, error)
 }

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use bytes::{Bytes, BytesMut};
-use http::header::{HOST, HeaderMap, HeaderValue, RETRY_AFTER};
+use http::header::{CONTENT_LENGTH, HOST, HeaderMap, HeaderValue, RETRY_AFTER};
 use http::uri::{Authority, PathAndQuery, Scheme, Uri};
 use http::{Response, StatusCode};
 use http_body::Body;
@@ -17,7 +17,7 @@ use object_store::client::{
 use object_store::{BackoffConfig, ClientOptions, RetryConfig};
 use reqwest::Url;
 
-use super::body::{Progress, Received, Sent, timed_out};
+use super::body::{Progress, Received, Sent};
 use super::{CloudConnect, tls};
 
 /// The longest pause between two tries.
@@ -27,9 +27,12 @@ const LONGEST_RETRY_AFTER: Duration = Duration::from_secs(30);
 /// How much is read of an answer that tells an error.
 const LONGEST_ERROR: usize = 64 * 1024;
 
+/// What S3 says of a request that met another one.
+const CONFLICTS: [&str; 2] = ["<Code>ConditionalRequestConflict</Code>", "<Code>OperationAborted</Code>"];
+
 /// Reads an endpoint: a host, a host and port, or a URL. Without TLS only where it says `http://`.
 pub(super) fn endpoint(given: &str) -> Result<Url, String> {
-    let text = given.trim().trim_end_matches('/');
+    let text = given.trim();
     let text = if text.contains("://") { text.to_owned() } else { format!("https://{text}") };
     let wrong = |why: &str| format!("the endpoint '{given}' {why}");
     let url = Url::parse(&text).map_err(|e| wrong(&format!("is no host and no URL ({e})")))?;
@@ -151,7 +154,7 @@ impl HttpService for Service {
     async fn call(&self, request: HttpRequest) -> Result<HttpResponse, HttpError> {
         let response = self.0.send(request).await?;
         let status = response.status();
-        if status.is_success() || status.is_redirection() {
+        if status.is_success() || status == StatusCode::NOT_MODIFIED {
             return Ok(response);
         }
         let pause = pause(&response, self.0.retry);
@@ -169,6 +172,7 @@ impl Transport {
         self.direct(&mut parts.uri, &mut parts.headers)?;
         let url: Url =
             parts.uri.to_string().parse().map_err(|e| HttpError::new(HttpErrorKind::Unknown, e))?;
+        let at = parts.uri.authority().map(ToString::to_string).unwrap_or_default();
         let length = body.content_length() as u64;
         let progress = Progress::new(length);
         let mut request = reqwest::Request::new(parts.method, url);
@@ -177,11 +181,11 @@ impl Transport {
             *request.body_mut() = Some(reqwest::Body::wrap(Sent::new(body, Arc::clone(&progress))));
         }
         let response = tokio::select! {
-            response = self.client.execute(request) => response.map_err(sorted)?,
-            () = progress.stalled(self.idle) => return Err(timed_out()),
+            response = self.client.execute(request) => response.map_err(|e| sorted(&e, &at))?,
+            () = progress.stalled(self.idle) => return Err(timed_out(&at)),
         };
         let (parts, body) = Response::<reqwest::Body>::from(response).into_parts();
-        let body = HttpResponseBody::new(Received::new(body, self.idle));
+        let body = HttpResponseBody::new(Received::new(body, self.idle, at));
         Ok(HttpResponse::from_parts(parts, body))
     }
 
@@ -213,13 +217,29 @@ fn pause(response: &HttpResponse, retry: Duration) -> Option<Duration> {
 
 /// An answer that tells an error: its body is read here, up to a limit, and made text.
 ///
-/// S3 tells a body that came too slowly as a bad request: it may be repeated like any other that timed out.
+/// - S3 tells a body that came too slowly as a bad request: it may be repeated like any other that timed out.
+/// - Nor is a create that met another one at the same moment decided: it is repeated, and then finds what won.
+/// - Of a redirection `object_store` would drop what is said: S3 has one for buckets of another region. None is followed, since a request is
+///   signed for the host that it was made for.
+/// - Where there is no body, Azure says the code in a header.
 async fn told(response: HttpResponse) -> Result<HttpResponse, HttpError> {
     let (mut parts, body) = response.into_parts();
-    let text = String::from_utf8_lossy(&read(body).await).into_owned();
+    let mut text = String::from_utf8_lossy(&read(body).await).into_owned();
     if parts.status == StatusCode::BAD_REQUEST && text.contains("<Code>RequestTimeout</Code>") {
         parts.status = StatusCode::REQUEST_TIMEOUT;
     }
+    if parts.status == StatusCode::CONFLICT && CONFLICTS.iter().any(|code| text.contains(code)) {
+        parts.status = StatusCode::SERVICE_UNAVAILABLE;
+    }
+    if parts.status.is_redirection() {
+        parts.status = StatusCode::MISDIRECTED_REQUEST;
+    }
+    if let (true, Some(Ok(code))) =
+        (text.is_empty(), parts.headers.get("x-ms-error-code").map(|c| c.to_str()))
+    {
+        text = format!("<Error><Code>{code}</Code></Error>");
+    }
+    parts.headers.remove(CONTENT_LENGTH);
     Ok(HttpResponse::from_parts(parts, HttpResponseBody::from(text)))
 }
 
@@ -240,15 +260,21 @@ async fn read(mut body: HttpResponseBody) -> Bytes {
 
 /// Sorts a failed request by whether it may be repeated. All may, since every create is resolved by reading it back, but for those that
 /// would fail in the same way again.
-pub(super) fn sorted(error: reqwest::Error) -> HttpError {
-    let kind = if is_refused_certificate(&error) || error.is_builder() {
+pub(super) fn sorted(error: &reqwest::Error, at: &str) -> HttpError {
+    let kind = if is_refused_certificate(error) || error.is_builder() {
         HttpErrorKind::Unknown
     } else if error.is_connect() {
         HttpErrorKind::Connect
     } else {
         HttpErrorKind::Request
     };
-    HttpError::new(kind, Failed(innermost(&error)))
+    HttpError::new(kind, Failed(format!("{at}: {}", innermost(error))))
+}
+
+/// A request that stood still. Its kind says that it may be repeated, a create as well: whose object stands there then is found out by
+/// reading it.
+pub(super) fn timed_out(at: &str) -> HttpError {
+    HttpError::new(HttpErrorKind::Request, Failed(format!("{at}: no answer within the time limit")))
 }
 
 /// Why a request failed, in the innermost words: what is about them repeats itself and names the URL.
@@ -268,12 +294,12 @@ fn innermost(error: &(dyn StdError + 'static)) -> String {
 fn is_refused_certificate(error: &(dyn StdError + 'static)) -> bool {
     let mut next = Some(error);
     while let Some(error) = next {
-        let within = error.downcast_ref::<std::io::Error>().and_then(std::io::Error::get_ref);
-        let tls = within.and_then(|e| e.downcast_ref::<rustls::Error>());
-        if tls.or(error.downcast_ref()).is_some_and(|e| matches!(e, rustls::Error::InvalidCertificate(_))) {
+        if matches!(error.downcast_ref(), Some(rustls::Error::InvalidCertificate(_))) {
             return true;
         }
-        next = error.source();
+        // An I/O error that holds another error does not name it as its source, but that one's.
+        let within = error.downcast_ref::<std::io::Error>().and_then(std::io::Error::get_ref);
+        next = within.map(|within| within as &(dyn StdError + 'static)).or_else(|| error.source());
     }
     false
 }

@@ -8,7 +8,6 @@ use std::time::Duration;
 use async_trait::async_trait;
 use http::Method;
 use http::header::{HeaderMap, HeaderName, HeaderValue};
-use object_store::ObjectStore;
 use object_store::client::{HttpClient, StaticCredentialProvider};
 use object_store::gcp::{GcpCredential, GoogleCloudStorageBuilder};
 use reqwest::Url;
@@ -17,7 +16,7 @@ use zeroize::Zeroizing;
 
 use super::connect::{Connector, endpoint, retry};
 use super::token::{Fetched, NoCredentials, Renewed, Source, ask, read_json};
-use super::{CloudConnect, GcsCredentials, GcsOptions};
+use super::{Clients, CloudConnect, GcsCredentials, GcsOptions};
 
 /// Google's metadata service.
 const METADATA: &str = "http://metadata.google.internal";
@@ -25,7 +24,7 @@ const METADATA: &str = "http://metadata.google.internal";
 const LONGEST_KEY_FILE: u64 = 64 * 1024;
 
 /// The client of a bucket.
-pub(super) fn client(options: &GcsOptions, connect: &CloudConnect) -> Result<Arc<dyn ObjectStore>, String> {
+pub(super) fn client(options: &GcsOptions, connect: &CloudConnect) -> Result<Clients, String> {
     let at = endpoint(&options.endpoint)?;
     let mut headers = HeaderMap::new();
     if let Some(project) = &options.user_project {
@@ -56,7 +55,7 @@ pub(super) fn client(options: &GcsOptions, connect: &CloudConnect) -> Result<Arc
         GcsCredentials::Service(file) => format!("file '{}' is no service account's key", file.display()),
         GcsCredentials::Token(_) | GcsCredentials::Instance { .. } => error.to_string(),
     })?;
-    Ok(Arc::new(store))
+    Ok(Clients { objects: Arc::new(store), puts: None, bulk: None })
 }
 
 fn key_file(path: &Path) -> Result<Zeroizing<String>, String> {

@@ -6,8 +6,8 @@ use std::time::{Duration, Instant};
 
 use async_trait::async_trait;
 use http::Method;
-use http::header::HeaderMap;
-use object_store::ObjectStore;
+use http::header::{HeaderMap, HeaderName, HeaderValue};
+use object_store::ClientOptions;
 use object_store::aws::{AmazonS3Builder, AmazonS3ConfigKey, AwsCredential, Checksum};
 use object_store::client::HttpClient;
 use reqwest::Url;
@@ -15,7 +15,7 @@ use serde::Deserialize;
 
 use super::connect::{Connector, endpoint, retry};
 use super::token::{Fetched, NoCredentials, Renewed, Source, ask, read_json, until};
-use super::{CloudConnect, S3Credentials, S3Options, UriStyle};
+use super::{Clients, CloudConnect, S3Credentials, S3Options, UriStyle};
 
 /// Amazon's metadata service.
 const METADATA: &str = "http://169.254.169.254";
@@ -24,8 +24,9 @@ const LONGEST_COMMAND: Duration = Duration::from_secs(60);
 /// How much it may print.
 const LONGEST_OUTPUT: u64 = 64 * 1024;
 
-/// The client of a bucket.
-pub(super) fn client(options: &S3Options, connect: &CloudConnect) -> Result<Arc<dyn ObjectStore>, String> {
+/// The clients of a bucket: one deletes object by object, which every server can, and one many at once. A put says of what kind its
+/// checksum is: a bucket that locks objects may ask for that.
+pub(super) fn client(options: &S3Options, connect: &CloudConnect) -> Result<Clients, String> {
     let host_style = options.uri_style == UriStyle::Host;
     let mut at = endpoint(&options.endpoint)?;
     if host_style {
@@ -48,8 +49,15 @@ pub(super) fn client(options: &S3Options, connect: &CloudConnect) -> Result<Arc<
         .with_http_connector(connector.clone());
     let builder = encrypted(builder, options)?;
     let builder = authorized(builder, &options.credentials, &connector)?;
-    let store = builder.build().map_err(|e| e.to_string())?;
-    Ok(Arc::new(store))
+    let made = |builder: AmazonS3Builder| builder.build().map_err(|e| e.to_string());
+    let objects = made(builder.clone().with_disable_bulk_delete(true))?;
+    let builder = builder.with_credentials(Arc::clone(objects.credentials()));
+    let bulk = made(builder.clone())?;
+    let header =
+        (HeaderName::from_static("x-amz-sdk-checksum-algorithm"), HeaderValue::from_static("SHA256"));
+    let options = ClientOptions::new().with_default_headers(HeaderMap::from_iter([header]));
+    let puts = made(builder.with_client_options(options.with_allow_http(at.scheme() == "http")))?;
+    Ok(Clients { objects: Arc::new(objects), puts: Some(Arc::new(puts)), bulk: Some(Arc::new(bulk)) })
 }
 
 fn encrypted(builder: AmazonS3Builder, options: &S3Options) -> Result<AmazonS3Builder, String> {

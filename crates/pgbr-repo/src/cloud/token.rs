@@ -38,11 +38,14 @@ pub(super) trait Source: Debug + Send + Sync + 'static {
     async fn fetch(&self) -> Result<Fetched<Self::Credential>, NoCredentials>;
 }
 
+/// Credentials, and until when they are used.
+type Kept<C> = (Arc<C>, Option<Instant>);
+
 /// Credentials that are kept until shortly before they expire.
 #[derive(Debug)]
 pub(super) struct Renewed<S: Source> {
     source: S,
-    kept: Mutex<Option<(Arc<S::Credential>, Option<Instant>)>>,
+    kept: Mutex<Option<Kept<S::Credential>>>,
 }
 
 impl<S: Source> Renewed<S> {

@@ -8,7 +8,7 @@ use pgbr_manifest::{ArchiveId, TimelineId, WalFileName, WalSegmentName};
 use super::WalStore;
 use crate::error::Result;
 use crate::keys::{Layout, ParsedKey, WalDigest, WalLog};
-use crate::store::{Leftover, Listed};
+use crate::store::{Leftover, Listed, Undeleted};
 
 /// An object in the archive.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -157,6 +157,14 @@ impl WalStore {
     /// As the store failed.
     pub async fn delete(&self, entry: &WalEntry) -> Result<()> {
         self.store().delete(&entry.key).await
+    }
+
+    /// As [`WalStore::delete`] for many, with few requests where the store can. Returns those that it will not let go of.
+    ///
+    /// # Errors
+    /// As [`Store::delete_all`](crate::Store::delete_all).
+    pub async fn delete_wal(&self, entries: &[WalEntry]) -> Result<Vec<Undeleted>> {
+        self.store().delete_all(entries.iter().map(|entry| entry.key.clone()).collect()).await
     }
 
     /// Files that interrupted puts have left below the archives, in a local store.

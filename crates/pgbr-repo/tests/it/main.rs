@@ -2,6 +2,8 @@
 #![expect(clippy::unwrap_used, reason = "a test that cannot go on fails")]
 
 mod backups;
+#[cfg(all(feature = "s3", feature = "azure", feature = "gcs"))]
+mod cloud;
 mod fixture;
 mod holds;
 mod leases;

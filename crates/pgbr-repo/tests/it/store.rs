@@ -10,7 +10,11 @@ use pgbr_testkit::{Fault, FaultStore, failures};
 #[tokio::test]
 async fn what_was_created_first_stays() {
     let dir = tempfile::tempdir().unwrap();
-    let store = local(dir.path());
+    creates(&local(dir.path())).await;
+}
+
+/// What every store promises of an object.
+pub(crate) async fn creates(store: &Store) {
     let key = Path::from("pgbr/a/b/c");
     assert_eq!(store.create(&key, content(1, 100)).await.unwrap(), Created::New);
     assert_eq!(store.create(&key, content(2, 100)).await.unwrap(), Created::AlreadyThere);
@@ -22,7 +26,7 @@ async fn what_was_created_first_stays() {
     assert_eq!(store.get_range(&key, 10..10).await.unwrap(), Bytes::new());
     for beyond in [90..101, 100..101, 200..300] {
         let error = store.get_range(&key, beyond.clone()).await.unwrap_err();
-        assert!(error.is_damage(), "{beyond:?}: {error}");
+        assert!(error.is_damage(), "{store}: {beyond:?}: {error}");
     }
     assert!(store.get(&key, 99).await.unwrap_err().is_damage(), "larger than allowed");
 
@@ -41,10 +45,22 @@ async fn what_was_created_first_stays() {
 async fn listings_are_sorted_and_show_no_leftovers() {
     let dir = tempfile::tempdir().unwrap();
     let store = local(dir.path());
+    std::fs::create_dir_all(dir.path().join("d/y")).unwrap();
+    std::fs::write(dir.path().join("d/y/2#17"), b"half").unwrap();
+    listings(&store).await;
+
+    let mut leftovers = store.leftovers(&Path::from("d")).await.unwrap();
+    assert_eq!(leftovers.len(), 1);
+    assert!(leftovers[0].path.ends_with("d/y/2#17") && leftovers[0].size == 4);
+    store.remove_leftover(leftovers.remove(0)).await.unwrap();
+    assert!(store.leftovers(&Path::from("d")).await.unwrap().is_empty());
+}
+
+/// What every store promises of a listing.
+pub(crate) async fn listings(store: &Store) {
     for name in ["d/b", "d/a", "d/z/1", "d/y/2", "d/y/3"] {
         store.create(&Path::from(name), content(1, 5)).await.unwrap();
     }
-    std::fs::write(dir.path().join("d/y/2#17"), b"half").unwrap();
     let level = store.level(&Path::from("d")).await.unwrap();
     assert_eq!(level.directories, ["y", "z"]);
     let keys: Vec<&str> = level.objects.iter().map(|o| o.key.as_ref()).collect();
@@ -52,12 +68,6 @@ async fn listings_are_sorted_and_show_no_leftovers() {
     let all: Vec<_> = futures::TryStreamExt::try_collect(store.list(&Path::from("d"))).await.unwrap();
     assert_eq!(all.len(), 5);
     assert!(store.level(&Path::from("none")).await.unwrap().objects.is_empty());
-
-    let mut leftovers = store.leftovers(&Path::from("d")).await.unwrap();
-    assert_eq!(leftovers.len(), 1);
-    assert!(leftovers[0].path.ends_with("d/y/2#17") && leftovers[0].size == 4);
-    store.remove_leftover(leftovers.remove(0)).await.unwrap();
-    assert!(store.leftovers(&Path::from("d")).await.unwrap().is_empty());
 }
 
 #[tokio::test]

@@ -21,6 +21,8 @@ pub struct ExpireReport {
     pub packs: Rubbish,
     /// What interrupted puts had left.
     pub leftovers: Rubbish,
+    /// Objects that nothing needs and that the store would not let go of: by a lock or for lack of rights. A later expire tries again.
+    pub undeleted: u64,
     /// What the operator should know; it was told when it was found.
     pub warnings: Vec<String>,
     /// Requests to the repository.
@@ -139,6 +141,7 @@ impl ExpireReport {
             unfinished: Vec::new(),
             packs: Rubbish::default(),
             leftovers: Rubbish::default(),
+            undeleted: 0,
             warnings: Vec::new(),
             requests: BTreeMap::new(),
         }

@@ -3,10 +3,9 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::UNIX_EPOCH;
 
-use futures::{StreamExt, TryStreamExt};
 use pgbr_manifest::BackupLabel;
 use pgbr_manifest::retention::{Asked, Candidate};
-use pgbr_repo::{LabelObjects, Notes, PackObject, PinState, RemovedManifest, Watch};
+use pgbr_repo::{LabelObjects, Notes, PackObject, PinState, RemovedManifest, Undeleted, Watch};
 
 use super::stock::{Stock, is_dead, is_unreadable};
 use super::{Expire, ExpireReport, RunFate};
@@ -14,8 +13,8 @@ use crate::error::Result;
 use crate::load::load;
 use crate::observe::Event;
 
-/// How many deletions are under way at once.
-pub(super) const DELETIONS: usize = 16;
+/// How many deletions are asked for between two looks at whether to stop.
+pub(super) const DELETIONS: usize = 1000;
 /// How old a staging file must be, in seconds, where its owner may be alive: one that is being put changes or goes away within seconds.
 const STAGING_AGE: i64 = 86_400;
 
@@ -227,7 +226,7 @@ impl Expire<'_> {
         }
         going.iter().for_each(|pack| report.packs.add(pack.size));
         if let (Some(_), Fate::Go { pinned, .. }) = (self.lease, &fate) {
-            self.remove(label, objects, going, pinned).await?;
+            self.remove(label, objects, &going, pinned, report).await?;
         }
         if expired && !stays {
             self.host.tell(Event::BackupExpired { label });
@@ -239,21 +238,42 @@ impl Expire<'_> {
         &self,
         label: BackupLabel,
         objects: &LabelObjects,
-        going: Vec<PackObject>,
+        going: &[PackObject],
         pinned: &BTreeSet<u64>,
+        report: &mut ExpireReport,
     ) -> Result<()> {
         self.check().await?;
         let backups = &self.place.backups;
-        let deleted = futures::stream::iter(going).map(|pack| async move {
+        let mut left = Vec::new();
+        for packs in going.chunks(DELETIONS) {
             self.host.stop.check()?;
-            Ok::<_, crate::Error>(backups.delete_pack(&label, &pack).await?)
-        });
-        deleted.buffer_unordered(DELETIONS).try_collect::<()>().await?;
+            left.extend(backups.delete_packs(&label, packs).await?);
+        }
+        report.packs.count = report.packs.count.saturating_sub(left.len() as u64);
         // What a run said of itself is of use while its backup is not there and may be taken up.
         for run in objects.runs.iter().filter(|run| !pinned.contains(run)) {
-            backups.delete_run(&label, *run).await?;
+            match backups.delete_run(&label, *run).await {
+                // It is as the packs, of which it tells: rubbish that the store will not let go of.
+                Err(pgbr_repo::Error::Permission { .. }) if !left.is_empty() => {}
+                other => other?,
+            }
         }
+        self.tell_undeleted(&format!("packs of backup {label}"), &left, report);
         Ok(backups.tidy(&label).await?)
+    }
+
+    /// Tells what the store would not let go of. It is rubbish, and each later expire tries again.
+    pub(super) fn tell_undeleted(&self, what: &str, left: &[Undeleted], report: &mut ExpireReport) {
+        let Some(first) = left.first() else { return };
+        report.undeleted += left.len() as u64;
+        let why = std::error::Error::source(&first.error).map(|source| format!(": {source}"));
+        self.host.warn(format!(
+            "unable to remove {} of the {what}, the first is '{}': {}{}",
+            left.len(),
+            first.key,
+            first.error,
+            why.unwrap_or_default()
+        ));
     }
 
     /// Notes on backups that are gone, also by an earlier expire that did not come so far.

@@ -1,6 +1,5 @@
 //! WAL: directory by directory, so that what stays as a whole is not even listed.
 
-use futures::{StreamExt, TryStreamExt};
 use pgbr_manifest::retention::{ArchivePlan, ExpirePlan, LogVerdict, WalReason};
 use pgbr_manifest::{ArchiveId, WalSegmentName};
 use pgbr_repo::{WalEntry, WalLog};
@@ -8,7 +7,7 @@ use pgbr_repo::{WalEntry, WalLog};
 use super::stock::Stock;
 use super::sweep::DELETIONS;
 use super::{ArchiveFate, Expire, ExpireReport, WalRange};
-use crate::error::{Error, Result};
+use crate::error::Result;
 use crate::observe::Event;
 
 impl Expire<'_> {
@@ -22,7 +21,7 @@ impl Expire<'_> {
         for (archive, plan) in stock.archives.iter().zip(&plan.archives) {
             self.tell_kept(plan);
             let mut fate = ArchiveFate { archive: *archive, ranges: Vec::new() };
-            let done = self.expire_archive(plan, &mut fate).await;
+            let done = self.expire_archive(plan, &mut fate, report).await;
             let gone = fate.ranges.iter().filter(|range| !range.keep);
             gone.clone().for_each(|range| {
                 let (archive, start, stop) = (*archive, range.start, range.stop);
@@ -60,7 +59,12 @@ impl Expire<'_> {
         }
     }
 
-    async fn expire_archive(&self, plan: &ArchivePlan, fate: &mut ArchiveFate) -> Result<()> {
+    async fn expire_archive(
+        &self,
+        plan: &ArchivePlan,
+        fate: &mut ArchiveFate,
+        report: &mut ExpireReport,
+    ) -> Result<()> {
         let (archive, wal) = (plan.archive, &self.place.wal);
         if plan.all.is_some() && self.lease.is_some() {
             return Ok(());
@@ -71,12 +75,11 @@ impl Expire<'_> {
             if matches!(verdict, Some(LogVerdict::Stays(_))) && self.lease.is_some() {
                 continue;
             }
-            self.expire_log(plan, archive, &log, fate).await?;
+            self.expire_log(plan, archive, &log, fate, report).await?;
         }
         if plan.goes() && self.lease.is_some() {
-            for history in wal.histories(archive).await? {
-                wal.delete(&history).await?;
-            }
+            let left = wal.delete_wal(&wal.histories(archive).await?).await?;
+            self.tell_undeleted(&format!("histories of archive {archive}"), &left, report);
             wal.tidy_archive(archive).await?;
         }
         Ok(())
@@ -88,6 +91,7 @@ impl Expire<'_> {
         archive: ArchiveId,
         log: &WalLog,
         fate: &mut ArchiveFate,
+        report: &mut ExpireReport,
     ) -> Result<()> {
         let wal = &self.place.wal;
         let files = wal.files(archive, log).await?;
@@ -105,11 +109,11 @@ impl Expire<'_> {
         let emptied = going.len() == all;
         if self.lease.is_some() && !going.is_empty() {
             self.check().await?;
-            let deleted = futures::stream::iter(going).map(|entry| async move {
+            for files in going.chunks(DELETIONS) {
                 self.host.stop.check()?;
-                Ok::<_, Error>(wal.delete(&entry).await?)
-            });
-            deleted.buffer_unordered(DELETIONS).try_collect::<()>().await?;
+                let left = wal.delete_wal(files).await?;
+                self.tell_undeleted(&format!("WAL files of archive {archive}"), &left, report);
+            }
             if emptied {
                 wal.tidy(archive, log).await?;
             }
