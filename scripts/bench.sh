@@ -14,6 +14,10 @@
 #   chain    pgbr alone: restore of the last of 1 full + 60 incr beside that of a full of the same cluster
 #   many     a full of 20,000 tables (some 60,000 files), and an incr after changes in 200 of them
 #   noop     an incr of the same cluster when nothing changed
+# Through the same S3 server (moto, behind nginx for TLS; its log gives the requests and the bytes that were sent):
+#   s3-backup, s3-restore   as above
+#   s3-push   archive-push of 200 WAL segments, one after another
+#   s3-async  the same with archive-async, the segments waiting as PostgreSQL lets them wait
 # Memory comes from a run before the measured ones, which also warms the caches.
 #
 # The system's own packages give PostgreSQL and pgBackRest (installed if missing); what is measured lies in one directory
@@ -25,18 +29,21 @@ set -euo pipefail
 . "$(dirname "$0")/lib.sh"
 # shellcheck source=scripts/cluster.sh
 . "$(dirname "$0")/cluster.sh"
+# shellcheck source=scripts/s3.sh
+. "$(dirname "$0")/s3.sh"
 
 PAIRS=3
 SCALE=70
 SEGMENTS=50
 TABLES=20000
 CHAIN=60
-STAGES="backup restore push incr delta chain many noop"
+STAGES="backup restore push incr delta chain many noop s3-backup s3-restore s3-push s3-async"
 
 main() {
     parse_arguments "$@"
     prepare
-    if wanted backup restore push incr delta chain; then make_cluster; fi
+    ! wanted s3-push s3-async || SEGMENTS=200
+    if wanted backup restore push incr delta chain s3-backup s3-restore s3-push s3-async; then make_cluster; fi
     local mode
     for mode in none encrypted; do
         ! wanted backup restore push || whole_stages "$mode"
@@ -46,6 +53,7 @@ main() {
     done
     ! wanted delta || delta_stage none
     ! wanted chain || chain_stage none
+    ! wanted s3-backup s3-restore s3-push s3-async || s3_stages
     ! wanted many noop || many_stages none
     report
 }
@@ -135,6 +143,23 @@ many_stages() {
     ! wanted noop || measure_stage noop "$mode"
     check_restored ours "$mode"
     rm -rf "$WORK"/repo-*
+}
+
+# Each program in an own bucket of one server.
+s3_stages() {
+    local program stage
+    s3_start
+    for program in theirs ours; do
+        s3_bucket "bench-$program"
+        make_stanza "$program" s3 ''
+    done
+    for stage in s3-backup s3-restore s3-push s3-async; do
+        ! wanted "$stage" || measure_stage "$stage" s3
+        if [ "$stage" = s3-backup ] && ! wanted s3-backup && wanted s3-restore; then
+            for program in theirs ours; do run_backup "$program" s3 >/dev/null; done
+        fi
+    done
+    s3_stop
 }
 
 parse_arguments() {
@@ -318,7 +343,11 @@ config() {
         esac
     fi
     {
-        printf '[global]\nrepo1-path=%s\nrepo1-retention-full=100\n' "$WORK/repo-$1-$2"
+        printf '[global]\nrepo1-retention-full=100\n'
+        case "$2" in
+            s3) s3_options "bench-$1" ;;
+            *) printf 'repo1-path=%s\n' "$WORK/repo-$1-$2" ;;
+        esac
         [ "$cipher" = none ] || printf 'repo1-cipher-type=%s\nrepo1-cipher-pass=%s\n' "$cipher" "$PASS"
         [ "$1" = ours ] || printf 'repo1-bundle=y\n'
         case "$1-$BLOCK" in
@@ -341,11 +370,14 @@ program_of() { if [ "$1" = ours ]; then echo "$WORK/bin/pgbr"; else echo "$WORK/
 # command PROGRAM MODE: sets the array COMMAND to what every call of it begins with.
 command_of() { COMMAND=("$(program_of "$1")" "--config=$(config "$1" "$2")" --stanza=bench); }
 
+# make_stanza PROGRAM MODE DIRECTORY: without a directory, where the config file says.
 make_stanza() {
     command_of "$1" "$2"
-    as_operator rm -rf "$3"
-    as_operator mkdir "$3"
-    as_operator "${COMMAND[@]}" "--repo1-path=$3" stanza-create >&2 || die "stanza-create failed"
+    if [ -n "$3" ]; then
+        as_operator rm -rf "$3"
+        as_operator mkdir "$3"
+    fi
+    as_operator "${COMMAND[@]}" ${3:+"--repo1-path=$3"} stanza-create >&2 || die "stanza-create failed"
 }
 
 # measured COMMAND...: one line, wall CPU memory. The disk is quiet when it starts.
@@ -383,6 +415,10 @@ run_restore() {
     same_files "$WORK/restored" || die "$1: the restored files differ"
     as_operator rm -rf "$WORK/restored"
 }
+
+run_s3-backup() { run_backup "$@"; }
+
+run_s3-restore() { run_restore "$@"; }
 
 run_delta() {
     command_of "$1" "$2"
@@ -424,9 +460,57 @@ run_push() {
     measured sh "$WORK/push.sh"
 }
 
+# A stanza of its own each time: the segments must be new to it.
+fresh_s3_stanza() {
+    s3_bucket "bench-$1" fresh
+    make_stanza "$1" s3 ''
+}
+
+run_s3-push() {
+    fresh_s3_stanza "$1"
+    command_of "$1" s3
+    {
+        printf 'set -e\n'
+        segments | head -n "$SEGMENTS" | while read -r segment; do
+            printf '%s archive-push %s\n' "${COMMAND[*]}" "$segment"
+        done
+    } >"$WORK/push.sh"
+    s3_forget
+    measured sh "$WORK/push.sh"
+}
+
+# What PostgreSQL's archiver does with segments that wait: one after another, each is done when the command says so.
+run_s3-async() {
+    local data=$WORK/waiting segment name
+    fresh_s3_stanza "$1"
+    as_operator rm -rf "$data" "$WORK/spool"
+    as_operator mkdir -p "$data/pg_wal/archive_status" "$data/global" "$WORK/spool"
+    as_operator cp "$WORK/data/global/pg_control" "$data/global/"
+    as_operator cp "$WORK/data/PG_VERSION" "$data/"
+    command_of "$1" s3
+    {
+        printf 'set -e\ncd %s\n' "$data"
+        for segment in $(segments | head -n "$SEGMENTS"); do
+            name=$(basename "$segment")
+            as_operator ln "$segment" "$data/pg_wal/$name"
+            as_operator touch "$data/pg_wal/archive_status/$name.ready"
+            printf 'until %s --pg1-path=%s --archive-async archive-push pg_wal/%s; do :; done\n' "${COMMAND[*]}" "$data" "$name"
+            printf 'mv pg_wal/archive_status/%s.ready pg_wal/archive_status/%s.done\n' "$name" "$name"
+        done
+    } >"$WORK/push.sh"
+    s3_forget
+    measured sh "$WORK/push.sh" || return 1
+    # Its worker may still be waiting for more; the next round must not meet it.
+    as_operator "$(program_of "$1")" "--config=$(config "$1" s3)" --stanza=bench stop >&2
+    sleep 2
+    as_operator "$(program_of "$1")" "--config=$(config "$1" s3)" --stanza=bench start >&2
+}
+
 # stored STAGE PROGRAM MODE: what is stored, as two numbers: bytes and files. A backup's WAL does not count.
+# Through S3: bytes sent, and requests, WAL of a backup included.
 stored() {
     case "$1" in
+        s3-*) s3_requests "bench-$2" ;;
         push) tree "$WORK/repo-push-$2" ;;
         restore | delta | chain) echo 0 0 ;;
         *) tree "$WORK/repo-$2-$3" ! -path '*/archive/*' ;;
@@ -450,7 +534,10 @@ measure_stage() {
             [ "$stage" != chain ] || who="pgbr, as $program"
             say "$stage, $mode, round $round of $PAIRS: $who"
             before="0 0"
-            [ "$stage" = push ] || before=$(stored "$stage" "$program" "$mode")
+            case "$stage" in
+                push | s3-push | s3-async) ;;
+                *) before=$(stored "$stage" "$program" "$mode") ;;
+            esac
             MEMORY=
             ((round)) || MEMORY=1
             line=$("run_$stage" "$program" "$mode") || die "$stage with $program failed"
@@ -468,6 +555,8 @@ report() {
     [ -z "$WRONG" ] || printf 'what pgBackRest restored of its increments was not what was backed up:%s\n' "$WRONG"
     [ -z "$MANY" ] || printf 'many, noop: %s tables, %s\n' "$TABLES" "$MANY"
     ! wanted chain || printf 'chain: a restore of a full (under "theirs") beside that of the last of 1 full + %s incr, both by pgbr\n' "$CHAIN"
+    ! wanted s3-push s3-async || printf 's3-push, s3-async: %s segments; the CPU of a detached worker is not in the figure\n' "$SEGMENTS"
+    ! wanted s3-backup s3-restore s3-push s3-async || printf 's3: MiB sent and requests instead of MiB and files stored\n'
     printf 'ratios are medians of pairs, pgbr / pgBackRest: below 1, pgbr needs less\n\n'
     /usr/bin/python3 - "$WORK/results" <<'PYTHON'
 import statistics, sys
@@ -476,7 +565,7 @@ for line in open(sys.argv[1]):
     stage, mode, program, turn, *numbers = line.split()
     rows.setdefault((stage, mode), {}).setdefault(program, {})[int(turn)] = [float(n) for n in numbers]
 names = ("wall s", "CPU s", "peak MiB", "stored MiB", "files stored")
-suffix = {"none": "", "encrypted": " enc", "uncompressed": " raw"}
+suffix = {"none": "", "encrypted": " enc", "uncompressed": " raw", "s3": ""}
 print(f"{'stage':<14}" + "".join(f"{name:>26}" for name in names))
 print(f"{'':<14}" + f"{'theirs     ours   ratio':>26}" * len(names))
 for (stage, mode), programs in rows.items():

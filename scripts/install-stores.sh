@@ -27,17 +27,6 @@ main() {
     say "object stores: ${MOTO[0]} and $AZURITE in $dir"
 }
 
-stores_dir() {
-    local shared=/var/cache/pgbr-test/stores
-    if [ -n "${PGBR_TEST_STORES_DIR:-}" ]; then
-        echo "$PGBR_TEST_STORES_DIR"
-    elif mkdir -p "$shared" 2>/dev/null && [ -w "$shared" ]; then
-        echo "$shared"
-    else
-        echo "$HOME/.cache/pgbr-test/stores"
-    fi
-}
-
 is_there() { [ -f "$1/.complete" ] && [ "$(cat "$1/.complete")" = "$2" ]; }
 
 # The system's own Python, not one of a user's home: the operator of the tests has to be able to run it.

@@ -55,6 +55,18 @@ pg_cache_dir() {
     fi
 }
 
+# Where install-stores.sh puts the object stores that tests and benchmark run against.
+stores_dir() {
+    local shared=/var/cache/pgbr-test/stores
+    if [ -n "${PGBR_TEST_STORES_DIR:-}" ]; then
+        echo "$PGBR_TEST_STORES_DIR"
+    elif mkdir -p "$shared" 2>/dev/null && [ -w "$shared" ]; then
+        echo "$shared"
+    else
+        echo "$HOME/.cache/pgbr-test/stores"
+    fi
+}
+
 # Builds the program that users get, and prints its path.
 build_release() {
     command -v cargo >/dev/null || die "cargo is not on PATH: install Rust first"
