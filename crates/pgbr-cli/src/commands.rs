@@ -10,6 +10,7 @@ mod hold;
 mod info;
 mod info_json;
 mod info_text;
+mod repo;
 mod restore;
 mod restore_plan;
 mod stanza;
@@ -35,6 +36,9 @@ pub(crate) async fn run(context: &Context, host: &Host) -> Outcome {
         Command::Check => check::run(context, host).await,
         Command::Expire => expire::run(context, host).await,
         Command::Info => info::run(context, host).await,
+        Command::RepoGet => repo::get(context, host).await,
+        Command::RepoLs => repo::ls(context).await,
+        Command::RepoRm => repo::rm(context, host).await,
         Command::Restore => restore::run(context, host).await,
         Command::StanzaCreate => stanza::create(context, host).await,
         Command::StanzaDelete => stanza::delete(context, host).await,

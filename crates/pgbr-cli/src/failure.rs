@@ -60,7 +60,8 @@ fn code(error: &Error) -> ErrorCode {
         Error::Damaged { .. } => ErrorCode::FileInvalid,
         Error::Parent { source, .. } => code(source),
         Error::Unsupported { .. } => ErrorCode::FeatureNotSupported,
-        Error::Wal { .. } => ErrorCode::ParamInvalid,
+        Error::Wal { .. } | Error::Path { .. } | Error::Kept { .. } => ErrorCode::ParamInvalid,
+        Error::Recurse => ErrorCode::OptionInvalid,
         Error::ForeignWal { .. } => ErrorCode::ArchiveMismatch,
         // The code of the failure, where all have the same.
         Error::Repos { failed, .. } => {

@@ -254,7 +254,13 @@ fn show(settings: &Settings) -> Result<(), CliError> {
 
 /// Puts data on stdout.
 pub(crate) fn print(text: &str) -> Result<(), CliError> {
-    match std::io::stdout().write_all(text.as_bytes()) {
+    print_bytes(text.as_bytes())
+}
+
+/// Puts data that need not be text on stdout.
+pub(crate) fn print_bytes(bytes: &[u8]) -> Result<(), CliError> {
+    let mut stdout = std::io::stdout();
+    match stdout.write_all(bytes).and_then(|()| stdout.flush()) {
         Err(error) if error.kind() != std::io::ErrorKind::BrokenPipe => {
             Err(CliError::new(ErrorCode::FileWrite, format!("unable to write to stdout: {error}")))
         }

@@ -255,6 +255,25 @@ pub enum Error {
         /// The thing.
         what: String,
     },
+    /// A path that is none in a repository.
+    #[error("path '{path}' {reason}")]
+    Path {
+        /// The path.
+        path: String,
+        /// What is wrong with it.
+        reason: &'static str,
+    },
+    /// Something in a repository is not removed.
+    #[error("'{path}' is not removed: {reason}")]
+    Kept {
+        /// Its path.
+        path: String,
+        /// Why.
+        reason: String,
+    },
+    /// A directory of a repository is to be removed, and is not empty.
+    #[error("recurse option must be used to delete non-empty path")]
+    Recurse,
     /// A WAL file cannot be taken or given.
     #[error("WAL file '{file}' {reason}")]
     Wal {

@@ -24,6 +24,7 @@
 mod annotate;
 mod archive;
 mod backup;
+mod browse;
 mod check;
 mod cluster;
 mod error;
@@ -46,6 +47,10 @@ pub use archive::{
     ArchiveGetRequest, ArchivePushRequest, Got, RecoveryMode, archive_get, archive_push, recovery_mode,
 };
 pub use backup::{BackupReport, BackupRequest, BadFile, Resumed, StandbyUse, backup};
+pub use browse::{
+    RepoEntries, RepoEntry, RepoFile, RepoGetRequest, RepoListing, RepoLsRequest, RepoPath, RepoRmReport,
+    RepoRmRequest, repo_get, repo_ls, repo_rm,
+};
 pub use check::{CheckReport, CheckRequest, check};
 pub use cluster::ClusterAccess;
 pub use error::{Error, Result};

@@ -5,6 +5,7 @@ mod archive_get;
 mod away;
 mod bad_input;
 mod bad_objects;
+mod browse;
 mod command_line;
 mod delta;
 mod disk;

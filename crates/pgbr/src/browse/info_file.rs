@@ -1,0 +1,157 @@
+//! The texts of `archive.info` and `backup.info`, as pgBackRest would write them for what is in the repository.
+
+use std::fmt::Write;
+
+use pgbr_manifest::manifest::Summary;
+use pgbr_repo::ClusterId;
+use ring::digest::{SHA1_FOR_LEGACY_USE_ONLY, digest};
+use serde_json::{Value, json};
+
+/// pgBackRest's number of its repository format.
+const FORMAT: u32 = 5;
+
+/// A section: its name and its pairs, whose values are JSON.
+type Section = (&'static str, Vec<(String, Value)>);
+
+/// The text of `archive.info`. `program` is the version that it says it was written by.
+pub(super) fn archive_info(history: &[ClusterId], program: &str) -> String {
+    let db = history.last().map(|current| {
+        vec![
+            ("db-id".to_owned(), json!(current.number)),
+            ("db-system-id".to_owned(), json!(current.system_id.as_u64())),
+            ("db-version".to_owned(), json!(current.version.to_string())),
+        ]
+    });
+    let of = |cluster: &ClusterId| {
+        let value = json!({"db-id": cluster.system_id.as_u64(), "db-version": cluster.version.to_string()});
+        (cluster.number.to_string(), value)
+    };
+    render(program, [("db", db.unwrap_or_default()), ("db:history", history.iter().map(of).collect())])
+}
+
+/// The text of `backup.info`, with the backups that can be read.
+pub(super) fn backup_info(history: &[ClusterId], backups: &[Summary], program: &str) -> String {
+    let facts = |cluster: &ClusterId| {
+        json!({
+            "db-catalog-version": cluster.catalog_version,
+            "db-control-version": cluster.control_version,
+            "db-system-id": cluster.system_id.as_u64(),
+            "db-version": cluster.version.to_string(),
+        })
+    };
+    let db = history.last().map(|current| {
+        let mut pairs: Vec<(String, Value)> = facts(current)
+            .as_object()
+            .map(|pairs| pairs.iter().map(|(key, value)| (key.clone(), value.clone())).collect())
+            .unwrap_or_default();
+        pairs.push(("db-id".to_owned(), json!(current.number)));
+        pairs.sort_by(|a, b| a.0.cmp(&b.0));
+        pairs
+    });
+    let current = backups.iter().map(|backup| (backup.label.to_string(), entry(backup, backups))).collect();
+    let history = history.iter().map(|cluster| (cluster.number.to_string(), facts(cluster))).collect();
+    render(program, [("backup:current", current), ("db", db.unwrap_or_default()), ("db:history", history)])
+}
+
+/// A backup's line. Sizes are those that `info` shows.
+fn entry(backup: &Summary, all: &[Summary]) -> Value {
+    let mut value = json!({
+        "backrest-format": FORMAT,
+        "backrest-version": backup.program,
+        "backup-archive-start": backup.wal.start.to_string(),
+        "backup-archive-stop": backup.wal.stop.to_string(),
+        "backup-error": backup.error,
+        "backup-info-repo-size": backup.sizes.stored,
+        "backup-info-repo-size-delta": backup.sizes.stored_delta,
+        "backup-info-size": backup.sizes.database,
+        "backup-info-size-delta": backup.sizes.delta,
+        "backup-lsn-start": backup.lsn.start.to_string(),
+        "backup-lsn-stop": backup.lsn.stop.to_string(),
+        "backup-timestamp-start": backup.time.start,
+        "backup-timestamp-stop": backup.time.stop,
+        "backup-type": backup.kind.to_string(),
+        "db-id": backup.database.id,
+    });
+    let Some(fields) = value.as_object_mut() else { return value };
+    if !backup.annotation.is_empty() {
+        fields.insert("backup-annotation".to_owned(), json!(backup.annotation));
+    }
+    if let Some(prior) = backup.prior {
+        fields.insert("backup-prior".to_owned(), json!(prior.to_string()));
+        let mut references = Vec::new();
+        let mut next = Some(prior);
+        while let Some(label) = next {
+            references.push(label.to_string());
+            next = all.iter().find(|other| other.label == label).and_then(|other| other.prior);
+        }
+        references.reverse();
+        fields.insert("backup-reference".to_owned(), json!(references));
+    }
+    value
+}
+
+/// Sections as text: pgBackRest's own come first with format and version, and last with the checksum of all.
+fn render<const N: usize>(program: &str, sections: [Section; N]) -> String {
+    let own = (
+        "backrest",
+        vec![("backrest-format".to_owned(), json!(FORMAT)), ("backrest-version".to_owned(), json!(program))],
+    );
+    let all: Vec<Section> =
+        std::iter::once(own).chain(sections).filter(|(_, pairs)| !pairs.is_empty()).collect();
+    let mut text = String::new();
+    for (name, pairs) in &all {
+        // Writing to a string does not fail.
+        writeln!(text, "[{name}]").ok();
+        for (key, value) in pairs {
+            writeln!(text, "{key}={value}").ok();
+        }
+        text.push('\n');
+    }
+    text + &format!("[backrest]\nbackrest-checksum=\"{}\"\n", checksum(&all))
+}
+
+/// The checksum of pgBackRest's info files.
+fn checksum(sections: &[Section]) -> String {
+    let section = |(name, pairs): &Section| {
+        let pairs: Vec<String> = pairs.iter().map(|(key, value)| format!("{}:{value}", json!(key))).collect();
+        format!("{}:{{{}", json!(name), pairs.join(","))
+    };
+    let text: Vec<String> = sections.iter().map(section).collect();
+    let text = format!("{{{}}}}}", text.join("},"));
+    data_encoding::HEXLOWER.encode(digest(&SHA1_FOR_LEGACY_USE_ONLY, text.as_bytes()).as_ref())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_checksum_is_pgbackrests() {
+        let pair = |key: &str, value: Value| (key.to_owned(), value);
+        let sections = [
+            ("cipher", vec![pair("cipher-pass", json!("custom"))]),
+            (
+                "db",
+                vec![
+                    pair("db-id", json!(1)),
+                    pair("db-system-id", json!(6_846_378_200_844_646_865_u64)),
+                    pair("db-version", json!("12")),
+                ],
+            ),
+            (
+                "db:history",
+                vec![pair("1", json!({"db-id": 6_846_378_200_844_646_865_u64, "db-version": "12"}))],
+            ),
+            ("backrest", vec![pair("backrest-format", json!(5))]),
+        ];
+        // From pgBackRest's own tests.
+        assert_eq!(checksum(&sections), "9d37594e0e77ff16024abd2224b75dfc0323c864");
+    }
+
+    #[test]
+    fn an_info_file_begins_and_ends_with_what_is_said_of_itself() {
+        let text = render("2.60.0", [("db", vec![("db-id".to_owned(), json!(1))]), ("empty", Vec::new())]);
+        let begin = "[backrest]\nbackrest-format=5\nbackrest-version=\"2.60.0\"\n\n[db]\ndb-id=1\n\n[backrest]\nbackrest-checksum=\"";
+        assert!(text.starts_with(begin) && text.ends_with("\"\n"), "{text}");
+    }
+}
