@@ -11,6 +11,7 @@ mod info;
 mod info_json;
 mod info_text;
 mod repo;
+mod repo_copy;
 mod restore;
 mod restore_plan;
 mod stanza;
@@ -36,6 +37,7 @@ pub(crate) async fn run(context: &Context, host: &Host) -> Outcome {
         Command::Check => check::run(context, host).await,
         Command::Expire => expire::run(context, host).await,
         Command::Info => info::run(context, host).await,
+        Command::RepoCopy => repo_copy::run(context, host).await,
         Command::RepoGet => repo::get(context, host).await,
         Command::RepoLs => repo::ls(context).await,
         Command::RepoRm => repo::rm(context, host).await,

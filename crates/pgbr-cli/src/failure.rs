@@ -62,6 +62,7 @@ fn code(error: &Error) -> ErrorCode {
         Error::Unsupported { .. } => ErrorCode::FeatureNotSupported,
         Error::Wal { .. } | Error::Path { .. } | Error::Kept { .. } => ErrorCode::ParamInvalid,
         Error::Recurse => ErrorCode::OptionInvalid,
+        Error::SameRepository => ErrorCode::OptionInvalidValue,
         Error::ForeignWal { .. } => ErrorCode::ArchiveMismatch,
         // The code of the failure, where all have the same.
         Error::Repos { failed, .. } => {
@@ -231,6 +232,7 @@ fn hints(error: &Error, flavor: Flavor) -> Vec<String> {
             }
             all
         }
+        Error::SameRepository => one("do two options lead to one place, or is one repository a plain copy of the other's files?".to_owned()),
         Error::Internal { .. } => one("this is a defect of the program: please report it with the log.".to_owned()),
         _ => Vec::new(),
     }

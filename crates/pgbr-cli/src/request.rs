@@ -11,6 +11,7 @@ use pgbr::{
 use crate::exit::{CliError, ErrorCode};
 use crate::libpq_env::{PassKey, PgEnv};
 use crate::log::Logger;
+use crate::options::Command;
 use crate::settings::Settings;
 
 mod endpoint;
@@ -176,6 +177,21 @@ pub(crate) fn archive_timeout(settings: &Settings) -> Duration {
     settings.get_time("archive-timeout").unwrap_or(Duration::from_secs(60))
 }
 
+/// The repository that a backup is copied to.
+pub(crate) fn to_repo(settings: &Settings) -> Result<u16, CliError> {
+    let key = settings.get_int("to-repo").and_then(|key| u16::try_from(key).ok()).unwrap_or_default();
+    let invalid = |message| Err(CliError::new(ErrorCode::OptionInvalidValue, message));
+    if !settings.keys("repo").contains(&key) {
+        return invalid(format!("key '{key}' is not valid for 'to-repo' option"));
+    }
+    if key == settings.repo_key() {
+        return invalid(format!(
+            "'to-repo' must name another repository than repo{key}, which is copied from"
+        ));
+    }
+    Ok(key)
+}
+
 /// The local locks of a command, as pgBackRest names them: one for each repository that it works on, or may.
 pub(crate) fn locks(
     settings: &Settings,
@@ -192,5 +208,10 @@ pub(crate) fn locks(
         exec_id: exec_id.to_owned(),
         pid,
     };
-    Ok(settings.repo_keys().into_iter().map(of_repo).collect())
+    let keys = match settings.command() {
+        // What it reads is kept by a pin.
+        Command::RepoCopy => vec![to_repo(settings)?],
+        _ => settings.repo_keys(),
+    };
+    Ok(keys.into_iter().map(of_repo).collect())
 }

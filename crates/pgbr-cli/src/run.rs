@@ -151,7 +151,7 @@ fn exec_id() -> String {
 
 fn in_runtime(context: &Context) -> Outcome {
     let mut builder = match context.settings.command() {
-        Command::Backup | Command::Restore => tokio::runtime::Builder::new_multi_thread(),
+        Command::Backup | Command::RepoCopy | Command::Restore => tokio::runtime::Builder::new_multi_thread(),
         _ => tokio::runtime::Builder::new_current_thread(),
     };
     let runtime = builder.worker_threads(2).enable_all().build();
@@ -192,6 +192,7 @@ fn watch_signals(host: &Host) {
 fn take_locks(context: &mut Context) -> Result<(), CliError> {
     let command = context.settings.command();
     let kinds: &[LockType] = match command.rule().lock {
+        LockKind::Backup if command == Command::RepoCopy && context.settings.get_bool("dry-run") => &[],
         LockKind::Backup => &[LockType::Backup],
         // A dry run changes nothing, and may look on while a restore runs.
         LockKind::Restore if context.settings.get_bool("dry-run") => &[],
@@ -219,6 +220,7 @@ const fn heeds_stop(command: Command) -> bool {
         Command::ArchivePush
             | Command::Backup
             | Command::Expire
+            | Command::RepoCopy
             | Command::StanzaCreate
             | Command::StanzaUpgrade
     )

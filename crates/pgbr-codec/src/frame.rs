@@ -264,6 +264,47 @@ impl Opener {
         number: u64,
         out: &mut Vec<u8>,
     ) -> Result<()> {
+        let header = self.check(frame, kind, number)?;
+        let payload = self.0.open(&header, &mut frame[FRAME_HEADER_LEN..])?;
+        match header.codec {
+            Codec::None => out.extend_from_slice(payload),
+            codec => decompressor.decompress(codec, payload, header.raw_len as usize, out)?,
+        }
+        Ok(())
+    }
+
+    /// Checks a whole frame as [`Opener::open`] does, and appends it to `out` as a frame of another lane, under another number: of the same
+    /// length, for the payload stays compressed as it is. What the payload decompresses to is not looked at.
+    ///
+    /// The number must be one that the other lane has not sealed. `frame` is decrypted in place.
+    ///
+    /// # Errors
+    ///
+    /// As [`Opener::open`], without [`Error::Decompress`]; [`Error::Unwritable`] where the other lane is of objects that have no such frames.
+    pub fn reseal(
+        &self,
+        frame: &mut [u8],
+        (kind, number): (FrameKind, u64),
+        sealer: &Sealer,
+        new_number: u64,
+        out: &mut Vec<u8>,
+    ) -> Result<()> {
+        if !kind.belongs_in(sealer.0.header.kind) {
+            return Err(Error::Unwritable { reason: "frames of this kind do not stand in such an object" });
+        }
+        let header = self.check(frame, kind, number)?;
+        let payload = self.0.open(&header, &mut frame[FRAME_HEADER_LEN..])?;
+        let header = FrameHeader { number: new_number, ..header };
+        out.extend_from_slice(&header.encode());
+        let start = out.len();
+        out.extend_from_slice(payload);
+        let tag = sealer.0.seal(&header, &mut out[start..])?;
+        out.extend_from_slice(&tag);
+        Ok(())
+    }
+
+    /// The header of a frame that is whole, and of this kind and number.
+    fn check(&self, frame: &[u8], kind: FrameKind, number: u64) -> Result<FrameHeader> {
         let header = FrameHeader::parse(frame)?;
         if (header.kind, header.number) != (kind, number) || !kind.belongs_in(self.0.header.kind) {
             return Err(Error::OtherFrame {
@@ -280,12 +321,7 @@ impl Opener {
         if have > need {
             return Err(Error::corrupt("frame", "bytes behind the end"));
         }
-        let payload = self.0.open(&header, &mut frame[FRAME_HEADER_LEN..])?;
-        match header.codec {
-            Codec::None => out.extend_from_slice(payload),
-            codec => decompressor.decompress(codec, payload, header.raw_len as usize, out)?,
-        }
-        Ok(())
+        Ok(header)
     }
 }
 
@@ -312,4 +348,45 @@ fn plain_tag(key: &Secret, associated: &[u8], payload: &[u8]) -> [u8; TAG_LEN] {
 
 fn length(len: usize) -> Result<u32> {
     u32::try_from(len).map_err(|_| Error::TooLarge { what: "frame", len: len as u64, max: MAX_RAW as u64 })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{Compression, KeyId, Keyring, LaneSalt, ObjectKind, RepositoryId, RepositoryKey};
+
+    #[test]
+    fn frames_go_from_lane_to_lane_as_they_are() {
+        let plain = Keyring::plain(RepositoryId::from_bytes([1; 16]));
+        let (id, key) = (RepositoryId::from_bytes([2; 16]), RepositoryKey::from_bytes([3; 32]));
+        let sealed = Keyring::sealed(id, KeyId::from_bytes([4; 16]), &key);
+        let raw = b"grain".repeat(2000);
+        let number = (FrameKind::Data, 7);
+        for (from, to) in [(&plain, &sealed), (&sealed, &plain), (&sealed, &sealed)] {
+            for codec in [Codec::None, Codec::Zst] {
+                let salts = (LaneSalt::from_bytes([5; 32]), LaneSalt::from_bytes([6; 32]));
+                let (source, target) = (
+                    from.lane_key(ObjectKind::DataPack, salts.0),
+                    to.lane_key(ObjectKind::DataPack, salts.1),
+                );
+                let mut compressor = Compressor::new(Compression::new(codec, None).unwrap()).unwrap();
+                let frame = source.sealer().seal(&mut compressor, FrameKind::Data, 7, &raw).unwrap();
+                let mut copy = Vec::new();
+                source.opener().reseal(&mut frame.clone(), number, &target.sealer(), 9, &mut copy).unwrap();
+                assert_eq!(copy.len(), frame.len());
+                let (mut back, mut decompressor) = (Vec::new(), Decompressor::new());
+                target.opener().open(&mut decompressor, &mut copy, FrameKind::Data, 9, &mut back).unwrap();
+                assert_eq!(back, raw);
+
+                let mut damaged = frame.clone();
+                damaged[30] ^= 1;
+                let mut out = Vec::new();
+                let refused = source.opener().reseal(&mut damaged, number, &target.sealer(), 9, &mut out);
+                assert!(matches!(refused, Err(Error::TagMismatch { .. })) && out.is_empty());
+                let index = to.sealer(ObjectKind::IndexPack, salts.1);
+                let refused = source.opener().reseal(&mut frame.clone(), number, &index, 9, &mut out);
+                assert!(matches!(refused, Err(Error::Unwritable { .. })));
+            }
+        }
+    }
 }

@@ -306,6 +306,9 @@ pub enum Error {
         /// What it said, hints included.
         text: String,
     },
+    /// A backup is to be copied to where it is.
+    #[error("the repositories to copy from and to are the same")]
+    SameRepository,
     /// Something did not happen in time.
     #[error("timed out after {seconds} s waiting for {what}")]
     Timeout {

@@ -27,6 +27,7 @@ mod backup;
 mod browse;
 mod check;
 mod cluster;
+mod copy;
 mod error;
 mod expire;
 mod held;
@@ -53,6 +54,7 @@ pub use browse::{
 };
 pub use check::{CheckReport, CheckRequest, check};
 pub use cluster::ClusterAccess;
+pub use copy::{CopiedBackup, CopiedWal, CopyReport, CopyRequest, CopyWal, repo_copy};
 pub use error::{Error, Result};
 pub use expire::{
     ArchiveFate, BackupFate, ExpireReport, ExpireRequest, ExpiredBackups, HoldRequest, ReleaseHoldRequest,

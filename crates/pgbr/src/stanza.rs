@@ -76,7 +76,7 @@ async fn identify(
     })
 }
 
-async fn open_or_create(host: &Host, access: &RepoAccess) -> Result<Repo> {
+pub(crate) async fn open_or_create(host: &Host, access: &RepoAccess) -> Result<Repo> {
     match access.open(host).await {
         Err(Error::Repo(RepoError::NoRepository { .. })) => {}
         opened => return opened,

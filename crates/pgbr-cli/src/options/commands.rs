@@ -33,6 +33,7 @@ commands! {
     Help, HELP;
     Info, INFO;
     Manifest, MANIFEST;
+    RepoCopy, REPO_COPY;
     RepoGet, REPO_GET;
     RepoLs, REPO_LS;
     RepoRm, REPO_RM;
@@ -205,7 +206,7 @@ impl CommandRule {
 
 /// Every command, in the order of [`Command`], which is that of their names.
 #[rustfmt::skip]
-pub static COMMANDS: [CommandRule; 22] = [
+pub static COMMANDS: [CommandRule; 23] = [
     cmd(Command::Annotate, "annotate", "Add or modify backup annotation.", "Annotations are set, changed or (with an empty value) removed on the backup that the set option names. With hold it is put on hold, so that expire keeps it; with --no-hold its holds are released.").lock(LockKind::Backup),
     cmd(Command::ArchiveGet, "archive-get", "Get a WAL segment from the archive.", "PostgreSQL runs this command as its restore_command. Parameters are the name of the WAL segment and where to put it. The exit code is 1 only when the repository was reached and does not have the segment; when it could not be read, a recovery that would end by promoting is stopped with exit code 250.").lock(LockKind::Archive).parameters().has_async(),
     cmd(Command::ArchivePush, "archive-push", "Push a WAL segment to the archive.", "PostgreSQL runs this command as its archive_command. The parameter is the path of the WAL segment. A segment that is already there with the same content is a success; with other content it is an error.").lock(LockKind::Archive).parameters().has_async(),
@@ -215,6 +216,7 @@ pub static COMMANDS: [CommandRule; 22] = [
     cmd(Command::Help, "help", "Get help.", "Three levels of help are provided. If no command is given then general help is displayed. If a command is given then its options are listed. If an option is given as well then it is described in detail.").parameters().quiet(),
     cmd(Command::Info, "info", "Retrieve information about backups.", "Shows stanzas, their archives and their backups, for one stanza or for all of them, as text or as JSON.").quiet(),
     cmd(Command::Manifest, "manifest", "Query manifest.", "Shows what a backup holds.").internal().quiet().not_yet(),
+    cmd(Command::RepoCopy, "repo-copy", "Copy a backup to another repository.", "Copies the backup that the set option names, by default the newest one, from one repository to another (to-repo), with all that it builds on and the WAL that it needs. What the other repository has already is not copied again; repository and stanza are made where they are missing. Everything is read back and compared with its hashes before the copy is listed. A copy is a backup like any other: it can be restored, and a diff or incr can be made on top of it in its repository.").lock(LockKind::Backup).log_file(),
     cmd(Command::RepoGet, "repo-get", "Get a file from a repository.", "Writes a file of the repository to stdout, decrypted unless the raw option is given. The parameter is the path within the repository, as repo-ls shows it. WAL whose name ends in .zst is given as a zstd stream, and without that ending as it is. Where the file is missing the command fails, or with ignore-missing exits with code 1.").parameters().quiet(),
     cmd(Command::RepoLs, "repo-ls", "List files in a repository.", "Lists files and paths of the repository. The parameter is a path within the repository. Backups and WAL are listed below backup/ and archive/ as tools expect them; what they really are lies below pgbr/.").parameters().quiet(),
     cmd(Command::RepoRm, "repo-rm", "Remove paths/files in the repository.", "Removes files and paths of the repository, by their real paths below pgbr/. What backups or the repository need is removed with the force option only.").internal().parameters().quiet(),
@@ -253,7 +255,7 @@ mod tests {
             COMMANDS.iter().filter(|rule| wanted(rule)).map(|rule| rule.name).collect()
         };
         assert_eq!(names(|r| r.lock == LockKind::All), ["stanza-create", "stanza-delete", "stanza-upgrade"]);
-        assert_eq!(names(|r| r.lock == LockKind::Backup), ["annotate", "backup", "expire"]);
+        assert_eq!(names(|r| r.lock == LockKind::Backup), ["annotate", "backup", "expire", "repo-copy"]);
         assert_eq!(names(|r| r.internal), ["manifest", "repo-rm"]);
         assert_eq!(
             names(|r| r.parameters),
@@ -264,6 +266,7 @@ mod tests {
             [
                 "backup",
                 "expire",
+                "repo-copy",
                 "restore",
                 "server",
                 "stanza-create",

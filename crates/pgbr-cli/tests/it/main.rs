@@ -21,6 +21,7 @@ mod power_loss;
 mod props;
 mod recovery;
 mod recovery_exit;
+mod repo_copy;
 mod retention;
 mod rig;
 mod rules;

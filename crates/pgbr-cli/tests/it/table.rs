@@ -18,7 +18,7 @@ fn names(wanted: impl Fn(&OptionRule) -> bool) -> Vec<&'static str> {
 #[test]
 fn names_are_sorted_and_bounded() {
     assert!(OPTIONS.is_sorted_by(|a, b| a.name < b.name));
-    assert_eq!(OPTIONS.len(), 199 + 8);
+    assert_eq!(OPTIONS.len(), 199 + 11);
     for rule in &OPTIONS {
         assert!(rule.name.len() < 60 && !rule.name.starts_with("no-") && !rule.name.starts_with("reset-"));
         let group = rule.name.split_once('-').map(|(head, _)| head);
@@ -34,16 +34,16 @@ fn names_are_sorted_and_bounded() {
 #[test]
 fn how_many_there_are() {
     // pgBackRest's own numbers, plus ours: `restore-config` (a path), `repo-pack-size` (a size), four rules of retention by calendar,
-    // `hold` and `hold-reason`.
-    assert_eq!(names(|r| r.section == Section::CommandLine).len(), 33 + 3);
+    // `hold` and `hold-reason`, and `to-repo`, `verify` and `wal` of `repo-copy`.
+    assert_eq!(names(|r| r.section == Section::CommandLine).len(), 33 + 6);
     assert_eq!(names(|r| r.section == Section::Stanza).len(), 14);
     assert_eq!(names(|r| r.group == Some(Group::Pg)).len(), 18);
     assert_eq!(names(|r| r.group == Some(Group::Repo)).len(), 79 + 5);
     for (kind, count) in [
-        (Kind::Boolean, 42 + 1),
-        (Kind::Choice, 25),
+        (Kind::Boolean, 42 + 2),
+        (Kind::Choice, 25 + 1),
         (Kind::Hash, 9),
-        (Kind::Integer, 22 + 4),
+        (Kind::Integer, 22 + 5),
         (Kind::List, 6),
         (Kind::Path, 16 + 1),
         (Kind::Size, 11 + 1),
@@ -62,6 +62,7 @@ fn how_many_there_are() {
         (Command::Help, 2),
         (Command::Info, 95),
         (Command::Manifest, 110),
+        (Command::RepoCopy, 101),
         (Command::RepoGet, 93),
         (Command::RepoLs, 95),
         (Command::RepoRm, 91 + 1),
@@ -114,10 +115,10 @@ fn sets_that_matter() {
     assert_eq!(names(|r| r.refused), ["pg-host", "repo-host"]);
     assert_eq!(names(|r| !r.refused_values.is_empty()), ["repo-type"]);
     assert_eq!(names(|r| r.bool_like), ["backup-standby"]);
-    // Every boolean of a config file can be negated; of the others only three.
+    // Every boolean of a config file can be negated; of the others only four.
     assert_eq!(
         names(|r| r.negatable && (r.section == Section::CommandLine || r.kind != Kind::Boolean)),
-        ["backup-standby", "config", "hold", "online"]
+        ["backup-standby", "config", "hold", "online", "verify"]
     );
     assert!(
         OPTIONS.iter().all(|r| r.negatable || r.kind != Kind::Boolean || r.section == Section::CommandLine)
