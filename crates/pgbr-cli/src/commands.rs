@@ -12,6 +12,7 @@ mod info_json;
 mod info_text;
 mod repo;
 mod repo_copy;
+mod requests;
 mod restore;
 mod restore_plan;
 mod stanza;

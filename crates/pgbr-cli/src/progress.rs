@@ -103,7 +103,7 @@ impl Observer for RepoProgress {
             return self.shown.progress(*done, *total);
         }
         let (level, mut text) = describe(event, self.repo);
-        if self.several && matches!(event, Event::Warning { .. } | Event::Note { .. }) {
+        if self.several && is_of_repository(event) {
             text = format!("repo{}: {text}", self.repo);
         }
         if self.shown.log.enabled(level) {
@@ -111,6 +111,17 @@ impl Observer for RepoProgress {
             self.shown.log.log(level, 0, &text);
         }
     }
+}
+
+/// Whether an event that does not name its repository by itself has to, where there are several.
+const fn is_of_repository(event: &Event) -> bool {
+    matches!(
+        event,
+        Event::Warning { .. }
+            | Event::Note { .. }
+            | Event::BackupCommitted { .. }
+            | Event::WaitingForWal { .. }
+    )
 }
 
 fn describe(event: &Event, repo: u16) -> (Level, String) {

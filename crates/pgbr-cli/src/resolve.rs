@@ -1,14 +1,14 @@
 //! From options as written to options as meant: indexes in use, dependencies, defaults, types, ranges, what is required.
 
 use std::borrow::Cow;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use zeroize::Zeroizing;
 
 use crate::exit::{CliError, ErrorCode};
 use crate::options::{
-    self, Allow, Fallback, Group, KEY_MAX, Kind, Needs, OPTIONS, OptionRule, Section, Support, ValueFrom,
-    key_name,
+    self, Allow, Command, Fallback, Group, KEY_MAX, Kind, Needs, OPTIONS, OptionRule, Section, Support,
+    ValueFrom, key_name,
 };
 use crate::parse::{CommandLine, Raw};
 use crate::rules;
@@ -140,9 +140,11 @@ fn rename_key(settings: &mut Settings, group: Group, from: u16) {
 fn check_selected(settings: &Settings) -> Result<(), CliError> {
     for group in [Group::Pg, Group::Repo] {
         let name = group.name();
-        let selected = settings.entry(name).as_int();
-        if selected.is_some_and(|key| !settings.keys_of(group).iter().any(|known| i64::from(*known) == key)) {
-            let key = settings.entry(name).display();
+        let known = |key: i64| settings.keys_of(group).iter().any(|known| i64::from(*known) == key);
+        let listed = settings.entry(name).as_list().iter();
+        let listed = listed.filter_map(|key| key.parse().ok());
+        let unknown = settings.entry(name).as_int().into_iter().chain(listed).find(|key| !known(*key));
+        if let Some(key) = unknown {
             let message = format!("key '{key}' is not valid for '{name}' option");
             return Err(CliError::new(ErrorCode::OptionInvalidValue, message));
         }
@@ -362,6 +364,9 @@ impl One<'_> {
     /// A single value by its type, within the values and ranges allowed.
     fn typed(&self, text: &str, matched: Option<&'static str>, check: bool) -> Result<Value, CliError> {
         let not_valid = || self.bad(format!("'{text}' is not valid for '{}' option", self.name()));
+        if let Some(several) = self.repositories(text) {
+            return several.ok_or_else(not_valid);
+        }
         let value = match self.rule.kind {
             Kind::Integer => Value::Integer(size::parse_integer(text).ok_or_else(not_valid)?),
             Kind::Size => Value::Size(size::parse_size(text).ok_or_else(not_valid)?),
@@ -380,6 +385,21 @@ impl One<'_> {
             }
         }
         Ok(value)
+    }
+
+    /// The value of an option `repo` that names several repositories, for the command that works on several at once: `all`, or keys with
+    /// commas between them; within, none where it cannot be understood.
+    fn repositories(&self, text: &str) -> Option<Option<Value>> {
+        if self.rule.name != "repo" || self.line.command != Command::Backup {
+            return None;
+        }
+        if text == "all" {
+            return Some(Some(Value::List(vec![text.to_owned()])));
+        }
+        let keys = text.contains(',').then(|| text.split(','))?;
+        let keys: Option<BTreeSet<u16>> =
+            keys.map(|key| key.parse().ok().filter(|key| (1..=KEY_MAX).contains(key))).collect();
+        Some(keys.map(|keys| Value::List(keys.iter().map(ToString::to_string).collect())))
     }
 
     fn not_empty(&self, text: &str) -> Result<(), CliError> {

@@ -4,7 +4,7 @@ use std::ffi::OsString;
 use std::io::Write;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::process::ExitCode;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Instant;
 
 use jiff::tz::TimeZone;
@@ -33,6 +33,8 @@ pub(crate) struct Context {
     pub(crate) locks: Vec<Arc<Lock>>,
     /// Shows how far the command is.
     pub(crate) progress: Arc<Progress>,
+    /// Repositories that have a new backup.
+    grown: Mutex<Vec<u16>>,
 }
 
 /// Runs the program: everything it says goes to its log, stdout and stderr.
@@ -85,18 +87,22 @@ fn run_settings(mut settings: Settings, env: &[(OsString, OsString)]) -> u8 {
 
     let env = PgEnv::from_env(env.iter().cloned());
     let progress = Arc::new(Progress::new(Arc::clone(&log)));
-    let mut context = Context { settings, log, env, exec_id, zone, locks: Vec::new(), progress };
+    let (locks, grown) = (Vec::new(), Mutex::default());
+    let mut context = Context { settings, log, env, exec_id, zone, locks, progress, grown };
     let outcome = take_locks(&mut context).and_then(|()| in_runtime(&context));
-    let expires = outcome.is_ok() && context.settings.command() == Command::Backup;
     let code = end(&context, begun, outcome);
-    if expires && context.settings.get_bool("expire-auto") { expire_after(&mut context) } else { code }
+    let grown = std::mem::take(context.grown.get_mut().unwrap_or_else(PoisonError::into_inner));
+    if grown.is_empty() || !context.settings.get_bool("expire-auto") {
+        return code;
+    }
+    let expired = expire_after(&mut context, &grown);
+    if code == 0 { expired } else { code }
 }
 
-/// Expires what retention does not keep any more, as a command of its own under the lock of the backup that was just made.
-fn expire_after(context: &mut Context) -> u8 {
-    // The other repositories have got nothing new that would push anything out.
-    let key = context.settings.repo_key();
-    context.settings.keep_repos(&[key]);
+/// Expires what retention does not keep any more in the repositories that have a new backup, as a command of its own under the backup's
+/// locks. The other repositories have got nothing new that would push anything out.
+fn expire_after(context: &mut Context, grown: &[u16]) -> u8 {
+    context.settings.keep_repos(grown);
     context.settings.switch_command(Command::Expire);
     if let Some(path) = context.settings.log_file() {
         context.log.open_file(&path);
@@ -241,6 +247,11 @@ impl Context {
     pub(crate) fn host_of(&self, host: &Host, key: u16) -> Host {
         let several = self.settings.repo_keys().len() > 1;
         Host { observer: Arc::new(self.progress.of_repo(key, several)), ..host.clone() }
+    }
+
+    /// This repository has a new backup: what that pushes out is to be expired afterwards.
+    pub(crate) fn has_grown(&self, key: u16) {
+        self.grown.lock().unwrap_or_else(PoisonError::into_inner).push(key);
     }
 
     /// What the operator is told about a failure of the engine.

@@ -209,9 +209,22 @@ impl Settings {
         self.selected("repo").unwrap_or_else(|| self.repo_keys.first().copied().unwrap_or(1))
     }
 
-    /// The repositories that a command on all of them works on: `--repo` alone, else every configured one.
+    /// The repositories that a command on all of them works on: those that `--repo` names, else every configured one.
     pub fn repo_keys(&self) -> Vec<u16> {
-        self.selected("repo").map_or_else(|| self.repo_keys.clone(), |key| vec![key])
+        let named = self.selected("repo").map(|key| vec![key]).or_else(|| self.listed_repos());
+        named.unwrap_or_else(|| self.repo_keys.clone())
+    }
+
+    /// The repositories that a backup goes to: `--repo=all` and `--repo=1,2` ask for several, else it is one.
+    pub fn backup_keys(&self) -> Vec<u16> {
+        self.listed_repos().unwrap_or_else(|| vec![self.repo_key()])
+    }
+
+    /// Repositories of a list that is still the command's concern; none where there is no list.
+    fn listed_repos(&self) -> Option<Vec<u16>> {
+        let list = self.lookup("repo", 1).as_list();
+        let named = |key: &u16| list.iter().any(|item| item == "all" || *item == key.to_string());
+        (!list.is_empty()).then(|| self.repo_keys.iter().copied().filter(named).collect())
     }
 
     /// Level, file and so on of the log follow the options of another command from now on (expire after backup).

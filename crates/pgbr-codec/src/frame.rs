@@ -154,6 +154,25 @@ impl Sealer {
         Ok(frame)
     }
 
+    /// Makes a whole frame of what [`Compressor::compress`] made of `raw_len` bytes: for content that goes into several lanes.
+    ///
+    /// # Errors
+    ///
+    /// As [`Sealer::seal`].
+    pub fn seal_compressed(
+        &self,
+        kind: FrameKind,
+        number: u64,
+        raw_len: usize,
+        codec: Codec,
+        payload: &[u8],
+    ) -> Result<Vec<u8>> {
+        Error::check_bound("frame", raw_len, MAX_RAW)?;
+        let mut frame = Vec::with_capacity(FRAME_OVERHEAD + payload.len());
+        self.seal_packed(kind, number, (codec, raw_len), payload, &mut frame)?;
+        Ok(frame)
+    }
+
     /// Appends a whole frame to `out`, as [`Sealer::seal`] makes it.
     ///
     /// # Errors

@@ -275,7 +275,7 @@ impl Store {
     }
 
     /// Whether it is a directory, where what another process has put may not be durable yet.
-    pub(crate) fn is_local(&self) -> bool {
+    pub fn is_local(&self) -> bool {
         self.inner.local.is_some()
     }
 

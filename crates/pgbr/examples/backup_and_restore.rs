@@ -21,10 +21,10 @@ use std::process::ExitCode;
 use std::time::Duration;
 
 use pgbr::{
-    ArchiveGetRequest, ArchivePushRequest, BackupLabel, BackupRequest, BackupType, ClusterAccess, Codec,
-    Compression, ConnectOptions, Databases, Got, Host, Places, RecoveryAction, RecoveryGoal, RepoAccess,
-    RestoreRequest, StandbyUse, StanzaCreateRequest, StanzaName, archive_get, archive_push, backup, restore,
-    stanza_create,
+    ArchiveGetRequest, ArchivePushRequest, BackupLabel, BackupRepo, BackupRequest, BackupType, ClusterAccess,
+    Codec, Compression, ConnectOptions, Databases, Got, Host, Places, RecoveryAction, RecoveryGoal,
+    RepoAccess, RestoreRequest, StandbyUse, StanzaCreateRequest, StanzaName, archive_get, archive_push,
+    backup, restore, stanza_create,
 };
 
 type Outcome<T = ExitCode> = Result<T, Box<dyn Error>>;
@@ -91,7 +91,7 @@ async fn back_up_and_restore(
 
     // When this returns, the backup and all WAL that it needs are durable.
     let request = BackupRequest {
-        repo: repository.clone(),
+        repos: vec![BackupRepo::new(1, repository.clone())],
         stanza: stanza()?,
         cluster,
         others: Vec::new(),
@@ -101,7 +101,6 @@ async fn back_up_and_restore(
         resume: true,
         compression: Compression::new(Codec::Zst, None)?,
         threads: 2,
-        pack_size: 16 << 20,
         start_fast: true,
         archive_check: true,
         archive_mode_check: true,
@@ -112,7 +111,8 @@ async fn back_up_and_restore(
         // The engine sees that the server archives by a command that calls us.
         archive_program: "backup_and_restore".to_owned(),
     };
-    let made = backup(&host, request).await?;
+    // One for each repository.
+    let made = backup(&host, request).await?.made.remove(0);
     let mut out = std::io::stdout();
     writeln!(out, "backup {}: {} files, {} bytes", made.label, made.files, made.sizes.database)?;
 

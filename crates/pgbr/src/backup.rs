@@ -7,56 +7,46 @@ mod prior;
 mod read;
 mod resume;
 mod standby;
+mod target;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
-use bytes::Bytes;
-use pgbr_codec::{Compression, LaneSalt, seal_manifest};
+use pgbr_codec::Compression;
 use pgbr_manifest::manifest::{
     Body, ClusterFacts as ManifestFacts, Database, DatabaseRef, Layer, MANIFEST_FORMAT, Sizes, Span, Summary,
     Tablespace,
 };
-use pgbr_manifest::merge::Merge;
-use pgbr_manifest::{BackupId, BackupLabel, BackupType, HashKey, StanzaName, WalSegmentName};
+use pgbr_manifest::{BackupId, BackupLabel, BackupType, StanzaName, WalSegmentName};
 use pgbr_pg::{
     FinishedBackup, PageContext, RunningBackup, Scan, ScanOptions, UpperLsn, external_config_files,
 };
-use pgbr_repo::{PinKind, RunFacts};
-use tokio::runtime::Handle;
 use tokio::task::JoinHandle;
 
-use self::copy::{Copied, CopyOptions, Parent, copy_cluster};
-use self::resume::{Adopted, Broken};
+use self::copy::{Branch, Copied, CopyOptions, copy_cluster};
 pub use self::standby::StandbyUse;
 pub(crate) use self::standby::find as find_servers;
 use self::standby::{Servers, Standby};
+use self::target::{Base, Target};
 use crate::cluster::{
-    ClusterAccess, Connected, check_archiving, check_identity, end_segment, segments_between, wait_for_wal,
+    ClusterAccess, Connected, check_archiving, end_segment, segments_between, wait_for_wal,
 };
-use crate::error::{Error, Result};
-use crate::held::Held;
+use crate::error::{Error, Result, with_causes};
 use crate::host::Host;
-use crate::load::{self, Backup};
-use crate::observe::Event;
-use crate::packs::{DataPacked, DataPacks, IndexPacked, IndexPacks, Uploads};
-use crate::place::{RepoAccess, StanzaPlace};
+use crate::observe::{Event, Observer};
+use crate::place::RepoAccess;
 
-/// The most raw bytes of a frame in a full backup.
-const FULL_FRAME: usize = 1 << 20;
-/// The same in a diff or incr, whose frames hold pages of many files.
-const INCR_FRAME: usize = 256 << 10;
 /// How often the server is asked how far its log has come.
 const PULSE: Duration = Duration::from_millis(200);
 
 /// What to back up, and how.
 #[derive(Debug, Clone)]
 pub struct BackupRequest {
-    /// The repository.
-    pub repo: RepoAccess,
+    /// The repositories. The cluster is read once for all of them.
+    pub repos: Vec<BackupRepo>,
     /// The stanza.
     pub stanza: StanzaName,
     /// The cluster.
@@ -75,8 +65,6 @@ pub struct BackupRequest {
     pub resume: bool,
     /// Worker threads.
     pub threads: usize,
-    /// Size at which packs are closed, in bytes.
-    pub pack_size: usize,
     /// Whether the checkpoint is done at once.
     pub start_fast: bool,
     /// Whether to see that the WAL is in the archive. Without it a backup may not be restorable.
@@ -95,10 +83,64 @@ pub struct BackupRequest {
     pub archive_program: String,
 }
 
+/// A repository to back up to.
+#[derive(Clone)]
+pub struct BackupRepo {
+    /// Its number in the options, as reports name it.
+    pub number: u16,
+    /// How to reach it.
+    pub access: RepoAccess,
+    /// Size at which packs are closed, in bytes.
+    pub pack_size: usize,
+    /// Listens to what concerns this repository alone; none: who listens to all else.
+    pub observer: Option<Arc<dyn Observer>>,
+}
+
+impl BackupRepo {
+    /// A repository with packs of 16 MiB.
+    pub const fn new(number: u16, access: RepoAccess) -> Self {
+        Self { number, access, pack_size: 16 << 20, observer: None }
+    }
+
+    fn host(&self, host: &Host) -> Host {
+        let observer = self.observer.as_ref().unwrap_or(&host.observer);
+        Host { observer: Arc::clone(observer), ..host.clone() }
+    }
+}
+
+impl std::fmt::Debug for BackupRepo {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let Self { number, access, pack_size, .. } = self;
+        let mut fields = f.debug_struct("BackupRepo");
+        fields.field("number", number).field("access", access).field("pack_size", pack_size);
+        fields.finish_non_exhaustive()
+    }
+}
+
+/// The backups of one run.
+#[derive(Debug)]
+pub struct Backups {
+    /// Those that were made, in the order of the repositories that were asked for; at least one.
+    pub made: Vec<BackupReport>,
+    /// The repositories in which there is none, and why. Each was told when it happened.
+    pub failed: Vec<FailedBackup>,
+}
+
+/// A repository in which a backup failed while it went on in others.
+#[derive(Debug)]
+pub struct FailedBackup {
+    /// The number of the repository.
+    pub repo: u16,
+    /// Why.
+    pub error: Error,
+}
+
 /// What was backed up.
 #[derive(Debug, Clone, serde::Serialize)]
 #[serde(rename_all = "kebab-case")]
 pub struct BackupReport {
+    /// The number of the repository.
+    pub repo: u16,
     /// Its name.
     pub label: BackupLabel,
     /// Its type.
@@ -152,25 +194,60 @@ pub struct BadFile {
     pub first: Vec<u32>,
 }
 
-/// Makes a backup.
+/// Makes a backup in one repository, or the same in several. They may differ in name and type: each builds on what is in its repository.
+/// Where it fails in some, the others are not held up; `Ok` says that there is at least one.
 ///
 /// # Errors
-/// Before the server is asked to begin: when cluster and stanza do not belong together, when it does not archive, when another backup
+/// Where there is none in any repository. Before the server is asked to begin: when cluster and stanza do not belong together, when it does not archive, when another backup
 /// runs. Later: on any failure of server, disk or store. Nothing is listed unless all of it is durable, its WAL included.
-pub async fn backup(host: &Host, request: BackupRequest) -> Result<BackupReport> {
-    let place = request.repo.open_stanza(host, &request.stanza).await?;
+pub async fn backup(host: &Host, mut request: BackupRequest) -> Result<Backups> {
+    let repos = std::mem::take(&mut request.repos);
+    if repos.is_empty() {
+        return Err(Error::Unsupported { what: "a backup to no repository".to_owned() });
+    }
+    let mut failed = Failed { of: repos.len(), list: Vec::new() };
+    let mut places = Vec::new();
+    for repo in repos {
+        let own = repo.host(host);
+        match repo.access.open_stanza(&own, &request.stanza).await {
+            Ok(place) => places.push((repo, own, place)),
+            Err(error) => failed.add(&own, repo.number, error)?,
+        }
+    }
     let clusters: Vec<_> = [&request.cluster].into_iter().chain(&request.others).collect();
     let Servers { access, primary, standby } = find_servers(host, &clusters, request.standby).await?;
-    let request = BackupRequest { cluster: access, ..request };
-    check_cluster(&place, &primary, &request)?;
-    let lease = Held::lease(host, &place).await?;
-    let made = under_lease(host, &place, primary, standby, &request, &lease).await;
-    lease.release(host).await;
-    made
+    request.cluster = access;
+    check_cluster(&primary, &request)?;
+    let timeline = primary.session.timeline_id().await?;
+    let now = manifest_facts(&primary.facts, &primary.control, timeline);
+    let mut bases = Vec::new();
+    for (repo, own, place) in places {
+        let base = Base::lay(repo.number, own.clone(), place, repo.pack_size, &request, &primary, &now);
+        match base.await {
+            Ok(base) => bases.push(base),
+            Err(error) => failed.add(&own, repo.number, error)?,
+        }
+    }
+    let time = label::time(host, bases.iter().filter_map(Base::newest));
+    let mut run = Run { host, request: &request, standby, now, targets: Vec::new(), failed };
+    for base in bases {
+        let (own, number) = (base.host().clone(), base.number());
+        match base.name(time, request.resume).await {
+            Ok(target) => run.targets.push(target),
+            Err(error) => run.failed.add(&own, number, error)?,
+        }
+    }
+    let made = run.all(primary).await;
+    if let Err(error) = &made {
+        for target in run.targets {
+            target.give_up(error).await;
+            target.release().await;
+        }
+    }
+    Ok(Backups { made: made?, failed: run.failed.list })
 }
 
-fn check_cluster(place: &StanzaPlace, connected: &Connected, request: &BackupRequest) -> Result<()> {
-    check_identity(&place.stanza, &connected.identity())?;
+fn check_cluster(connected: &Connected, request: &BackupRequest) -> Result<()> {
     if connected.facts.in_recovery {
         return Err(Error::Standby);
     }
@@ -183,106 +260,36 @@ fn check_cluster(place: &StanzaPlace, connected: &Connected, request: &BackupReq
     Ok(())
 }
 
-async fn under_lease(
-    host: &Host,
-    place: &StanzaPlace,
-    connected: Connected,
-    standby: Option<Standby>,
-    request: &BackupRequest,
-    lease: &Held<pgbr_repo::Lease>,
-) -> Result<BackupReport> {
-    let timeline = connected.session.timeline_id().await?;
-    let now = manifest_facts(&connected.facts, &connected.control, timeline);
-    let chain =
-        prior::choose(host, place, &request.cluster.pg_data, request.kind, &now).await?.unwrap_or_default();
-    let kind = if chain.is_empty() { BackupType::Full } else { request.kind };
-    let mut facts = run_facts(host, &chain, &now, connected.facts.system_id)?;
-    let broken = if request.resume { resume::find(host, place, kind, &facts).await? } else { None };
-    let full = chain.first().map(|prior| prior.summary.label.full());
-    let label = match &broken {
-        Some(broken) => broken.label,
-        None => {
-            let newest = place.backups.list_labels().await?.into_iter().max_by_key(|label| label.time());
-            label::next(host, newest, kind, full)
-        }
-    };
-    if let Some(broken) = &broken {
-        facts.hash_key = broken.facts.hash_key.clone();
-    }
-    let attempt = u64::from_le_bytes(host.random()?);
-    let pin = pin(host, place, &chain, label, attempt).await?;
-    let mut run = Run { host, place, request, standby, label, kind, attempt, pin, chain, broken, facts, now };
-    let copied = async {
-        run.announce().await?;
-        let copied = run.copy(connected).await?;
-        lease.check().await?;
-        run.check().await?;
-        Ok(copied)
-    };
-    let made = match copied.await {
-        Ok(copied) => run.commit(copied).await,
-        Err(error) => {
-            run.give_up(&error).await;
-            Err(error)
-        }
-    };
-    run.pin.release(host).await;
-    made
-}
-
-/// Pins what a run reads and what it is about to write.
-async fn pin(
-    host: &Host,
-    place: &StanzaPlace,
-    chain: &[Backup],
-    label: BackupLabel,
-    attempt: u64,
-) -> Result<Held<pgbr_repo::Pin>> {
-    let pinned = chain.iter().map(|backup| backup.summary.label).collect();
-    Held::pin(host, place, PinKind::Backup, pinned, Some((label, attempt))).await
-}
-
-/// What a run on top of `chain` says of itself.
-fn run_facts(
-    host: &Host,
-    chain: &[Backup],
-    now: &ManifestFacts,
-    system_id: pgbr_manifest::SystemId,
-) -> Result<RunFacts> {
-    let hash_key = match chain.first() {
-        Some(prior) => prior.body.hash_key.clone(),
-        None => HashKey::from_bytes(host.random()?),
-    };
-    Ok(RunFacts {
-        hash_key,
-        parent: chain.first().map(prior::named),
-        system_id,
-        timeline: now.timeline,
-        data_checksums: now.data_checksums,
-        started_ns: host.clock.now_ns(),
-    })
-}
-
 /// One run of a backup.
 struct Run<'a> {
     host: &'a Host,
-    place: &'a StanzaPlace,
     request: &'a BackupRequest,
     /// Where data files are read from, if not from the primary.
     standby: Option<Standby>,
-    label: BackupLabel,
-    kind: BackupType,
-    /// The number in the names of all that this pass stores.
-    attempt: u64,
-    /// Names the chain and the attempt.
-    pin: Held<pgbr_repo::Pin>,
-    /// What it builds on, newest first; empty for a full.
-    chain: Vec<Backup>,
-    /// What it takes up.
-    broken: Option<Broken>,
-    facts: RunFacts,
     /// The cluster as it is now.
     now: ManifestFacts,
+    /// The repositories in which it can still succeed.
+    targets: Vec<Target>,
+    failed: Failed,
+}
+
+/// The repositories in which the backup has failed.
+struct Failed {
+    /// How many there are in all.
+    of: usize,
+    list: Vec<FailedBackup>,
+}
+
+impl Failed {
+    /// One more: an error of the whole where it is the last.
+    fn add(&mut self, host: &Host, number: u16, error: Error) -> Result<()> {
+        if self.list.len() + 1 >= self.of {
+            return Err(error);
+        }
+        host.warn(format!("there is no backup in this repository: {}", with_causes(&error)));
+        self.list.push(FailedBackup { repo: number, error });
+        Ok(())
+    }
 }
 
 /// Everything that the manifest needs.
@@ -292,51 +299,52 @@ struct Complete {
     report: BackupReport,
 }
 
-/// What copying left, on its way to the manifest.
-struct Packed {
-    copied: Copied,
-    data: DataPacked,
-    index: IndexPacked,
+/// What a pass over all files found, besides what is in the repositories.
+struct Pass {
+    /// Of each repository.
+    copied: Vec<Result<Copied>>,
     tablespaces: Vec<(u32, PathBuf)>,
     skipped: Vec<String>,
-    adopted: Arc<Adopted>,
 }
 
 impl Run<'_> {
-    /// Says what this run is about, so that another can take up what it leaves.
-    async fn announce(&self) -> Result<()> {
-        if let Some(broken) = &self.broken {
-            let packs: Vec<_> = broken.runs.iter().flat_map(|(_, packs)| packs).collect();
-            let bytes: u64 = packs.iter().map(|pack| pack.size).sum();
-            let (label, runs, packs) = (self.label, broken.runs.len(), packs.len());
-            let text = format!(
-                "resume backup {label}: {bytes} bytes in {packs} pack(s) were stored by {runs} broken run(s)"
-            );
-            self.host.tell(Event::Note { text });
+    /// From the first word to the last manifest.
+    async fn all(&mut self, connected: Connected) -> Result<Vec<BackupReport>> {
+        self.each(async |target| target.announce().await).await?;
+        self.copy(connected).await?;
+        self.each(async |target| target.ready().await).await?;
+        let mut made = Vec::new();
+        for mut target in std::mem::take(&mut self.targets) {
+            let committed = target.commit().await;
+            // What a commit that failed is about stays as it is: it may be there after all.
+            let (host, number) = (target.host.clone(), target.number);
+            target.release().await;
+            match committed {
+                Ok(report) => made.push(report),
+                Err(error) => self.failed.add(&host, number, error)?,
+            }
         }
-        match self.request.resume {
-            true => Ok(self.place.backups.put_run(&self.label, self.attempt, self.facts.clone()).await?),
-            false => Ok(()),
-        }
+        Ok(made)
     }
 
-    /// Sees that everything that this backup relies on is there: its pin, its parent, the packs that it took up.
-    async fn check(&self) -> Result<()> {
-        self.pin.check().await?;
-        if let Some(parent) = self.chain.first().map(|prior| prior.summary.label)
-            && !self.place.backups.exists(&parent).await?
-        {
-            let reason = "it was removed while a backup was made on top of it".to_owned();
-            return Err(Error::Damaged { label: parent, reason });
+    /// Takes a step in each repository. Where it fails that one is given up, and the others go on.
+    async fn each(&mut self, mut step: impl AsyncFnMut(&mut Target) -> Result<()>) -> Result<()> {
+        for mut target in std::mem::take(&mut self.targets) {
+            match step(&mut target).await {
+                Ok(()) => self.targets.push(target),
+                Err(error) => {
+                    target.give_up(&error).await;
+                    let (host, number) = (target.host.clone(), target.number);
+                    target.release().await;
+                    self.failed.add(&host, number, error)?;
+                }
+            }
         }
-        match &self.broken {
-            Some(broken) => resume::check(self.place, broken).await,
-            None => Ok(()),
-        }
+        Ok(())
     }
 
-    /// From the start of the backup to the last durable pack, with all WAL in the archive.
-    async fn copy(&mut self, connected: Connected) -> Result<Complete> {
+    /// From the start of the backup to the last durable pack, with all WAL in the archives.
+    async fn copy(&mut self, connected: Connected) -> Result<()> {
         let Connected { session, facts, control, .. } = connected;
         let started_at = self.host.now_seconds();
         let databases = session.databases().await?;
@@ -347,7 +355,9 @@ impl Run<'_> {
         let ended = if self.request.archive_check { Some(end_segment(&session, size).await?) } else { None };
         self.host.tell(Event::BackupStarting { fast: self.request.start_fast });
         let begun = Instant::now();
-        let (name, canceller) = (format!("pgbr backup {}", self.label), session.canceller());
+        let labels: BTreeSet<String> = self.targets.iter().map(|target| target.label.to_string()).collect();
+        let labels = labels.into_iter().collect::<Vec<_>>().join(" ");
+        let (name, canceller) = (format!("pgbr backup {labels}"), session.canceller());
         let running = tokio::select! {
             started = session.start_backup(&name, self.request.start_fast) => started?,
             // A checkpoint that is not to be done at once takes minutes.
@@ -360,7 +370,7 @@ impl Run<'_> {
         self.host.tell(Event::BackupStarted { lsn: running.start_lsn(), segment });
         self.step("start", begun);
         if let Some(ended) = ended {
-            wait_for_wal(self.host, self.place, &[ended], self.request.archive_timeout).await?;
+            self.wait_for_wal(&[ended]).await?;
         }
         if let Some(standby) = &self.standby {
             standby.wait_for_start(self.host, &running, self.request.archive_timeout).await?;
@@ -368,7 +378,7 @@ impl Run<'_> {
 
         let begun = Instant::now();
         let copy_start_ns = self.host.clock.now_ns();
-        let packed = self.copy_files(&running, &facts, &control, &config_files).await?;
+        let (tablespaces, skipped) = self.copy_files(&running, &facts, &control, &config_files).await?;
         self.step("copy", begun);
 
         let begun = Instant::now();
@@ -386,7 +396,7 @@ impl Run<'_> {
         let last = *segments.last().ok_or(Error::Internal { what: "a backup without WAL" })?;
         self.host.tell(Event::BackupStopped { lsn: finished.stop_lsn, segment: last });
         if self.request.archive_check {
-            wait_for_wal(self.host, self.place, &segments, self.request.archive_timeout).await?;
+            self.wait_for_wal(&segments).await?;
         }
         self.step("stop", begun);
 
@@ -395,12 +405,18 @@ impl Run<'_> {
             host: Span { start: started_at, stop: self.host.now_seconds() },
             server_start: start_time,
         };
-        let tablespaces = packed.tablespaces.iter().map(|(oid, path)| Tablespace {
+        let tablespaces = tablespaces.iter().map(|(oid, path)| Tablespace {
             oid: *oid,
             name: names.iter().find(|t| t.oid == *oid).map(|t| t.name.clone()).unwrap_or_default(),
             location: path.to_string_lossy().into_owned(),
         });
+        let lsn = Span { start: start_lsn, stop: finished.stop_lsn };
         let parts = Parts {
+            system_id: facts.system_id,
+            version: facts.version,
+            cluster: manifest_facts(&facts, &control, finished.timeline),
+            standby: self.standby.is_some(),
+            skipped,
             tablespaces: tablespaces.collect(),
             databases: databases
                 .into_iter()
@@ -408,11 +424,21 @@ impl Run<'_> {
                 .collect(),
             config_files: config_files.iter().map(|p| p.to_string_lossy().into_owned()).collect(),
             copy_start_ns,
-            lsn: Span { start: start_lsn, stop: finished.stop_lsn },
+            lsn,
             wal,
             times,
+            finished,
         };
-        self.complete(parts, packed, &facts, &control, finished)
+        for target in &mut self.targets {
+            target.complete = Some(complete(target, &parts, self.request)?);
+        }
+        Ok(())
+    }
+
+    /// Waits until all these segments are in the archives, for good.
+    async fn wait_for_wal(&mut self, segments: &[WalSegmentName]) -> Result<()> {
+        let timeout = self.request.archive_timeout;
+        self.each(async |target| wait_for_wal(&target.host, &target.place, segments, timeout).await).await
     }
 
     /// Copies; where it turns out that the times of files cannot be trusted, all over again with every file read.
@@ -422,22 +448,19 @@ impl Run<'_> {
         facts: &pgbr_pg::ClusterFacts,
         control: &pgbr_pg::ControlFile,
         config_files: &[PathBuf],
-    ) -> Result<Packed> {
+    ) -> Result<(Vec<(u32, PathBuf)>, Vec<String>)> {
         let upper = UpperLsn::new(running.insert_lsn().await?);
         let estimate = Arc::new(AtomicU64::new(0));
         self.start_estimate(Arc::clone(&estimate));
-        let adopted = Arc::new(self.adopt().await?);
-        let mut trust = self.trust();
+        self.each(async |target| target.adopt().await).await?;
+        let mut distrusted = false;
         loop {
             let options = CopyOptions {
                 threads: self.request.threads,
                 compression: self.request.compression,
-                frame_limit: if self.kind == BackupType::Full { FULL_FRAME } else { INCR_FRAME },
-                key: self.facts.hash_key.clone(),
                 pages: self.page_context(running, &upper, facts, control),
                 segment_pages: control.relseg_size,
                 estimate: Arc::clone(&estimate),
-                parent: self.parent(&adopted, trust),
             };
             let scan = ScanOptions {
                 pg_data: self.request.cluster.pg_data.clone(),
@@ -447,78 +470,30 @@ impl Run<'_> {
                 wal_inside: false,
                 standby: self.standby.as_ref().map(|standby| standby.pg_data().to_owned()),
             };
-            match self.copy_once(running, &upper, options, scan, &adopted).await {
-                Err(Error::Distrust { path, why }) if trust => {
+            let trusts = |target: &Target| !distrusted && target.trust(self.request, &self.now);
+            let branches: Result<Vec<_>> = self
+                .targets
+                .iter()
+                .map(|target| target.branch(self.request.threads, trusts(target)))
+                .collect();
+            match self.copy_once(running, &upper, options, scan, branches?).await {
+                Err(Error::Distrust { path, why }) if !distrusted => {
                     self.host.warn(format!("file '{path}': {why}; all files are read (option --delta)"));
-                    self.begin_anew().await?;
-                    trust = false;
+                    self.each(async |target| target.begin_anew().await).await?;
+                    distrusted = true;
                 }
-                done => return done,
+                Err(error) => return Err(error),
+                Ok(Pass { copied, tablespaces, skipped }) => {
+                    let mut copied = copied.into_iter();
+                    self.each(async |target| {
+                        target.copied = copied.next().transpose()?;
+                        Ok(())
+                    })
+                    .await?;
+                    return Ok((tablespaces, skipped));
+                }
             }
         }
-    }
-
-    /// Gives the next pass names of its own: what the last one has sent and nobody has seen arrive may come late, and must not take the
-    /// place of anything then. Under the old names it is rubbish that no manifest names.
-    async fn begin_anew(&mut self) -> Result<()> {
-        let attempt = u64::from_le_bytes(self.host.random()?);
-        let pin = pin(self.host, self.place, &self.chain, self.label, attempt).await?;
-        if self.request.resume
-            && let Err(error) = self.place.backups.put_run(&self.label, attempt, self.facts.clone()).await
-        {
-            pin.release(self.host).await;
-            return Err(error.into());
-        }
-        self.sweep().await;
-        if self.request.resume {
-            self.forget_run(self.attempt).await;
-        }
-        self.attempt = attempt;
-        std::mem::replace(&mut self.pin, pin).release(self.host).await;
-        Ok(())
-    }
-
-    /// Makes layers of what broken runs have stored.
-    async fn adopt(&self) -> Result<Adopted> {
-        let Some(broken) = self.broken.clone() else { return Ok(Adopted::default()) };
-        let (host, place) = (self.host.clone(), self.place.clone());
-        let (pack_size, runtime) = (self.request.pack_size, Handle::current());
-        let work = move || resume::adopt(&host, &place, &broken, pack_size, &runtime);
-        tokio::task::spawn_blocking(work)
-            .await
-            .map_err(|_| Error::Internal { what: "taking up a broken run panicked" })?
-    }
-
-    /// Whether files may be taken for unchanged by what the file system says of them.
-    fn trust(&self) -> bool {
-        let Some(prior) = self.chain.first() else { return false };
-        if self.request.delta {
-            return false;
-        }
-        match prior::distrust(prior, &self.now, self.host.now_seconds()) {
-            Some(reason) => {
-                self.host.warn(format!("{reason}: all files are read (option --delta)"));
-                false
-            }
-            None => true,
-        }
-    }
-
-    /// What files are compared with: the layers that were taken up, and the chain.
-    fn parent(&self, adopted: &Adopted, trust: bool) -> Option<Parent> {
-        let runtime = Handle::current();
-        let mut sources = resume::layer_sources(self.place, self.label, &adopted.layers, &runtime);
-        let broken = sources.len();
-        for backup in &self.chain {
-            let (label, layers) = (backup.summary.label, &backup.body.layers);
-            sources.extend(resume::layer_sources(self.place, label, layers, &runtime));
-        }
-        // However long the chain is, memory is not.
-        let read_ahead = load::read_ahead(sources.len());
-        let sources: Vec<_> =
-            sources.into_iter().map(|(root, nodes)| (root, nodes.with_read_ahead(read_ahead))).collect();
-        let copy_start_ns = self.chain.first().map_or(0, |prior| prior.body.copy_start_ns);
-        (!sources.is_empty()).then(|| Parent::new(Merge::new(sources), broken, copy_start_ns, trust))
     }
 
     fn page_context(
@@ -546,30 +521,22 @@ impl Run<'_> {
         upper: &UpperLsn,
         options: CopyOptions,
         scan: ScanOptions,
-        adopted: &Arc<Adopted>,
-    ) -> Result<Packed> {
+        branches: Vec<Branch>,
+    ) -> Result<Pass> {
         let stop = self.host.stop.child();
         let host = Host { stop: stop.clone(), ..self.host.clone() };
-        let uploads = Uploads::new(self.place.backups.clone(), self.label, self.attempt, Handle::current());
-        let keys = self.place.repo.keyring().clone();
-        let salts = (LaneSalt::from_bytes(host.random()?), LaneSalt::from_bytes(host.random()?));
-        let (attempt, pack_size, adopted) = (self.attempt, self.request.pack_size, Arc::clone(adopted));
-        let work = move || -> Result<Packed> {
+        let work = move || -> Result<Pass> {
             let mut scan = Scan::open(scan)?;
-            let mut data = DataPacks::new(&keys, attempt, salts.0, pack_size)?;
-            let index = IndexPacks::new(uploads, &keys, salts.1, pack_size)?;
-            let (copied, mut index) = copy_cluster(&host, &mut scan, options, &mut data, index)?;
-            let data = data.finish(&mut index)?;
-            let index = index.finish()?;
+            let copied = copy_cluster(&host, &mut scan, &options, branches)?;
             let tablespaces = scan.tablespaces().iter().map(|t| (t.oid, t.target.clone())).collect();
             let skipped =
                 scan.skipped().iter().map(|s| format!("{} ({})", s.path.display(), s.kind)).collect();
-            Ok(Packed { copied, data, index, tablespaces, skipped, adopted })
+            Ok(Pass { copied, tablespaces, skipped })
         };
         let mut copying = tokio::task::spawn_blocking(work);
         let kept = keep_in_touch(running, self.standby.as_ref(), upper, &mut copying).await;
         match kept {
-            Ok(packed) => packed,
+            Ok(pass) => pass,
             Err(lost) => {
                 stop.stop();
                 drop(copying.await);
@@ -588,187 +555,6 @@ impl Run<'_> {
         });
     }
 
-    fn complete(
-        &self,
-        parts: Parts,
-        packed: Packed,
-        facts: &pgbr_pg::ClusterFacts,
-        control: &pgbr_pg::ControlFile,
-        finished: FinishedBackup,
-    ) -> Result<Complete> {
-        let Packed { copied, data, index, skipped, adopted, .. } = packed;
-        let gathered = copied.gathered;
-        let written = gathered.written;
-        if written.stream != data.stream {
-            return Err(Error::Internal {
-                what: "index and frame table disagree on the length of the stream",
-            });
-        }
-        let id = BackupId(self.host.random()?);
-        let totals = gathered.totals;
-        let stored_delta = index.stored + adopted.stored;
-        let before = self.chain.first().map_or(0, |prior| prior.summary.sizes.stored);
-        let sizes = Sizes {
-            database: totals.bytes,
-            delta: totals.changed,
-            stored: before + stored_delta,
-            stored_delta,
-        };
-        let current = self.place.stanza.current();
-        let summary = Summary {
-            format: MANIFEST_FORMAT,
-            id,
-            label: self.label,
-            kind: self.kind,
-            prior: self.chain.first().map(|prior| prior.summary.label),
-            program: self.host.program.clone(),
-            database: DatabaseRef { id: current.number, system_id: facts.system_id, version: facts.version },
-            time: parts.times.host,
-            server_time_us: Span { start: parts.times.server_start, stop: finished.stop_time },
-            lsn: parts.lsn,
-            wal: parts.wal,
-            sizes,
-            entries: totals.entries,
-            error: totals.bad_pages > 0,
-            annotation: self.request.annotation.clone(),
-        };
-        let layer = Layer {
-            attempt: self.attempt,
-            data_lanes: vec![data.salt],
-            index_lane: index.salt,
-            index_packs: index.sizes,
-            data_packs: data.packs,
-            index: written.index,
-            frames: data.frames,
-            stream: data.stream,
-        };
-        let body = Body {
-            format: MANIFEST_FORMAT,
-            id,
-            parent: self.facts.parent.clone(),
-            hash_key: self.facts.hash_key.clone(),
-            copy_start_ns: parts.copy_start_ns,
-            layers: adopted.layers.iter().cloned().chain([layer]).collect(),
-            resolved_entries: written.entries,
-            resolved_digest: written.digest,
-            cluster: manifest_facts(facts, control, finished.timeline),
-            tablespaces: parts.tablespaces,
-            links: gathered.links,
-            databases: parts.databases,
-            tablespace_map: (!finished.tablespace_map.is_empty()).then_some(finished.tablespace_map),
-            backup_label: Some(finished.label_file),
-            config_files: parts.config_files,
-            bad_pages: totals.bad_pages,
-            options: self.options(),
-        };
-        let report = BackupReport {
-            label: self.label,
-            kind: self.kind,
-            prior: summary.prior,
-            sizes,
-            files: totals.files,
-            changed_files: totals.changed_files,
-            unread_files: totals.unread,
-            resumed: (adopted.raw > 0).then(|| Resumed {
-                stored: adopted.stored,
-                raw: adopted.raw,
-                again: adopted.raw.saturating_sub(totals.reused),
-            }),
-            bad_pages: totals.bad_pages,
-            bad_files: copied.bad_files,
-            skipped,
-            wal: parts.wal,
-            requests: BTreeMap::new(),
-        };
-        Ok(Complete { summary, body, report })
-    }
-
-    fn options(&self) -> BTreeMap<String, String> {
-        let request = self.request;
-        BTreeMap::from([
-            ("archive-check".to_owned(), request.archive_check.to_string()),
-            ("backup-standby".to_owned(), self.standby.is_some().to_string()),
-            (
-                "checksum-page".to_owned(),
-                request.checksum_page.map_or_else(|| "auto".to_owned(), |c| c.to_string()),
-            ),
-            ("compress-level".to_owned(), request.compression.level().to_string()),
-            ("compress-type".to_owned(), request.compression.codec().to_string()),
-            ("online".to_owned(), "true".to_owned()),
-        ])
-    }
-
-    /// The commit: one create of the manifest, after everything that it names is durable.
-    async fn commit(&self, complete: Complete) -> Result<BackupReport> {
-        let begun = Instant::now();
-        let Complete { summary, body, mut report } = complete;
-        let salt = LaneSalt::from_bytes(self.host.random()?);
-        let object = seal_manifest(self.place.repo.keyring(), salt, &summary.to_json()?, &body.to_json()?)?;
-        self.place.backups.commit_manifest(&self.label, self.attempt, Bytes::from(object)).await?;
-        if let Err(lost) = self.check().await {
-            // What the manifest names may have been swept while it was put: it must not be believed.
-            self.place.backups.withdraw_manifest(&self.label, self.attempt).await?;
-            return Err(lost);
-        }
-        self.host.tell(Event::BackupCommitted { label: self.label });
-        self.forget_runs().await;
-        self.step("commit", begun);
-        report.requests = crate::report::requests(&self.place.repo);
-        Ok(report)
-    }
-
-    /// What runs at this backup said of themselves is of no more use once it is there.
-    async fn forget_runs(&self) {
-        if !self.request.resume {
-            return;
-        }
-        let own = [self.attempt];
-        let others = self.broken.iter().flat_map(|broken| broken.runs.iter().map(|(attempt, _)| *attempt));
-        for attempt in own.into_iter().chain(others) {
-            self.forget_run(attempt).await;
-        }
-    }
-
-    async fn forget_run(&self, attempt: u64) {
-        if let Err(error) = self.place.backups.delete_run(&self.label, attempt).await {
-            self.host.warn(format!("the record of run {attempt:016x} could not be removed: {error}"));
-        }
-    }
-
-    /// The run has failed, and nothing was committed: what it stored stays for the next run where that is wanted, and goes otherwise.
-    async fn give_up(&self, error: &Error) {
-        let packs = self.place.backups.list_packs(&self.label).await.unwrap_or_default();
-        let keep = self.request.resume
-            && !matches!(error, Error::Internal { .. })
-            && packs.iter().any(|pack| !pack.index);
-        if keep {
-            let bytes: u64 = packs.iter().map(|pack| pack.size).sum();
-            let (label, kind) = (self.label, self.kind);
-            let text = format!(
-                "{bytes} bytes of unfinished backup {label} are kept: the next {kind} backup resumes it"
-            );
-            self.host.tell(Event::Note { text });
-            return;
-        }
-        self.sweep().await;
-        if self.request.resume {
-            self.forget_run(self.attempt).await;
-        }
-        // An empty directory is left where this fails, and means nothing.
-        self.place.backups.tidy(&self.label).await.ok();
-    }
-
-    /// Takes away what this run has stored. Best effort: what stays is rubbish that nothing names.
-    async fn sweep(&self) {
-        let Ok(packs) = self.place.backups.list_packs(&self.label).await else { return };
-        for pack in packs.iter().filter(|pack| pack.attempt == self.attempt) {
-            if let Err(error) = self.place.backups.delete_pack(&self.label, pack).await {
-                self.host.warn(format!("a pack of the failed backup could not be removed: {error}"));
-                return;
-            }
-        }
-    }
-
     fn step(&self, name: &'static str, begun: Instant) {
         self.host.tell(Event::Step { name, took: begun.elapsed() });
     }
@@ -781,6 +567,12 @@ struct Times {
 
 /// What is known when the backup has stopped.
 struct Parts {
+    system_id: pgbr_manifest::SystemId,
+    version: pgbr_manifest::PgVersion,
+    cluster: ManifestFacts,
+    /// Whether data files came from a standby.
+    standby: bool,
+    skipped: Vec<String>,
     tablespaces: Vec<Tablespace>,
     databases: Vec<Database>,
     config_files: Vec<String>,
@@ -788,6 +580,103 @@ struct Parts {
     lsn: Span<pgbr_manifest::Lsn>,
     wal: Span<WalSegmentName>,
     times: Times,
+    finished: FinishedBackup,
+}
+
+/// What the manifest of one repository says.
+fn complete(target: &mut Target, run: &Parts, request: &BackupRequest) -> Result<Complete> {
+    let copied = target.copied.take().ok_or(Error::Internal { what: "a backup without a copy" })?;
+    let Copied { gathered, bad_files, data, index } = copied;
+    let (written, adopted) = (gathered.written, &target.adopted);
+    let id = BackupId(target.host.random()?);
+    let totals = gathered.totals;
+    let stored_delta = index.stored + adopted.stored;
+    let before = target.chain.first().map_or(0, |prior| prior.summary.sizes.stored);
+    let sizes =
+        Sizes { database: totals.bytes, delta: totals.changed, stored: before + stored_delta, stored_delta };
+    let current = target.place.stanza.current();
+    let summary = Summary {
+        format: MANIFEST_FORMAT,
+        id,
+        label: target.label,
+        kind: target.kind,
+        prior: target.chain.first().map(|prior| prior.summary.label),
+        program: target.host.program.clone(),
+        database: DatabaseRef { id: current.number, system_id: run.system_id, version: run.version },
+        time: run.times.host,
+        server_time_us: Span { start: run.times.server_start, stop: run.finished.stop_time },
+        lsn: run.lsn,
+        wal: run.wal,
+        sizes,
+        entries: totals.entries,
+        error: totals.bad_pages > 0,
+        annotation: request.annotation.clone(),
+    };
+    let layer = Layer {
+        attempt: target.attempt,
+        data_lanes: vec![data.salt],
+        index_lane: index.salt,
+        index_packs: index.sizes,
+        data_packs: data.packs,
+        index: written.index,
+        frames: data.frames,
+        stream: data.stream,
+    };
+    let body = Body {
+        format: MANIFEST_FORMAT,
+        id,
+        parent: target.facts.parent.clone(),
+        hash_key: target.facts.hash_key.clone(),
+        copy_start_ns: run.copy_start_ns,
+        layers: adopted.layers.iter().cloned().chain([layer]).collect(),
+        resolved_entries: written.entries,
+        resolved_digest: written.digest,
+        cluster: run.cluster.clone(),
+        tablespaces: run.tablespaces.clone(),
+        links: gathered.links,
+        databases: run.databases.clone(),
+        tablespace_map: (!run.finished.tablespace_map.is_empty())
+            .then(|| run.finished.tablespace_map.clone()),
+        backup_label: Some(run.finished.label_file.clone()),
+        config_files: run.config_files.clone(),
+        bad_pages: totals.bad_pages,
+        options: options(request, run.standby),
+    };
+    let report = BackupReport {
+        repo: target.number,
+        label: target.label,
+        kind: target.kind,
+        prior: summary.prior,
+        sizes,
+        files: totals.files,
+        changed_files: totals.changed_files,
+        unread_files: totals.unread,
+        resumed: (adopted.raw > 0).then(|| Resumed {
+            stored: adopted.stored,
+            raw: adopted.raw,
+            again: adopted.raw.saturating_sub(totals.reused),
+        }),
+        bad_pages: totals.bad_pages,
+        bad_files,
+        skipped: run.skipped.clone(),
+        wal: run.wal,
+        requests: BTreeMap::new(),
+    };
+    Ok(Complete { summary, body, report })
+}
+
+fn options(request: &BackupRequest, standby: bool) -> BTreeMap<String, String> {
+    BTreeMap::from([
+        ("archive-check".to_owned(), request.archive_check.to_string()),
+        ("backup-standby".to_owned(), standby.to_string()),
+        (
+            "checksum-page".to_owned(),
+            request.checksum_page.map_or_else(|| "auto".to_owned(), |c| c.to_string()),
+        ),
+        ("compress-level".to_owned(), request.compression.level().to_string()),
+        ("compress-type".to_owned(), request.compression.codec().to_string()),
+        ("online".to_owned(), "true".to_owned()),
+    ])
 }
 
 fn manifest_facts(
@@ -812,8 +701,8 @@ async fn keep_in_touch(
     running: &RunningBackup,
     standby: Option<&Standby>,
     upper: &UpperLsn,
-    copying: &mut JoinHandle<Result<Packed>>,
-) -> Result<Result<Packed>> {
+    copying: &mut JoinHandle<Result<Pass>>,
+) -> Result<Result<Pass>> {
     loop {
         tokio::select! {
             done = &mut *copying => return done.map_err(|_| Error::Internal { what: "the copy thread panicked" }),

@@ -47,7 +47,9 @@ pub use annotate::{AnnotateReport, AnnotateRequest, annotate};
 pub use archive::{
     ArchiveGetRequest, ArchivePushRequest, Got, RecoveryMode, archive_get, archive_push, recovery_mode,
 };
-pub use backup::{BackupReport, BackupRequest, BadFile, Resumed, StandbyUse, backup};
+pub use backup::{
+    BackupRepo, BackupReport, BackupRequest, Backups, BadFile, FailedBackup, Resumed, StandbyUse, backup,
+};
 pub use browse::{
     RepoEntries, RepoEntry, RepoFile, RepoGetRequest, RepoListing, RepoLsRequest, RepoPath, RepoRmReport,
     RepoRmRequest, repo_get, repo_ls, repo_rm,

@@ -14,12 +14,27 @@ use tokio::task::JoinSet;
 use crate::error::{Error, Result};
 use crate::run::FrameRow;
 
-/// How many packs may be under way to the store at once.
-const UPLOADS: usize = 2;
+/// How many packs may be under way to a directory at once: one is written while the next is synced.
+const LOCAL_UPLOADS: usize = 2;
+/// And to a store elsewhere, where each waits for answers: so many for each worker thread, within these bounds.
+const UPLOADS_A_THREAD: usize = 2;
+const REMOTE_UPLOADS: std::ops::RangeInclusive<usize> = 4..=16;
+/// Whatever their size, packs under way to one repository have about this many bytes together.
+const UPLOAD_BYTES: usize = 256 << 20;
 /// A pack is closed when its rows have this many bytes, however well its frames compress: readers take up to 1 MiB.
 const MAX_ROW_BYTES: usize = 512 << 10;
 
-/// Puts packs, two at a time. Lives on a plain thread and drives a tokio runtime elsewhere.
+/// How many packs of `pack_size` bytes may be under way to a repository at once, for so many worker threads.
+pub(crate) fn plan_uploads(local: bool, threads: usize, pack_size: usize) -> usize {
+    if local {
+        return LOCAL_UPLOADS;
+    }
+    let wanted = threads.saturating_mul(UPLOADS_A_THREAD);
+    let wanted = wanted.clamp(*REMOTE_UPLOADS.start(), *REMOTE_UPLOADS.end());
+    wanted.min(UPLOAD_BYTES / pack_size.max(1)).max(LOCAL_UPLOADS)
+}
+
+/// Puts packs, a few at a time. Lives on a plain thread and drives a tokio runtime elsewhere.
 pub(crate) struct Uploads {
     backups: BackupStore,
     label: BackupLabel,
@@ -31,8 +46,15 @@ pub(crate) struct Uploads {
 }
 
 impl Uploads {
-    pub(crate) fn new(backups: BackupStore, label: BackupLabel, attempt: u64, runtime: Handle) -> Self {
-        let room = Arc::new(Semaphore::new(UPLOADS));
+    /// Packs of one run, at most `at_once` of them under way.
+    pub(crate) fn new(
+        backups: BackupStore,
+        label: BackupLabel,
+        attempt: u64,
+        at_once: usize,
+        runtime: Handle,
+    ) -> Self {
+        let room = Arc::new(Semaphore::new(at_once));
         Self { backups, label, attempt, runtime, room, under_way: JoinSet::new(), bytes: 0 }
     }
 
@@ -277,4 +299,20 @@ fn digest(salt: &LaneSalt) -> Digest {
 
 fn count(value: usize) -> Result<u32> {
     u32::try_from(value).map_err(|_| Error::Internal { what: "a pack or frame is larger than 4 GiB" })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn uploads_are_bounded_by_count_and_by_memory() {
+        let mib = |n: usize| n << 20;
+        assert_eq!(plan_uploads(true, 64, mib(16)), 2);
+        assert_eq!(plan_uploads(false, 1, mib(16)), 4);
+        assert_eq!(plan_uploads(false, 4, mib(16)), 8);
+        assert_eq!(plan_uploads(false, 64, mib(16)), 16);
+        assert_eq!(plan_uploads(false, 64, mib(64)), 4);
+        assert_eq!(plan_uploads(false, 64, mib(1024)), 2);
+    }
 }

@@ -1,9 +1,10 @@
 //! backup.
 
-use std::collections::BTreeMap;
+use std::sync::Arc;
 
-use pgbr::{BackupRequest, BackupType, BadFile, Host, backup};
+use pgbr::{BackupRepo, BackupReport, BackupRequest, BackupType, BadFile, Host, backup};
 
+use super::each::Failures;
 use crate::exit::{CliError, ErrorCode};
 use crate::request;
 use crate::run::{Context, Outcome};
@@ -11,49 +12,66 @@ use crate::size::format_size;
 
 pub(super) async fn run(context: &Context, host: &Host) -> Outcome {
     let settings = &context.settings;
-    if settings.repo_keys().len() > 1 {
-        let key = settings.repo_key();
+    let (keys, key) = (settings.backup_keys(), settings.repo_key());
+    if settings.keys("repo").len() > 1 && !settings.entry("repo").is_set() {
         context.log.info(&format!("repo option not specified, defaulting to repo{key}"));
     }
-    let request = build(context)?;
-    let report = backup(host, request).await.map_err(|e| context.failure(&e))?;
-    let log = &context.log;
+    let request = build(context, host, &keys)?;
+    let backups = backup(host, request).await.map_err(|e| context.failure(&e))?;
+    let mut failures = Failures::new(context, keys.len());
+    for report in &backups.made {
+        match finish(context, host, report, keys.len() > 1).await {
+            Ok(()) => context.has_grown(report.repo),
+            Err(error) => failures.add(report.repo, error),
+        }
+    }
+    for failed in backups.failed {
+        failures.add(failed.repo, context.failure(&failed.error));
+    }
+    failures.end().map(|()| 0)
+}
+
+/// Tells what was backed up to one repository.
+async fn finish(
+    context: &Context,
+    host: &Host,
+    report: &BackupReport,
+    several: bool,
+) -> Result<(), CliError> {
+    let (settings, log, key) = (&context.settings, &context.log, report.repo);
+    let of = if several { format!("repo{key}: ") } else { String::new() };
     for file in &report.bad_files {
-        log.warn(&format!("invalid page checksums in '{}' at {}", file.path, pages(file)));
+        log.warn(&format!("{of}invalid page checksums in '{}' at {}", file.path, pages(file)));
     }
     if report.bad_pages > 0 {
         let pages = report.bad_pages;
         log.warn(&format!(
-            "{pages} page(s) have a wrong checksum: the backup is complete and is marked as having errors"
+            "{of}{pages} page(s) have a wrong checksum: the backup is complete and is marked as having errors"
         ));
     }
     for skipped in &report.skipped {
-        log.warn(&format!("not copied: {skipped}"));
+        log.warn(&format!("{of}not copied: {skipped}"));
     }
-    log.info(&format!(
-        "{} backup size = {}, file total = {}",
-        report.kind,
-        format_size(report.sizes.database),
-        report.files
-    ));
+    let (kind, size) = (report.kind, format_size(report.sizes.database));
+    log.info(&format!("{of}{kind} backup size = {size}, file total = {}", report.files));
     if let Some(resumed) = report.resumed {
         let (raw, stored) = (format_size(resumed.raw), format_size(resumed.stored));
         let again = format_size(resumed.again);
-        log.info(&format!("resumed: {raw} ({stored} in the repository) were stored before, {again} of it sent again or dropped"));
+        log.info(&format!("{of}resumed: {raw} ({stored} in the repository) were stored before, {again} of it sent again or dropped"));
     }
     log.info(&format!(
-        "stored {} in {} request(s) to the repository",
+        "{of}stored {} in {} request(s) to the repository",
         format_size(report.sizes.stored_delta),
-        requests(&report.requests)
+        super::requests::count(&report.requests)
     ));
+    super::requests::tell(context, key, &report.requests);
     // It is the newest backup, so nobody expires it before this.
     if settings.get_bool("hold") {
-        let key = settings.repo_key();
         let (repo, stanza) = (request::repo_of(settings, key)?, request::stanza(settings)?);
         let held = super::hold::apply(context, host, (key, repo), stanza, report.label).await;
         held.map_err(|e| context.failure(&e))?;
     }
-    Ok(0)
+    Ok(())
 }
 
 /// `page 1` or `pages 1, 5-7 and 3 more`.
@@ -76,11 +94,7 @@ fn pages(file: &BadFile) -> String {
     }
 }
 
-fn requests(counts: &BTreeMap<&'static str, u64>) -> u64 {
-    ["puts", "gets", "lists", "deletes"].iter().filter_map(|kind| counts.get(kind)).sum()
-}
-
-fn build(context: &Context) -> Result<BackupRequest, CliError> {
+fn build(context: &Context, host: &Host, keys: &[u16]) -> Result<BackupRequest, CliError> {
     let settings = &context.settings;
     if !settings.get_bool("online") {
         return Err(CliError::new(
@@ -89,9 +103,15 @@ fn build(context: &Context) -> Result<BackupRequest, CliError> {
         ));
     }
     let kind = settings.get_str("type").unwrap_or("incr").parse::<BackupType>();
-    let pack_size = settings.indexed("repo", settings.repo_key(), "pack-size").as_size();
+    let repo = |key: &u16| {
+        let pack_size = settings.indexed("repo", *key, "pack-size").as_size();
+        let pack_size = pack_size.and_then(|size| usize::try_from(size).ok());
+        let observer = (keys.len() > 1).then(|| Arc::clone(&context.host_of(host, *key).observer));
+        let plain = BackupRepo::new(*key, request::repo_of(settings, *key)?);
+        Ok::<_, CliError>(BackupRepo { pack_size: pack_size.unwrap_or(plain.pack_size), observer, ..plain })
+    };
     Ok(BackupRequest {
-        repo: request::repo_of(settings, settings.repo_key())?,
+        repos: keys.iter().map(repo).collect::<Result<_, _>>()?,
         stanza: request::stanza(settings)?,
         cluster: request::cluster(settings, &context.env, &context.log)?,
         others: request::other_clusters(settings, &context.env, &context.log)?,
@@ -101,7 +121,6 @@ fn build(context: &Context) -> Result<BackupRequest, CliError> {
         delta: settings.get_bool("delta"),
         resume: settings.get_bool("resume"),
         threads: request::threads(settings),
-        pack_size: pack_size.and_then(|size| usize::try_from(size).ok()).unwrap_or(16 << 20),
         start_fast: settings.get_bool("start-fast"),
         archive_check: settings.get_bool("archive-check"),
         archive_mode_check: settings.get_bool("archive-mode-check"),

@@ -21,7 +21,7 @@ pub(super) async fn run(context: &Context, host: &Host) -> Outcome {
     let step = async |key, repo| {
         let request = build(settings, key, repo, asked)?;
         let report = expire(&context.host_of(host, key), request).await.map_err(|e| context.failure(&e))?;
-        tell_rubbish(context, key, &report);
+        tell_work(context, key, &report);
         reports.push((key, report));
         Ok(())
     };
@@ -30,7 +30,7 @@ pub(super) async fn run(context: &Context, host: &Host) -> Outcome {
     done
 }
 
-fn tell_rubbish(context: &Context, key: u16, report: &ExpireReport) {
+fn tell_work(context: &Context, key: u16, report: &ExpireReport) {
     let log = &context.log;
     if report.packs.count > 0 {
         let (count, size) = (report.packs.count, format_size(report.packs.bytes));
@@ -40,6 +40,7 @@ fn tell_rubbish(context: &Context, key: u16, report: &ExpireReport) {
         let (count, size) = (report.leftovers.count, format_size(report.leftovers.bytes));
         log.detail(&format!("repo{key}: {count} file(s) of {size} removed that interrupted writes had left"));
     }
+    super::requests::tell(context, key, &report.requests);
 }
 
 /// Prints what the options ask for: with several repositories one object, or one paragraph, for each.

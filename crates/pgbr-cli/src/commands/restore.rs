@@ -41,6 +41,7 @@ pub(super) async fn run(context: &Context, host: &Host) -> Outcome {
         log.info(&format!("kept = {kept}, fetched = {fetched}, files removed = {}", report.removed));
     }
     log.info(&format!("restore size = {}, file total = {}", format_size(report.bytes), report.files));
+    super::requests::tell(context, context.settings.repo_key(), &report.requests);
     Ok(0)
 }
 

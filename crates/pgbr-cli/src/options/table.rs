@@ -107,7 +107,7 @@ pub static OPTIONS: [OptionRule; 210] = [
     opt("recurse", Boolean, REPO_LS | REPO_RM, "Include all subpaths in output.").default("n").own(&[own(REPO_RM).help("Remove all sub file/paths.")]),
     opt("reference", Text, MANIFEST, "Filter on reference.").not_yet(),
     opt("remote-type", Choice, ROLES_ONLY, "What a remote/local child serves (pg or repo).").values(&["pg", "repo"]).internal().not_yet(),
-    opt("repo", Integer, ANNOTATE | ARCHIVE_GET | BACKUP | EXPIRE | INFO | MANIFEST | REPO_COPY | REPO_GET | REPO_LS | REPO_RM | RESTORE | STANZA_DELETE | VERIFY, "Set repository.").range("1", "256").listed(Repository),
+    opt("repo", Integer, ANNOTATE | ARCHIVE_GET | BACKUP | EXPIRE | INFO | MANIFEST | REPO_COPY | REPO_GET | REPO_LS | REPO_RM | RESTORE | STANZA_DELETE | VERIFY, "Set repository.").range("1", "256").listed(Repository).own(&[own(BACKUP).help("Set repository, or several at once: 1,2 or all.")]),
     opt("repo-azure-account", Text, WITH_REPO, "Azure repository account.").repo().required().secret().needs("repo-type", &["azure"]),
     opt("repo-azure-container", Text, WITH_REPO, "Azure repository container.").repo().required().needs("repo-type", &["azure"]),
     opt("repo-azure-endpoint", Text, WITH_REPO, "Azure repository endpoint.").repo().default("blob.core.windows.net").secret().needs("repo-type", &["azure"]),

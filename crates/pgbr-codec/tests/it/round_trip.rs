@@ -47,6 +47,10 @@ proptest! {
             let mut frame = sealer.seal(&mut compressor, FrameKind::Data, number, raw).unwrap();
             prop_assert!(frame.len() <= raw.len() + 40);
             prop_assert_eq!(FrameHeader::parse(&frame).unwrap().frame_len(), frame.len());
+            let mut payload = Vec::new();
+            let codec = compressor.compress(raw, &mut payload).unwrap();
+            let twin = sealer.seal_compressed(FrameKind::Data, number, raw.len(), codec, &payload).unwrap();
+            prop_assert_eq!(&twin, &frame);
             let mut out = Vec::new();
             opener.open(&mut decompressor, &mut frame, FrameKind::Data, number, &mut out).unwrap();
             prop_assert_eq!(&out, raw);

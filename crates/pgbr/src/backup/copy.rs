@@ -1,5 +1,8 @@
 //! Copying a cluster: read and hash on all cores, gather in order, compress and seal on all cores, pack in order.
 //!
+//! A copy may go to several repositories, each a branch: all is read once, compared with what each branch's parent has, and what goes into
+//! frames of several branches just so is compressed once.
+//!
 //! One thread (this module's) decides; the workers do what costs time. All queues are bounded by counting what is out.
 
 use std::path::PathBuf;
@@ -14,13 +17,13 @@ use pgbr_manifest::{FileDigest, GRAIN, HashKey, RelPath};
 use pgbr_pg::{EntryKind, PageContext, ScanEntry};
 
 use super::BadFile;
-use super::gather::{Expected, Gather, Gathered, Prior, RawFrame};
-use super::read::{self, Done, OpenRun, RunPlace, Small, Work};
-use crate::error::{Error, Result};
+use super::gather::{Expected, Gather, Gathered, RawFrame};
+use super::read::{self, Before, Candidate, Done, Lens, OpenRun, RunPlace, Share, Small, Work};
+use crate::error::{Error, Result, with_causes};
 use crate::host::Host;
 use crate::load::LayerNodes;
 use crate::observe::Event;
-use crate::packs::{DataPacks, IndexPacks};
+use crate::packs::{DataPacked, DataPacks, IndexPacked, IndexPacks};
 use crate::pool::{Ordered, Pool, Urgency};
 use crate::run::{FrameRow, RUN};
 
@@ -39,18 +42,12 @@ pub(crate) struct CopyOptions {
     pub(crate) threads: usize,
     /// How frames are compressed.
     pub(crate) compression: Compression,
-    /// The most raw bytes of a frame.
-    pub(crate) frame_limit: usize,
-    /// The key of all hashes.
-    pub(crate) key: HashKey,
     /// How page checksums are checked; none where the cluster has none.
     pub(crate) pages: Option<Arc<PageContext>>,
     /// Pages in a segment of a relation.
     pub(crate) segment_pages: u32,
     /// An estimate of the bytes to come, for progress; 0 until it is known.
     pub(crate) estimate: Arc<AtomicU64>,
-    /// The backup or the broken run that this one builds on.
-    pub(crate) parent: Option<Parent>,
 }
 
 /// What there is to copy, in the order of the index: a [`pgbr_pg::Scan`].
@@ -58,109 +55,153 @@ pub(crate) trait Entries: Iterator<Item = pgbr_pg::Result<ScanEntry>> {}
 
 impl<I: Iterator<Item = pgbr_pg::Result<ScanEntry>>> Entries for I {}
 
-/// What copying found.
+/// One repository that a copy goes to: what its backup builds on, and its packs.
+pub(crate) struct Branch {
+    host: Host,
+    key: HashKey,
+    parent: Option<Parent>,
+    gather: Gather,
+    data: DataPacks,
+    index: IndexPacks,
+    seals: Ordered<Sealed>,
+    bad_files: Vec<BadFile>,
+}
+
+/// What copying found, and what became of it in one repository.
 pub(crate) struct Copied {
     /// The index and the totals.
     pub(crate) gathered: Gathered,
     /// Files that have pages with wrong checksums, the first hundred.
     pub(crate) bad_files: Vec<BadFile>,
+    /// The packs of data.
+    pub(crate) data: DataPacked,
+    /// The packs of the index.
+    pub(crate) index: IndexPacked,
 }
 
 enum Job {
     Read { seq: u64, works: Vec<Work> },
-    Seal(RawFrame),
+    Seal(SealJob),
 }
 
 enum Output {
     Read { seq: u64, done: Vec<Done> },
-    Sealed(Sealed),
+    Sealed { raw: Vec<u8>, frames: Vec<(usize, Sealed)> },
     Failed(Error),
+}
+
+/// Content to compress once, and to seal for each branch.
+struct SealJob {
+    /// None: the bytes of the run that is being gathered.
+    raw: Option<Vec<u8>>,
+    frames: Vec<Unsealed>,
+}
+
+struct Unsealed {
+    branch: usize,
+    number: u64,
+    rows: Vec<FrameRow>,
 }
 
 struct Sealed {
     number: u64,
+    raw_len: u32,
     frame: Vec<u8>,
-    raw: Vec<u8>,
     rows: Vec<FrameRow>,
 }
 
-/// Copies all that `scan` finds. The control file is read when everything else was.
+/// Copies all that `scan` finds. The control file is read when everything else was. A branch whose repository fails is lost, and the
+/// others go on; what fails for all of them is the error of the whole.
 pub(crate) fn copy_cluster(
     host: &Host,
     scan: &mut impl Entries,
-    mut options: CopyOptions,
-    data: &mut DataPacks,
-    mut index: IndexPacks,
-) -> Result<(Copied, IndexPacks)> {
-    let pool = start_workers(&options, &data.sealer())?;
-    let parent = options.parent.take();
-    let options = &options;
+    options: &CopyOptions,
+    branches: Vec<Branch>,
+) -> Result<Vec<Result<Copied>>> {
+    let lens = Lens {
+        keys: branches.iter().map(|branch| branch.key.clone()).collect(),
+        pages: options.pages.clone(),
+        segment_pages: options.segment_pages,
+    };
+    let sealers: Arc<[Sealer]> = branches.iter().map(|branch| branch.data.sealer()).collect();
+    let pool = start_workers(options, &lens, &sealers)?;
     let mut copy = Copy {
         host,
         options,
+        lens,
         pool,
-        gather: Gather::new(options.key.clone(), options.frame_limit),
-        data,
-        index: &mut index,
+        alone: branches.len() == 1,
+        branches: branches.into_iter().map(Ok).collect(),
         spare: Vec::new(),
         reads: Ordered::default(),
-        seals: Ordered::default(),
         large: None,
         waiting: None,
         due: None,
-        parent,
-        bad_files: Vec::new(),
         true_size: None,
     };
     copy.all(scan)?;
-    let bad_files = copy.bad_files;
-    let gathered = copy.gather.finish(copy.index)?;
-    Ok((Copied { gathered, bad_files }, index))
+    Ok(copy.branches.into_iter().map(|branch| branch.and_then(Branch::finish)).collect())
 }
 
-fn start_workers(options: &CopyOptions, sealer: &Sealer) -> Result<Pool<Job, Output>> {
+fn start_workers(options: &CopyOptions, lens: &Lens, sealers: &Arc<[Sealer]>) -> Result<Pool<Job, Output>> {
     let compressors: Result<Vec<_>, _> =
         (0..options.threads.max(1)).map(|_| Compressor::new(options.compression)).collect();
     let mut compressors = compressors?;
     let make = || {
         let mut compressor = compressors.pop();
-        let (sealer, key, pages) = (sealer.clone(), options.key.clone(), options.pages.clone());
-        let segment_pages = options.segment_pages;
+        let (sealers, lens) = (Arc::clone(sealers), lens.clone());
         move |job| match job {
             Job::Read { seq, works } => {
-                let done: Result<Vec<_>> = works
-                    .into_iter()
-                    .map(|work| read::perform(work, &key, pages.as_deref(), segment_pages))
-                    .collect();
+                let done: Result<Vec<_>> = works.into_iter().map(|work| read::perform(work, &lens)).collect();
                 done.map_or_else(Output::Failed, |done| Output::Read { seq, done })
             }
-            Job::Seal(frame) => seal(compressor.as_mut(), &sealer, frame).unwrap_or_else(Output::Failed),
+            Job::Seal(job) => seal(compressor.as_mut(), &sealers, job).unwrap_or_else(Output::Failed),
         }
     };
     Pool::start(options.threads, make).map_err(Error::io("start a thread for", "workers"))
 }
 
-fn seal(compressor: Option<&mut Compressor>, sealer: &Sealer, frame: RawFrame) -> Result<Output> {
+fn seal(compressor: Option<&mut Compressor>, sealers: &[Sealer], job: SealJob) -> Result<Output> {
     let compressor = compressor.ok_or(Error::Internal { what: "a worker has no compressor" })?;
-    let RawFrame { number, raw, rows } = frame;
-    let sealed = sealer.seal(compressor, FrameKind::Data, number, &raw)?;
-    Ok(Output::Sealed(Sealed { number, frame: sealed, raw, rows }))
+    let raw = job.raw.ok_or(Error::Internal { what: "a frame has no content" })?;
+    let raw_len = u32::try_from(raw.len()).unwrap_or(u32::MAX);
+    let sealer = |branch: usize| {
+        sealers.get(branch).ok_or(Error::Internal { what: "a frame is of an unknown branch" })
+    };
+    let shared = match job.frames.as_slice() {
+        [_] => None,
+        _ => {
+            let mut payload = Vec::with_capacity(raw.len());
+            let codec = compressor.compress(&raw, &mut payload)?;
+            Some((codec, payload))
+        }
+    };
+    let mut frames = Vec::with_capacity(job.frames.len());
+    for Unsealed { branch, number, rows } in job.frames {
+        let (sealer, kind) = (sealer(branch)?, FrameKind::Data);
+        let frame = match &shared {
+            None => sealer.seal(compressor, kind, number, &raw)?,
+            Some((codec, payload)) => sealer.seal_compressed(kind, number, raw.len(), *codec, payload)?,
+        };
+        frames.push((branch, Sealed { number, raw_len, frame, rows }));
+    }
+    Ok(Output::Sealed { raw, frames })
 }
 
-/// An entry of the scan, what the parent has there, and whether it is written in any case.
+/// An entry of the scan, and what the parent of each branch has there; none where the branch is lost.
 struct Found {
     entry: ScanEntry,
-    known: Option<Entry>,
+    known: Vec<Option<Known>>,
+}
+
+/// What a parent has where an entry is.
+#[derive(Default)]
+struct Known {
+    entry: Option<Entry>,
+    /// Whether the entry is written in any case.
     forced: bool,
     /// Whether the parent has something there that has to be said to be gone if this vanishes.
     hides: bool,
-}
-
-enum Compared {
-    /// It cannot have changed.
-    Unread(Work),
-    /// It is to be read; with the parent's record of it.
-    Read((read::Candidate, Option<FileRecord>)),
 }
 
 /// What a backup builds on: the resolved list of its chain, read side by side with the scan.
@@ -181,21 +222,20 @@ pub(crate) struct Parent {
 struct Copy<'a> {
     host: &'a Host,
     options: &'a CopyOptions,
+    lens: Lens,
     pool: Pool<Job, Output>,
-    gather: Gather,
-    data: &'a mut DataPacks,
-    index: &'a mut IndexPacks,
+    /// Whether there is one branch, whose failure is that of the whole.
+    alone: bool,
+    /// The branches; of one that is lost, why.
+    branches: Vec<Result<Branch>>,
     spare: Vec<Vec<u8>>,
     reads: Ordered<Vec<Done>>,
-    seals: Ordered<Sealed>,
     /// A file of many runs, and the next of them.
     large: Option<(Arc<OpenRun>, u64)>,
-    /// An entry that did not fit into the last job, and what the parent has there.
+    /// An entry that did not fit into the last job.
     waiting: Option<Found>,
-    /// An entry before which the parent has more that is gone.
+    /// An entry before which a parent has more that is gone.
     due: Option<ScanEntry>,
-    parent: Option<Parent>,
-    bad_files: Vec<BadFile>,
     /// Where the open file really ends, when it shrank while it was read.
     true_size: Option<u64>,
 }
@@ -204,9 +244,9 @@ impl Copy<'_> {
     fn all(&mut self, scan: &mut impl Entries) -> Result<()> {
         let limit = self.limit();
         let mut more = true;
-        loop {
+        while self.branches.iter().any(Result::is_ok) {
             self.host.stop.check()?;
-            while more && self.reads.out() < limit && self.seals.out() < limit {
+            while more && self.reads.out() < limit && self.sealing() < limit {
                 let works = self.next_batch(scan)?;
                 more = !works.is_empty();
                 if more {
@@ -214,13 +254,20 @@ impl Copy<'_> {
                     self.pool.submit(Urgency::Begin, Job::Read { seq, works });
                 }
             }
-            if self.reads.out() == 0 && self.seals.out() == 0 && !more {
+            if self.reads.out() == 0 && self.sealing() == 0 && !more {
                 break;
             }
             self.take_result()?;
         }
-        self.gather.last_frame(emit(&self.pool, &mut self.seals));
-        while self.seals.out() > 0 {
+        let mut jobs = Vec::new();
+        for number in 0..self.branches.len() {
+            self.branch(number, |branch| {
+                branch.gather.last_frame(|frame| join(&mut jobs, number, frame));
+                Ok(())
+            })?;
+        }
+        self.submit(jobs);
+        while self.sealing() > 0 {
             self.take_result()?;
         }
         Ok(())
@@ -229,6 +276,28 @@ impl Copy<'_> {
     /// The most jobs of each kind that are out.
     fn limit(&self) -> u64 {
         (self.options.threads.max(1) * DEPTH) as u64
+    }
+
+    /// How many frames are on their way to packs, of the branch that has most.
+    fn sealing(&self) -> u64 {
+        self.branches.iter().flatten().map(|branch| branch.seals.out()).max().unwrap_or(0)
+    }
+
+    /// Does something in a branch that is not lost. What fails there loses the branch, if there are others, and not the whole.
+    fn branch<T>(&mut self, number: usize, act: impl FnOnce(&mut Branch) -> Result<T>) -> Result<Option<T>> {
+        let alone = self.alone;
+        let Some(slot) = self.branches.get_mut(number) else { return Ok(None) };
+        let Ok(branch) = slot else { return Ok(None) };
+        match act(branch) {
+            Ok(done) => Ok(Some(done)),
+            Err(error) if alone || is_of_all(&error) => Err(error),
+            Err(error) => {
+                let text = format!("the backup in this repository is given up: {}", with_causes(&error));
+                branch.host.warn(text);
+                *slot = Err(error);
+                Ok(None)
+            }
+        }
     }
 
     /// The next job's work: one run of a large file, or many small things.
@@ -248,35 +317,33 @@ impl Copy<'_> {
                 // Everything before it must have been read, not only handed out.
                 self.drain_reads()?;
             }
-            let Found { entry, known, forced, hides } = found;
+            let Found { entry, known } = found;
             match entry.kind {
-                EntryKind::Directory => works.push(self.directory(entry, known, forced)?),
+                EntryKind::Directory => works.push(self.directory(entry, known)?),
                 EntryKind::Link { target } => {
                     let record = Record::Link { path: entry.path, meta: meta(&entry.meta), target };
-                    works.push(Work::Entry { record, same: false });
+                    works.push(Work::Entry { record, same: vec![false; self.branches.len()] });
                 }
-                EntryKind::File { size, .. } => match self.compare(&entry, known, forced)? {
-                    Compared::Unread(unread) => works.push(unread),
-                    Compared::Read(file) if large => {
-                        works.extend(self.open_large(entry.source, file, forced, hides)?);
-                        // Where it vanished there may be nothing to do about it; no work at all would be the end.
-                        if !works.is_empty() {
-                            break;
-                        }
-                    }
-                    Compared::Read((record, prior)) => {
+                EntryKind::File { size, .. } => {
+                    let (record, shares) = self.compare(&entry, known)?;
+                    if !shares.iter().any(Share::is_read) {
+                        works.push(Work::Unread { path: entry.path, shares });
+                    } else if large {
+                        works.extend(self.open_large(entry.source, record, shares)?);
+                        break;
+                    } else {
                         bytes += size + 512;
-                        let prior = prior.map(|prior| self.prior(prior)).transpose()?;
-                        let small = Small { source: entry.source, record, prior, forced, hides };
+                        let before = self.before(&shares, 2 * RUN, true)?;
+                        let small = Small { source: entry.source, record, shares, before };
                         works.push(if control { Work::Control(small) } else { Work::Small(small) });
                     }
-                },
+                }
             }
         }
         Ok(works)
     }
 
-    /// The next entry of the scan, with what the parent has there. What the parent has before it is gone, which is work, too.
+    /// The next entry of the scan, with what the parents have there. What a parent has before it is gone, which is work, too.
     fn next_entry(&mut self, scan: &mut impl Entries, works: &mut Vec<Work>) -> Result<Option<Found>> {
         if let Some(found) = self.waiting.take() {
             return Ok(Some(found));
@@ -285,70 +352,63 @@ impl Copy<'_> {
             Some(entry) => Some(entry),
             None => scan.next().transpose()?,
         };
-        let Some(parent) = &mut self.parent else {
-            return Ok(entry.map(|entry| Found { entry, known: None, forced: false, hides: false }));
-        };
-        if !parent.pass(entry.as_ref().map(|entry| &entry.path), works)? {
-            self.due = entry;
-            return Ok(None);
+        let path = entry.as_ref().map(|entry| &entry.path);
+        for number in 0..self.branches.len() {
+            if self.branch(number, |branch| branch.pass(path, number, works))? == Some(false) {
+                self.due = entry;
+                return Ok(None);
+            }
         }
         let Some(entry) = entry else { return Ok(None) };
-        parent.take(entry).map(Some)
+        let mut known = Vec::with_capacity(self.branches.len());
+        for number in 0..self.branches.len() {
+            known.push(self.branch(number, |branch| branch.take(&entry))?);
+        }
+        Ok(Some(Found { entry, known }))
     }
 
-    fn directory(&mut self, entry: ScanEntry, known: Option<Entry>, forced: bool) -> Result<Work> {
+    fn directory(&mut self, entry: ScanEntry, known: Vec<Option<Known>>) -> Result<Work> {
         let own = meta(&entry.meta);
-        let same = match known {
-            Some(Entry::Directory(meta)) => meta == own && !forced,
-            Some(Entry::File(_)) => {
-                self.parent_end()?;
-                false
-            }
-            _ => false,
-        };
+        let mut same = Vec::with_capacity(known.len());
+        for (number, known) in known.into_iter().map(Option::unwrap_or_default).enumerate() {
+            same.push(match known.entry {
+                Some(Entry::Directory(meta)) => meta == own && !known.forced,
+                Some(Entry::File(_)) => {
+                    self.branch(number, Branch::parent_end)?;
+                    false
+                }
+                _ => false,
+            });
+        }
         Ok(Work::Entry { record: Record::Directory { path: entry.path, meta: own }, same })
     }
 
-    /// Whether a file has to be read.
-    fn compare(&mut self, entry: &ScanEntry, known: Option<Entry>, forced: bool) -> Result<Compared> {
+    /// What each branch makes of a file.
+    fn compare(&mut self, entry: &ScanEntry, known: Vec<Option<Known>>) -> Result<(Candidate, Vec<Share>)> {
         let mut candidate = file_record(&entry.path, &entry.meta, entry.kind.clone())?;
-        let (Some(Entry::File(prior)), Some(parent)) = (known, &self.parent) else {
-            return Ok(Compared::Read((candidate, None)));
-        };
-        if parent.trust && !candidate.record.flags.control {
-            match plan_read(&prior, &candidate.record, parent.copy_start_ns) {
-                ReadPlan::Skip if parent.reader.source().is_some_and(|source| source >= parent.broken) => {
-                    let end = self.parent_end()?.ok_or(Error::Internal { what: "a file without an end" })?;
-                    return Ok(Compared::Unread(Work::Unread { record: candidate.record, end, forced }));
-                }
-                ReadPlan::Skip | ReadPlan::Read => {}
-                ReadPlan::Distrust(why) => return Err(Error::Distrust { path: entry.path.to_string(), why }),
-            }
+        let mut shares = Vec::with_capacity(known.len());
+        for (number, known) in known.into_iter().enumerate() {
+            let share = match known {
+                Some(known) => self.branch(number, |branch| branch.share(known, &candidate.record))?,
+                None => None,
+            };
+            shares.push(share.unwrap_or(Share::Lost));
         }
-        candidate.record.flags.whole = false;
-        Ok(Compared::Read((candidate, Some(prior))))
+        candidate.record.flags.whole = !shares.iter().any(Share::has_prior);
+        Ok((candidate, shares))
     }
 
-    /// All that the parent has of a file that is read in one piece.
-    fn prior(&mut self, record: FileRecord) -> Result<Prior> {
-        let known = self.parent_grains(2 * RUN)?;
-        Ok(Prior { record, known, end: self.parent_end()? })
-    }
-
-    fn parent_grains(&mut self, bytes: usize) -> Result<Expected> {
-        match &mut self.parent {
-            Some(parent) => {
-                let known = parent.reader.grains(bytes.div_ceil(GRAIN))?;
-                Ok(Expected { known, recent: parent.reader.take_recent() })
-            }
-            None => Ok(Expected::default()),
+    /// What the parents have in the places of the next `bytes` of a file, and at its end where that is `last`.
+    fn before(&mut self, shares: &[Share], bytes: usize, last: bool) -> Result<Vec<Before>> {
+        let mut all = Vec::with_capacity(shares.len());
+        for (number, share) in shares.iter().enumerate() {
+            let before = match share.has_prior() {
+                true => self.branch(number, |branch| branch.before(bytes, last))?,
+                false => None,
+            };
+            all.push(before.unwrap_or_default());
         }
-    }
-
-    /// The parent's end of its file; none where it is an unfinished run's.
-    fn parent_end(&mut self) -> Result<Option<Fields>> {
-        let Some(parent) = &mut self.parent else { return Ok(None) };
-        Ok(Some(parent.reader.end()?).filter(|end| end.digest != UNKNOWN_DIGEST))
+        Ok(all)
     }
 
     fn drain_reads(&mut self) -> Result<()> {
@@ -362,20 +422,18 @@ impl Copy<'_> {
     fn open_large(
         &mut self,
         source: PathBuf,
-        (mut candidate, prior): (read::Candidate, Option<FileRecord>),
-        forced: bool,
-        hides: bool,
+        mut candidate: Candidate,
+        shares: Vec<Share>,
     ) -> Result<Option<Work>> {
         let Some(reader) = read::open(&source)? else {
-            if prior.is_some() {
-                self.parent_end()?;
+            for (number, _) in shares.iter().enumerate().filter(|(_, share)| share.has_prior()) {
+                self.branch(number, Branch::parent_end)?;
             }
-            return Ok(hides.then_some(Work::Removed(candidate.record.path)));
+            return Ok(Some(Work::Unread { path: candidate.record.path, shares }));
         };
         read::take_stat(&mut candidate, &reader);
-        let read::Candidate { record, relation } = candidate;
-        self.large =
-            Some((Arc::new(OpenRun { reader, record: Arc::new(record), relation, prior, forced }), 0));
+        let Candidate { record, relation } = candidate;
+        self.large = Some((Arc::new(OpenRun { reader, record: Arc::new(record), relation, shares }), 0));
         self.next_run()
     }
 
@@ -385,14 +443,10 @@ impl Copy<'_> {
         let len = usize::try_from((size - offset).min(RUN as u64)).unwrap_or(RUN);
         let next = offset + len as u64;
         let last = next >= size;
-        let (mut known, mut end) = (Expected::default(), None);
-        if file.prior.is_some() {
-            known = self.parent_grains(len)?;
-            end = if last { self.parent_end()? } else { None };
-        }
+        let before = self.before(&file.shares, len, last)?;
         let mut buffer = self.spare.pop().unwrap_or_default();
         buffer.resize(len, 0);
-        let place = RunPlace { offset, last, known, end };
+        let place = RunPlace { offset, last, before };
         let work = Work::Run { file: Arc::clone(&file), place, buffer };
         if !last {
             self.large = Some((file, next));
@@ -405,12 +459,12 @@ impl Copy<'_> {
         match self.pool.next_result()? {
             Output::Failed(error) => return Err(error),
             Output::Read { seq, done } => drop(self.reads.ready.insert(seq, done)),
-            Output::Sealed(sealed) => drop(self.seals.ready.insert(sealed.number, sealed)),
-        }
-        while let Some(sealed) = self.seals.next() {
-            let raw_len = u32::try_from(sealed.raw.len()).unwrap_or(u32::MAX);
-            self.data.push(self.index, sealed.number, raw_len, &sealed.frame, sealed.rows)?;
-            self.keep(sealed.raw);
+            Output::Sealed { raw, frames } => {
+                self.keep(raw);
+                for (number, sealed) in frames {
+                    self.branch(number, |branch| branch.pack(sealed))?;
+                }
+            }
         }
         Ok(())
     }
@@ -419,7 +473,8 @@ impl Copy<'_> {
         self.receive()?;
         while let Some(done) = self.reads.next() {
             done.into_iter().try_for_each(|done| self.gather_one(done))?;
-            let done = self.gather.totals.bytes;
+            let done = self.branches.iter().flatten().map(|branch| branch.gather.totals.bytes).max();
+            let done = done.unwrap_or(0);
             self.host.tell(Event::Progress {
                 done,
                 total: self.options.estimate.load(Ordering::Relaxed).max(done),
@@ -437,81 +492,258 @@ impl Copy<'_> {
 
     fn gather_one(&mut self, done: Done) -> Result<()> {
         match done {
-            Done::Entry { record, same } => self.gather.entry(self.index, record, same),
-            Done::Removed(path) => self.gather.removed(self.index, path),
-            Done::Unread { record, end, forced } => self.gather.unread(self.index, record, &end, forced),
-            Done::Vanished => Ok(()),
-            Done::Small { record, found, prior, forced } => {
+            Done::Entry { record, same } => {
+                for (number, same) in same.into_iter().enumerate() {
+                    let record = record.clone();
+                    self.branch(number, |branch| branch.gather.entry(&mut branch.index, record, same))?;
+                }
+                Ok(())
+            }
+            Done::Removed { branch, path } => {
+                let removed = |branch: &mut Branch| branch.gather.removed(&mut branch.index, path);
+                self.branch(branch, removed).map(drop)
+            }
+            Done::Unread { path, shares } => {
+                for (number, share) in shares.iter().enumerate() {
+                    self.branch(number, |branch| branch.unread(&path, share))?;
+                }
+                Ok(())
+            }
+            Done::Small { record, found, shares, mut before } => {
                 let (size, end) = (record.size, found.end);
-                let relation = record.flags.relation;
-                let (parent, known) = match prior {
-                    Some(Prior { record, known, end }) => (Some(ParentFile { record, end }), known),
-                    None => (None, Expected::default()),
-                };
-                self.gather.begin(self.index, Arc::new(record.clone()), parent, forced)?;
-                self.take_run(&record.path, found, &known)?;
-                self.finish_file(&record, if relation { size } else { end.unwrap_or(size) }, None)
+                let ends = before.iter_mut().map(|before| before.end.take()).collect();
+                self.begin(&record, &shares, ends)?;
+                self.take_run(&record.path, found, &shares, &before)?;
+                let size = if record.flags.relation { size } else { end.unwrap_or(size) };
+                self.finish_file(&record, size, &shares, &mut before)
             }
             Done::Run { file, place, found } => self.gather_run(&file, place, found),
-            Done::TooLarge { file, known, end } => self.read_inline(&Arc::new(file), &known, end),
+            Done::TooLarge { file, before } => self.read_inline(&Arc::new(file), before),
         }
     }
 
-    fn gather_run(&mut self, file: &Arc<OpenRun>, place: RunPlace, found: read::Found) -> Result<()> {
+    fn gather_run(&mut self, file: &Arc<OpenRun>, mut place: RunPlace, found: read::Found) -> Result<()> {
         if place.offset == 0 {
             self.true_size = None;
-            let parent = file.prior.clone().map(|record| ParentFile { record, end: None });
-            self.gather.begin(self.index, Arc::clone(&file.record), parent, file.forced)?;
+            let ends = file.shares.iter().map(|_| None).collect();
+            self.begin(&file.record, &file.shares, ends)?;
         }
         if let (Some(end), None) = (found.end, self.true_size) {
             self.true_size = Some(end);
         }
-        self.take_run(&file.record.path, found, &place.known)?;
+        self.take_run(&file.record.path, found, &file.shares, &place.before)?;
         if !place.last {
             return Ok(());
         }
         let size = if file.record.flags.relation { None } else { self.true_size };
-        self.finish_file(&file.record, size.unwrap_or(file.record.size), place.end)
+        let size = size.unwrap_or(file.record.size);
+        self.finish_file(&file.record, size, &file.shares, &mut place.before)
     }
 
     /// A file that was small when it was listed and large when it was opened: rare, and read right here.
-    fn read_inline(&mut self, file: &Arc<OpenRun>, known: &Expected, end: Option<Fields>) -> Result<()> {
+    fn read_inline(&mut self, file: &Arc<OpenRun>, mut before: Vec<Before>) -> Result<()> {
         let size = file.record.size;
         for (offset, number) in (0..size).step_by(RUN).zip(0_usize..) {
             let len = usize::try_from((size - offset).min(RUN as u64)).unwrap_or(RUN);
             let last = offset + len as u64 >= size;
-            let known = known.part(number * (RUN / GRAIN), RUN / GRAIN);
-            let place = RunPlace { offset, last, known, end: end.clone().filter(|_| last) };
+            let part = |before: &mut Before| Before {
+                known: before.known.part(number * (RUN / GRAIN), RUN / GRAIN),
+                end: if last { before.end.take() } else { None },
+            };
+            let place = RunPlace { offset, last, before: before.iter_mut().map(part).collect() };
             let work = Work::Run { file: Arc::clone(file), place, buffer: vec![0; len] };
-            let done = read::perform(
-                work,
-                &self.options.key,
-                self.options.pages.as_deref(),
-                self.options.segment_pages,
-            )?;
+            let done = read::perform(work, &self.lens)?;
             self.gather_one(done)?;
             // It may be large by now: what is out stays bounded.
-            while self.seals.out() >= self.limit() {
+            while self.sealing() >= self.limit() {
                 self.receive()?;
             }
         }
         Ok(())
     }
 
-    fn take_run(&mut self, path: &RelPath, found: read::Found, known: &Expected) -> Result<()> {
-        if !found.bad.is_empty() {
-            self.note_bad(path, &found.bad);
+    /// A file begins; `ends` are the parents' ends of it, where they are known already.
+    fn begin(&mut self, record: &Arc<FileRecord>, shares: &[Share], ends: Vec<Option<Fields>>) -> Result<()> {
+        for ((number, share), end) in shares.iter().enumerate().zip(ends) {
+            self.branch(number, |branch| branch.begin(record, share, end))?;
         }
-        let spare = self.gather.run(
-            self.index,
-            found.bytes,
-            found.hashes,
-            known,
-            &found.bad,
-            emit(&self.pool, &mut self.seals),
-        )?;
-        if let Some(buffer) = spare {
-            self.keep(buffer);
+        Ok(())
+    }
+
+    fn take_run(
+        &mut self,
+        path: &RelPath,
+        found: read::Found,
+        shares: &[Share],
+        before: &[Before],
+    ) -> Result<()> {
+        let read::Found { bytes, hashes, bad, .. } = found;
+        let mut jobs = Vec::new();
+        let branches = shares.iter().zip(before).zip(hashes).enumerate();
+        for (number, ((_, before), hashes)) in branches.filter(|(_, ((share, _), _))| share.is_read()) {
+            self.branch(number, |branch| {
+                if !bad.is_empty() {
+                    branch.note_bad(path, &bad);
+                }
+                let emit = |frame| join(&mut jobs, number, frame);
+                branch.gather.run(&mut branch.index, &bytes, hashes, &before.known, &bad, emit)
+            })?;
+        }
+        match jobs.iter_mut().find(|job| job.raw.is_none()) {
+            Some(job) => job.raw = Some(bytes),
+            None => self.keep(bytes),
+        }
+        self.submit(jobs);
+        Ok(())
+    }
+
+    /// Sends frames to the workers, ahead of all reading.
+    fn submit(&mut self, jobs: Vec<SealJob>) {
+        for job in jobs {
+            for frame in &job.frames {
+                if let Some(Ok(branch)) = self.branches.get_mut(frame.branch) {
+                    branch.seals.issue();
+                }
+            }
+            self.pool.submit(Urgency::Finish, Job::Seal(job));
+        }
+    }
+
+    fn finish_file(
+        &mut self,
+        record: &FileRecord,
+        size: u64,
+        shares: &[Share],
+        before: &mut [Before],
+    ) -> Result<()> {
+        let mut changed = false;
+        let shares = shares.iter().zip(before).enumerate().filter(|(_, (share, _))| share.is_read());
+        for (number, (_, before)) in shares {
+            let end = before.end.take();
+            let outcome = self.branch(number, |branch| branch.gather.end(&mut branch.index, size, end))?;
+            changed |= matches!(outcome, Some(Outcome::New | Outcome::Changed));
+        }
+        if changed {
+            self.host.tell(Event::File { path: record.path.to_string(), size });
+        }
+        Ok(())
+    }
+}
+
+/// Whether an error has nothing to do with one repository.
+const fn is_of_all(error: &Error) -> bool {
+    matches!(error, Error::Stopped | Error::Internal { .. } | Error::Distrust { .. } | Error::Unfit { .. })
+}
+
+/// Adds a frame of a branch to the jobs of one step: to the one that has the same content, if there is one.
+fn join(jobs: &mut Vec<SealJob>, branch: usize, frame: RawFrame) {
+    let RawFrame { number, raw, rows } = frame;
+    let unsealed = Unsealed { branch, number, rows };
+    let of_others = |job: &&mut SealJob| job.frames.iter().all(|frame| frame.branch != branch);
+    match jobs.iter_mut().filter(of_others).find(|job| job.raw == raw) {
+        Some(job) => job.frames.push(unsealed),
+        None => jobs.push(SealJob { raw, frames: vec![unsealed] }),
+    }
+}
+
+impl Branch {
+    /// A branch whose hashes have this key and whose frames have up to `frame_limit` bytes; what concerns it alone is told to `host`.
+    pub(crate) fn new(
+        host: Host,
+        key: HashKey,
+        frame_limit: usize,
+        parent: Option<Parent>,
+        data: DataPacks,
+        index: IndexPacks,
+    ) -> Self {
+        let gather = Gather::new(key.clone(), frame_limit);
+        Self { host, key, parent, gather, data, index, seals: Ordered::default(), bad_files: Vec::new() }
+    }
+
+    fn pass(&mut self, path: Option<&RelPath>, number: usize, works: &mut Vec<Work>) -> Result<bool> {
+        match &mut self.parent {
+            Some(parent) => parent.pass(path, number, works),
+            None => Ok(true),
+        }
+    }
+
+    fn take(&mut self, entry: &ScanEntry) -> Result<Known> {
+        match &mut self.parent {
+            Some(parent) => parent.take(entry),
+            None => Ok(Known::default()),
+        }
+    }
+
+    /// Whether a file has to be read.
+    fn share(&mut self, known: Known, record: &FileRecord) -> Result<Share> {
+        let Known { entry, forced, hides } = known;
+        let (Some(Entry::File(prior)), Some(parent)) = (entry, &mut self.parent) else {
+            return Ok(Share::Compared { prior: None, forced, hides });
+        };
+        if parent.trust && !record.flags.control {
+            match plan_read(&prior, record, parent.copy_start_ns) {
+                ReadPlan::Skip if parent.reader.source().is_some_and(|source| source >= parent.broken) => {
+                    let end = self.parent_end()?.ok_or(Error::Internal { what: "a file without an end" })?;
+                    return Ok(Share::Unread { record: record.clone(), end, forced });
+                }
+                ReadPlan::Skip | ReadPlan::Read => {}
+                ReadPlan::Distrust(why) => {
+                    return Err(Error::Distrust { path: record.path.to_string(), why });
+                }
+            }
+        }
+        Ok(Share::Compared { prior: Some(prior), forced, hides })
+    }
+
+    fn before(&mut self, bytes: usize, last: bool) -> Result<Before> {
+        let Some(parent) = &mut self.parent else { return Ok(Before::default()) };
+        let known = parent.reader.grains(bytes.div_ceil(GRAIN))?;
+        let known = Expected { known, recent: parent.reader.take_recent() };
+        Ok(Before { known, end: if last { self.parent_end()? } else { None } })
+    }
+
+    /// The parent's end of its file; none where it is an unfinished run's.
+    fn parent_end(&mut self) -> Result<Option<Fields>> {
+        let Some(parent) = &mut self.parent else { return Ok(None) };
+        Ok(Some(parent.reader.end()?).filter(|end| end.digest != UNKNOWN_DIGEST))
+    }
+
+    /// A file that was not read, or is gone.
+    fn unread(&mut self, path: &RelPath, share: &Share) -> Result<()> {
+        match share {
+            Share::Unread { record, end, forced } => {
+                self.gather.unread(&mut self.index, record.clone(), end, *forced)
+            }
+            // A link that leads nowhere any more is all that is left.
+            Share::Compared { hides: true, .. } => self.gather.removed(&mut self.index, path.clone()),
+            // The parent does not have it either.
+            Share::Compared { hides: false, .. } | Share::Lost => Ok(()),
+        }
+    }
+
+    fn begin(&mut self, record: &Arc<FileRecord>, share: &Share, end: Option<Fields>) -> Result<()> {
+        let (prior, forced) = match share {
+            Share::Compared { prior, forced, .. } => (prior.clone(), *forced),
+            other => return self.unread(&record.path, other),
+        };
+        let whole = prior.is_none();
+        let record = match record.flags.whole == whole {
+            true => Arc::clone(record),
+            false => {
+                let mut record = record.as_ref().clone();
+                record.flags.whole = whole;
+                Arc::new(record)
+            }
+        };
+        let parent = prior.map(|record| ParentFile { record, end });
+        self.gather.begin(&mut self.index, record, parent, forced)
+    }
+
+    /// Takes a sealed frame; those whose turn it is go into packs.
+    fn pack(&mut self, sealed: Sealed) -> Result<()> {
+        self.seals.ready.insert(sealed.number, sealed);
+        while let Some(Sealed { number, raw_len, frame, rows }) = self.seals.next() {
+            self.data.push(&mut self.index, number, raw_len, &frame, rows)?;
         }
         Ok(())
     }
@@ -531,12 +763,18 @@ impl Copy<'_> {
         }
     }
 
-    fn finish_file(&mut self, record: &FileRecord, size: u64, parent: Option<Fields>) -> Result<()> {
-        let outcome = self.gather.end(self.index, size, parent)?;
-        if matches!(outcome, Outcome::New | Outcome::Changed) {
-            self.host.tell(Event::File { path: record.path.to_string(), size });
+    /// Closes index and packs, and waits until all of them are stored.
+    fn finish(self) -> Result<Copied> {
+        let Self { gather, data, mut index, bad_files, .. } = self;
+        let gathered = gather.finish(&mut index)?;
+        let data = data.finish(&mut index)?;
+        let index = index.finish()?;
+        if gathered.written.stream != data.stream {
+            return Err(Error::Internal {
+                what: "index and frame table disagree on the length of the stream",
+            });
         }
-        Ok(())
+        Ok(Copied { gathered, bad_files, data, index })
     }
 }
 
@@ -556,13 +794,13 @@ impl Parent {
     }
 
     /// Passes over what the parent has before `path`: it is gone. False where more is to come.
-    fn pass(&mut self, path: Option<&RelPath>, works: &mut Vec<Work>) -> Result<bool> {
+    fn pass(&mut self, path: Option<&RelPath>, branch: usize, works: &mut Vec<Work>) -> Result<bool> {
         while let Some(gone) = self.reader.pass_before(path)? {
             // One record says that a whole directory is gone; and what a link led to goes with the link.
             let said = self.removed.as_ref().is_some_and(|removed| gone.is_within(removed));
             if !said && self.link.as_ref() != Some(&gone) {
                 self.removed = Some(gone.clone());
-                works.push(Work::Removed(gone));
+                works.push(Work::Removed { branch, path: gone });
                 if works.len() >= MAX_BATCH {
                     return Ok(false);
                 }
@@ -573,12 +811,12 @@ impl Parent {
 
     /// What the parent has where this entry is, and whether the entry has to be written even if it is the same: a link and what it leads
     /// to are one.
-    fn take(&mut self, entry: ScanEntry) -> Result<Found> {
+    fn take(&mut self, entry: &ScanEntry) -> Result<Known> {
         let path = &entry.path;
         let is_link = matches!(entry.kind, EntryKind::Link { .. });
         let behind = self.link.take().is_some_and(|link| link == *path);
         if let Some(unlinked) = self.unlinked.take().filter(|_| behind) {
-            return Ok(Found { entry, known: Some(unlinked), forced: true, hides: false });
+            return Ok(Known { entry: Some(unlinked), forced: true, hides: false });
         }
         let mut known = self.reader.take(path)?;
         let mut forced = behind;
@@ -587,7 +825,7 @@ impl Parent {
             if !matches!(known, None | Some(Entry::Link { .. })) {
                 self.unlinked = known.take();
             }
-            return Ok(Found { entry, known, forced: true, hides: false });
+            return Ok(Known { entry: known, forced: true, hides: false });
         }
         // Where a link was written, it hides what the parent has.
         let hides = !behind && known.is_some();
@@ -600,9 +838,9 @@ impl Parent {
             if matches!(known, Some(Entry::File(_))) {
                 self.reader.end()?;
             }
-            return Ok(Found { entry, known: None, forced: true, hides: false });
+            return Ok(Known { entry: None, forced: true, hides: false });
         }
-        Ok(Found { entry, known, forced, hides })
+        Ok(Known { entry: known, forced, hides })
     }
 }
 
@@ -610,19 +848,11 @@ const fn is_large(kind: &EntryKind) -> bool {
     matches!(kind, EntryKind::File { size, .. } if *size > RUN as u64)
 }
 
-/// Sends frames to the workers, ahead of all reading.
-fn emit<'a>(pool: &'a Pool<Job, Output>, seals: &'a mut Ordered<Sealed>) -> impl FnMut(RawFrame) + 'a {
-    move |frame| {
-        seals.issue();
-        pool.submit(Urgency::Finish, Job::Seal(frame));
-    }
-}
-
 fn meta(meta: &pgbr_pg::FileMeta) -> Meta {
     Meta { mode: meta.mode & 0o7777, user: meta.user.clone(), group: meta.group.clone() }
 }
 
-fn file_record(path: &RelPath, file_meta: &pgbr_pg::FileMeta, kind: EntryKind) -> Result<read::Candidate> {
+fn file_record(path: &RelPath, file_meta: &pgbr_pg::FileMeta, kind: EntryKind) -> Result<Candidate> {
     let EntryKind::File { size, mtime_ns, ctime_ns, inode, relation, page_checksums } = kind else {
         return Err(Error::Internal { what: "an entry is not a file" });
     };
@@ -634,5 +864,5 @@ fn file_record(path: &RelPath, file_meta: &pgbr_pg::FileMeta, kind: EntryKind) -
     };
     let record =
         FileRecord { path: path.clone(), meta: meta(file_meta), size, mtime_ns, ctime_ns, inode, flags };
-    Ok(read::Candidate { record, relation })
+    Ok(Candidate { record, relation })
 }

@@ -29,8 +29,8 @@ const MAX_BAD_RANGES: usize = 1024;
 pub(crate) struct RawFrame {
     /// Its number in the lane.
     pub(crate) number: u64,
-    /// The grains, one after the other.
-    pub(crate) raw: Vec<u8>,
+    /// The grains, one after the other; none where they are the very bytes of the run that was handed in last.
+    pub(crate) raw: Option<Vec<u8>>,
     /// What they are.
     pub(crate) rows: Vec<FrameRow>,
 }
@@ -60,8 +60,12 @@ pub(crate) struct Totals {
 pub(crate) struct Gather {
     entries: EntryWriter,
     limit: usize,
-    frame: RawFrame,
-    /// About how many bytes its rows take.
+    /// The number of the next frame.
+    number: u64,
+    /// What is in it.
+    raw: Vec<u8>,
+    rows: Vec<FrameRow>,
+    /// About how many bytes the rows take.
     row_bytes: usize,
     file: Option<OpenFile>,
     links: Vec<Link>,
@@ -100,25 +104,15 @@ impl Expected {
     }
 }
 
-/// What the parent has of a file that is compared.
-#[derive(Debug)]
-pub(crate) struct Prior {
-    /// Its record.
-    pub(crate) record: FileRecord,
-    /// The hashes in the places of the first run; those of later runs come with them.
-    pub(crate) known: Expected,
-    /// Its end.
-    pub(crate) end: Option<Fields>,
-}
-
 impl Gather {
     /// Frames have up to `limit` bytes.
     pub(crate) fn new(key: HashKey, limit: usize) -> Self {
-        let frame = RawFrame { number: 0, raw: Vec::new(), rows: Vec::new() };
         Self {
             entries: EntryWriter::new(key),
             limit,
-            frame,
+            number: 0,
+            raw: Vec::new(),
+            rows: Vec::new(),
             row_bytes: 0,
             file: None,
             links: Vec::new(),
@@ -183,17 +177,16 @@ impl Gather {
         Ok(())
     }
 
-    /// The next run of the open file, and what the parent has in its place. Gives finished frames to `emit`, and the buffer back where
-    /// it is no longer needed.
+    /// The next run of the open file, and what the parent has in its place. Gives finished frames to `emit`.
     pub(crate) fn run(
         &mut self,
         packs: &mut IndexPacks,
-        buffer: Vec<u8>,
+        bytes: &[u8],
         hashes: Vec<u64>,
         expected: &Expected,
         bad: &[u32],
         mut emit: impl FnMut(RawFrame),
-    ) -> Result<Option<Vec<u8>>> {
+    ) -> Result<()> {
         let Some(file) = &mut self.file else { return Err(Error::Internal { what: "a run without a file" }) };
         file.note_bad(bad);
         self.totals.bad_pages += bad.len() as u64;
@@ -201,20 +194,20 @@ impl Gather {
         self.totals.reused += expected.reused(&hashes) * GRAIN as u64;
         let (first, stored) = self.entries.run(packs, &hashes, &expected.known)?;
         let all = 0..hashes.len();
-        let is_frame = buffer.len() == self.limit && stored.first() == Some(&all);
-        if is_frame && (self.frame.raw.len() >= EARLY || self.frame.raw.is_empty()) {
+        let is_frame = bytes.len() == self.limit && stored.first() == Some(&all);
+        if is_frame && (self.raw.len() >= EARLY || self.raw.is_empty()) {
             self.flush(&mut emit);
             let rows = vec![FrameRow { file: record, first, hashes }];
-            emit(RawFrame { number: self.frame.number, raw: buffer, rows });
-            self.frame.number += 1;
-            return Ok(None);
+            emit(RawFrame { number: self.number, raw: None, rows });
+            self.number += 1;
+            return Ok(());
         }
         for stretch in stored {
             let at = first + stretch.start as u64;
-            let bytes = &buffer[stretch.start * GRAIN..(stretch.end * GRAIN).min(buffer.len())];
+            let bytes = &bytes[stretch.start * GRAIN..(stretch.end * GRAIN).min(bytes.len())];
             self.store(&record, at, bytes, &hashes[stretch], &mut emit);
         }
-        Ok(Some(buffer))
+        Ok(())
     }
 
     /// Appends grains to the frame, closing it as it fills.
@@ -227,7 +220,7 @@ impl Gather {
         emit: &mut impl FnMut(RawFrame),
     ) {
         while !hashes.is_empty() {
-            let room = self.limit.saturating_sub(self.frame.raw.len());
+            let room = self.limit.saturating_sub(self.raw.len());
             let fit = if bytes.len() <= room { hashes.len() } else { room / GRAIN };
             if fit == 0 || self.row_bytes >= MAX_ROW_BYTES {
                 self.flush(emit);
@@ -235,8 +228,8 @@ impl Gather {
             }
             let (now, later) = bytes.split_at((fit * GRAIN).min(bytes.len()));
             let (stored, rest) = hashes.split_at(fit);
-            self.frame.raw.extend_from_slice(now);
-            match self.frame.rows.last_mut() {
+            self.raw.extend_from_slice(now);
+            match self.rows.last_mut() {
                 Some(row)
                     if Arc::ptr_eq(&row.file, record) && row.first + row.hashes.len() as u64 == first =>
                 {
@@ -247,7 +240,7 @@ impl Gather {
                     self.row_bytes +=
                         ROW_BYTES + record.path.as_bytes().len() + meta.user.len() + meta.group.len();
                     let row = FrameRow { file: Arc::clone(record), first, hashes: stored.to_vec() };
-                    self.frame.rows.push(row);
+                    self.rows.push(row);
                 }
             }
             self.row_bytes += size_of_val(stored);
@@ -258,12 +251,12 @@ impl Gather {
 
     fn flush(&mut self, emit: &mut impl FnMut(RawFrame)) {
         self.row_bytes = 0;
-        if self.frame.raw.is_empty() {
+        if self.raw.is_empty() {
             return;
         }
-        let next =
-            RawFrame { number: self.frame.number + 1, raw: Vec::with_capacity(self.limit), rows: Vec::new() };
-        emit(std::mem::replace(&mut self.frame, next));
+        let raw = std::mem::replace(&mut self.raw, Vec::with_capacity(self.limit));
+        emit(RawFrame { number: self.number, raw: Some(raw), rows: std::mem::take(&mut self.rows) });
+        self.number += 1;
     }
 
     /// The open file ends; `size` is its true size, which is smaller than at first where it shrank. `parent` is the parent's end of it.

@@ -4,13 +4,8 @@ use pgbr_manifest::{BackupLabel, BackupType, LabelTime};
 
 use crate::host::Host;
 
-/// The label for a backup now, of a type and on top of a full; where the clock stands before the newest label, a second after that.
-pub(crate) fn next(
-    host: &Host,
-    newest: Option<BackupLabel>,
-    kind: BackupType,
-    full: Option<BackupLabel>,
-) -> BackupLabel {
+/// The time in the names of backups that begin now; where the clock stands before one of the newest there are, a second after that.
+pub(crate) fn time(host: &Host, newest: impl Iterator<Item = BackupLabel>) -> LabelTime {
     let now = jiff::Timestamp::from_nanosecond(i128::from(host.clock.now_ns())).unwrap_or_default();
     let local = now.to_zoned(host.zone.clone());
     let field = |value: i8| u32::try_from(value).unwrap_or(0);
@@ -18,7 +13,11 @@ pub(crate) fn next(
     let (month, day) = (field(local.month()), field(local.day()));
     let (hour, minute, second) = (field(local.hour()), field(local.minute()), field(local.second()));
     let now = LabelTime::new(year, month, day, hour, minute, second).unwrap_or(LabelTime::EPOCH);
-    let time = newest.map_or(now, |label| now.max(label.time().next()));
+    newest.map(|label| label.time().next()).fold(now, LabelTime::max)
+}
+
+/// The name of a backup of a type and on top of a full.
+pub(crate) fn at(time: LabelTime, kind: BackupType, full: Option<BackupLabel>) -> BackupLabel {
     match full {
         Some(full) if kind != BackupType::Full => full.dependant(time, kind == BackupType::Incr),
         _ => BackupLabel::new_full(time),
@@ -49,13 +48,14 @@ mod tests {
     fn labels_grow_even_when_the_clock_steps_back() {
         let host =
             Host { clock: Arc::new(At(1_795_354_052)), zone: jiff::tz::TimeZone::UTC, ..Host::system() };
-        let full = |newest| next(&host, newest, BackupType::Full, None).to_string();
-        assert_eq!(full(None), "20261122-132732F");
+        let next = |newest: &[BackupLabel], kind, full| at(time(&host, newest.iter().copied()), kind, full);
+        let full = |newest: &[BackupLabel]| next(newest, BackupType::Full, None).to_string();
+        assert_eq!(full(&[]), "20261122-132732F");
         let earlier = "20261122-132731F".parse().unwrap();
-        assert_eq!(full(Some(earlier)), "20261122-132732F");
+        assert_eq!(full(&[earlier]), "20261122-132732F");
         let later = "20261122-235959F".parse().unwrap();
-        assert_eq!(full(Some(later)), "20261123-000000F");
-        let incr = next(&host, Some(later), BackupType::Incr, Some(later));
+        assert_eq!(full(&[earlier, later, earlier]), "20261123-000000F");
+        let incr = next(&[later], BackupType::Incr, Some(later));
         assert_eq!(incr.to_string(), "20261122-235959F_20261123-000000I");
     }
 }

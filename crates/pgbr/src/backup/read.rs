@@ -9,7 +9,7 @@ use pgbr_manifest::index::{Fields, FileRecord, Record};
 use pgbr_manifest::{HashKey, RelPath};
 use pgbr_pg::{FileReader, PageContext, RelationFile, filenode_map_is_whole, read_control_file};
 
-use super::gather::{Expected, Prior};
+use super::gather::Expected;
 use crate::error::{Error, Result};
 use crate::run::{RUN, hash_grains};
 
@@ -25,16 +25,59 @@ pub(crate) struct Candidate {
     pub(crate) relation: Option<RelationFile>,
 }
 
+/// What a branch of the copy makes of a file.
+pub(crate) enum Share {
+    /// Nothing: the branch is lost.
+    Lost,
+    /// It cannot have changed since the branch's parent, whatever other branches need of it.
+    Unread {
+        /// As the scan found it.
+        record: FileRecord,
+        /// The parent's end of it.
+        end: Fields,
+        /// Whether its record is written whatever the parent has: a link leads to it.
+        forced: bool,
+    },
+    /// It is compared with what the parent has, or new.
+    Compared {
+        /// The parent's record of it.
+        prior: Option<FileRecord>,
+        /// As above.
+        forced: bool,
+        /// Whether the parent has something there that has to be said to be gone if it vanishes.
+        hides: bool,
+    },
+}
+
+impl Share {
+    /// Whether the branch has to see what the file holds.
+    pub(crate) const fn is_read(&self) -> bool {
+        matches!(self, Self::Compared { .. })
+    }
+
+    /// Whether its parent has the file, and so hashes to compare with.
+    pub(crate) const fn has_prior(&self) -> bool {
+        matches!(self, Self::Compared { prior: Some(_), .. })
+    }
+}
+
+/// What the parent of a branch has in the place of what is read.
+#[derive(Debug, Default)]
+pub(crate) struct Before {
+    /// The hashes.
+    pub(crate) known: Expected,
+    /// The end of the file, where it ends there.
+    pub(crate) end: Option<Fields>,
+}
+
 /// A file that is read in one piece.
 pub(crate) struct Small {
     pub(crate) source: PathBuf,
     pub(crate) record: Candidate,
-    /// What the parent has of it.
-    pub(crate) prior: Option<Prior>,
-    /// Whether its record is written whatever the parent has: a link leads to it.
-    pub(crate) forced: bool,
-    /// Whether the parent has something there that has to be said to be gone if it vanishes.
-    pub(crate) hides: bool,
+    /// Of each branch, as in all that follows.
+    pub(crate) shares: Vec<Share>,
+    /// In the places of the first run; those of later runs come with them.
+    pub(crate) before: Vec<Before>,
 }
 
 /// A file that is open and read in runs.
@@ -42,20 +85,17 @@ pub(crate) struct OpenRun {
     pub(crate) reader: FileReader,
     pub(crate) record: Arc<FileRecord>,
     pub(crate) relation: Option<RelationFile>,
-    /// The parent's record of it.
-    pub(crate) prior: Option<FileRecord>,
-    /// As in [`Small`].
-    pub(crate) forced: bool,
+    pub(crate) shares: Vec<Share>,
 }
 
 /// One thing to do, in index order.
 pub(crate) enum Work {
     /// Nothing to read; `same` where the parent has it just so.
-    Entry { record: Record, same: bool },
-    /// What the parent has there is gone.
-    Removed(RelPath),
-    /// A file that cannot have changed.
-    Unread { record: FileRecord, end: Fields, forced: bool },
+    Entry { record: Record, same: Vec<bool> },
+    /// What the parent of this branch has there is gone.
+    Removed { branch: usize, path: RelPath },
+    /// A file that no branch has to see: it cannot have changed, or is gone.
+    Unread { path: RelPath, shares: Vec<Share> },
     /// A whole file.
     Small(Small),
     /// The control file.
@@ -70,18 +110,16 @@ pub(crate) struct RunPlace {
     pub(crate) offset: u64,
     /// Whether the file ends with it.
     pub(crate) last: bool,
-    /// The parent's hashes.
-    pub(crate) known: Expected,
-    /// The parent's end of the file, with its last run.
-    pub(crate) end: Option<Fields>,
+    /// What the parents have there.
+    pub(crate) before: Vec<Before>,
 }
 
 /// What was read.
 pub(crate) struct Found {
     /// The bytes, as many as announced: what was missing is zeros.
     pub(crate) bytes: Vec<u8>,
-    /// The hash of each grain.
-    pub(crate) hashes: Vec<u64>,
+    /// The hash of each grain, by the key of each branch; empty for one that does not compare.
+    pub(crate) hashes: Vec<Vec<u64>>,
     /// Pages with a wrong checksum, counted in the file.
     pub(crate) bad: Vec<u32>,
     /// Where the file ended, when that was before the announced size.
@@ -92,22 +130,22 @@ pub(crate) struct Found {
 pub(crate) enum Done {
     Entry {
         record: Record,
-        same: bool,
+        same: Vec<bool>,
     },
-    /// The parent has something there that is gone.
-    Removed(RelPath),
+    Removed {
+        branch: usize,
+        path: RelPath,
+    },
+    /// Nobody has to see it, or it was gone when it was to be opened.
     Unread {
-        record: FileRecord,
-        end: Fields,
-        forced: bool,
+        path: RelPath,
+        shares: Vec<Share>,
     },
-    /// It was gone when it was to be opened, and the parent does not have it either.
-    Vanished,
     Small {
-        record: FileRecord,
+        record: Arc<FileRecord>,
         found: Found,
-        prior: Option<Prior>,
-        forced: bool,
+        shares: Vec<Share>,
+        before: Vec<Before>,
     },
     Run {
         file: Arc<OpenRun>,
@@ -117,24 +155,29 @@ pub(crate) enum Done {
     /// It grew beyond what is read in one piece.
     TooLarge {
         file: OpenRun,
-        known: Expected,
-        end: Option<Fields>,
+        before: Vec<Before>,
     },
 }
 
+/// How to look at what is read.
+#[derive(Clone)]
+pub(crate) struct Lens {
+    /// The keys of hashes, of each branch.
+    pub(crate) keys: Arc<[HashKey]>,
+    /// How page checksums are checked; none where the cluster has none.
+    pub(crate) pages: Option<Arc<PageContext>>,
+    /// Pages in a segment of a relation.
+    pub(crate) segment_pages: u32,
+}
+
 /// Does one thing.
-pub(crate) fn perform(
-    work: Work,
-    key: &HashKey,
-    pages: Option<&PageContext>,
-    segment_pages: u32,
-) -> Result<Done> {
+pub(crate) fn perform(work: Work, lens: &Lens) -> Result<Done> {
     match work {
         Work::Entry { record, same } => Ok(Done::Entry { record, same }),
-        Work::Removed(path) => Ok(Done::Removed(path)),
-        Work::Unread { record, end, forced } => Ok(Done::Unread { record, end, forced }),
-        Work::Small(small) => read_small(small, key, pages, segment_pages),
-        Work::Control(small) => read_control(small, key),
+        Work::Removed { branch, path } => Ok(Done::Removed { branch, path }),
+        Work::Unread { path, shares } => Ok(Done::Unread { path, shares }),
+        Work::Small(small) => read_small(small, lens),
+        Work::Control(small) => read_control(small, lens),
         Work::Run { file, place, mut buffer } => {
             let got = file.reader.read_run(place.offset, &mut buffer)?;
             let at = Place {
@@ -143,7 +186,7 @@ pub(crate) fn perform(
                 relation: file.relation.as_ref(),
                 offset: place.offset,
             };
-            let found = at.examine(buffer, got, key, pages, segment_pages)?;
+            let found = at.examine(buffer, got, lens, &file.shares)?;
             Ok(Done::Run { file, place, found })
         }
     }
@@ -165,27 +208,19 @@ pub(crate) fn take_stat(candidate: &mut Candidate, reader: &FileReader) {
     candidate.record.inode = reader.inode();
 }
 
-fn read_small(small: Small, key: &HashKey, pages: Option<&PageContext>, segment_pages: u32) -> Result<Done> {
-    let Small { source, record: mut candidate, prior, forced, hides } = small;
+fn read_small(small: Small, lens: &Lens) -> Result<Done> {
+    let Small { source, record: mut candidate, shares, before } = small;
     let Some(reader) = open(&source)? else {
         if MUST_HAVE.contains(&candidate.record.path.as_bytes()) {
             return Err(Error::Unfit { reason: format!("'{}' vanished", source.display()) });
         }
-        // A link that leads nowhere any more is all that is left.
-        return Ok(match hides {
-            true => Done::Removed(candidate.record.path),
-            false => Done::Vanished,
-        });
+        return Ok(Done::Unread { path: candidate.record.path, shares });
     };
     take_stat(&mut candidate, &reader);
     let Candidate { record, relation } = candidate;
     if record.size > 2 * RUN as u64 {
-        let (prior, known, end) = match prior {
-            Some(Prior { record, known, end }) => (Some(record), known, end),
-            None => (None, Expected::default(), None),
-        };
-        let file = OpenRun { reader, record: Arc::new(record), relation, prior, forced };
-        return Ok(Done::TooLarge { file, known, end });
+        let file = OpenRun { reader, record: Arc::new(record), relation, shares };
+        return Ok(Done::TooLarge { file, before });
     }
     let mut bytes = vec![0; usize::try_from(record.size).unwrap_or(0)];
     let mut got = reader.read_run(0, &mut bytes)?;
@@ -199,16 +234,27 @@ fn read_small(small: Small, key: &HashKey, pages: Option<&PageContext>, segment_
         }
     }
     let place = Place { reader: &reader, record: &record, relation: relation.as_ref(), offset: 0 };
-    let found = place.examine(bytes, got, key, pages, segment_pages)?;
-    Ok(Done::Small { record, found, prior, forced })
+    let found = place.examine(bytes, got, lens, &shares)?;
+    Ok(Done::Small { record: Arc::new(record), found, shares, before })
 }
 
-fn read_control(small: Small, key: &HashKey) -> Result<Done> {
-    let Small { source, record: Candidate { mut record, .. }, prior, forced, .. } = small;
+fn read_control(small: Small, lens: &Lens) -> Result<Done> {
+    let Small { source, record: Candidate { mut record, .. }, shares, before } = small;
     let (_, bytes) = read_control_file(&source)?;
     record.size = bytes.len() as u64;
-    let hashes = hash_grains(key, &bytes);
-    Ok(Done::Small { record, found: Found { bytes, hashes, bad: Vec::new(), end: None }, prior, forced })
+    let hashes = lens.hashes(&bytes, &shares);
+    let found = Found { bytes, hashes, bad: Vec::new(), end: None };
+    Ok(Done::Small { record: Arc::new(record), found, shares, before })
+}
+
+impl Lens {
+    fn hashes(&self, bytes: &[u8], shares: &[Share]) -> Vec<Vec<u64>> {
+        let of = |(key, share): (&HashKey, &Share)| match share.is_read() {
+            true => hash_grains(key, bytes),
+            false => Vec::new(),
+        };
+        self.keys.iter().zip(shares).map(of).collect()
+    }
 }
 
 struct Place<'a> {
@@ -219,26 +265,19 @@ struct Place<'a> {
 }
 
 impl Place<'_> {
-    fn examine(
-        &self,
-        mut bytes: Vec<u8>,
-        got: usize,
-        key: &HashKey,
-        pages: Option<&PageContext>,
-        segment_pages: u32,
-    ) -> Result<Found> {
+    fn examine(&self, mut bytes: Vec<u8>, got: usize, lens: &Lens, shares: &[Share]) -> Result<Found> {
         if let Some(missing) = bytes.get_mut(got..) {
             missing.fill(0);
         }
         let end = (got < bytes.len()).then_some(self.offset + got as u64);
         let mut bad = Vec::new();
-        if let (Some(pages), true) = (pages, self.record.flags.checksums) {
-            let segment_start = self.relation.map_or(0, |r| r.first_block(segment_pages));
+        if let (Some(pages), true) = (lens.pages.as_deref(), self.record.flags.checksums) {
+            let segment_start = self.relation.map_or(0, |r| r.first_block(lens.segment_pages));
             let context = PageContext { segment_start, ..pages.clone() };
             let first = u32::try_from(self.offset / u64::from(pages.block_size.max(1))).unwrap_or(u32::MAX);
             bad = self.reader.check_pages(bytes.get_mut(..got).unwrap_or_default(), first, &context)?;
         }
-        let hashes = hash_grains(key, &bytes);
+        let hashes = lens.hashes(&bytes, shares);
         Ok(Found { bytes, hashes, bad, end })
     }
 }

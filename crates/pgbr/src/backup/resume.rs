@@ -181,7 +181,7 @@ fn adopt_run(
     runtime: &Handle,
 ) -> Result<(Layer, u64)> {
     let keys = place.repo.keyring().clone();
-    let uploads = Uploads::new(place.backups.clone(), label, attempt, runtime.clone());
+    let uploads = Uploads::new(place.backups.clone(), label, attempt, 2, runtime.clone());
     let salt = LaneSalt::from_bytes(host.random()?);
     let mut index = IndexPacks::new(uploads, &keys, salt, pack_size)?;
     let mut layer = Rebuilt::default();

@@ -15,18 +15,18 @@ use pgbr_manifest::manifest::Layer;
 use pgbr_manifest::merge::{Item, Merge};
 use pgbr_manifest::{
     BackupLabel, BackupType, Digest, FileDigester, HashKey, ListDigester, PgVersion, RelPath, SystemId,
-    TimelineId, WalSegmentSize, ZERO_GRAIN,
+    TimelineId, ZERO_GRAIN,
 };
-use pgbr_pg::{ConnectOptions, EntryKind, Scan, ScanEntry, ScanOptions};
+use pgbr_pg::{EntryKind, Scan, ScanEntry, ScanOptions};
 use pgbr_repo::{CreateOptions, NewCluster, Pins, Repo, RunFacts, Stanza, Store};
 use pgbr_testkit::{Fault, FaultStore};
 use tokio::runtime::Runtime;
 
-use super::copy::{CopyOptions, Parent, copy_cluster};
+use super::copy::{Branch, Copied, CopyOptions, Parent, copy_cluster};
 use super::resume::{self, Broken};
-use super::{BackupRequest, ManifestFacts, Run, StandbyUse};
-use crate::cluster::ClusterAccess;
+use super::target::{self, Target};
 use crate::error::Error;
+use crate::held::Held;
 use crate::host::Host;
 use crate::packs::{DataPacks, IndexPacks, Uploads};
 use crate::place::{RepoAccess, StanzaPlace};
@@ -297,43 +297,6 @@ struct Chain {
     broken: Vec<(u64, Vec<pgbr_repo::PackObject>)>,
 }
 
-fn any_request() -> BackupRequest {
-    BackupRequest {
-        repo: RepoAccess::plain("/nonexistent"),
-        stanza: "demo".parse().unwrap(),
-        cluster: ClusterAccess { connect: ConnectOptions::default(), pg_data: PathBuf::new() },
-        others: Vec::new(),
-        standby: StandbyUse::Never,
-        kind: BackupType::Full,
-        compression: Compression::NONE,
-        delta: false,
-        resume: true,
-        threads: 1,
-        pack_size: PACK,
-        start_fast: true,
-        archive_check: false,
-        archive_mode_check: false,
-        archive_timeout: Duration::ZERO,
-        checksum_page: None,
-        exclude: Vec::new(),
-        annotation: BTreeMap::new(),
-        archive_program: String::new(),
-    }
-}
-
-fn any_facts() -> ManifestFacts {
-    ManifestFacts {
-        catalog_version: 1,
-        control_version: 1300,
-        block_size: 8192,
-        segment_pages: 131_072,
-        wal_segment_size: WalSegmentSize::DEFAULT,
-        data_checksums: false,
-        timeline: TimelineId::new(1),
-        data_directory: String::new(),
-    }
-}
-
 /// What a path holds.
 #[derive(Debug, PartialEq, Eq, Clone)]
 enum Node {
@@ -413,23 +376,20 @@ impl Chain {
         let options = CopyOptions {
             threads: 2,
             compression: Compression::NONE,
-            frame_limit: if self.layers.is_empty() { 1 << 20 } else { 256 << 10 },
-            key: self.key.clone(),
             pages: None,
             segment_pages: 131_072,
             estimate: Arc::new(AtomicU64::new(0)),
-            parent,
         };
+        let frame = if self.layers.is_empty() { 1 << 20 } else { 256 << 10 };
         let keys = self.place.repo.keyring();
         let salt = || LaneSalt::from_bytes(self.host.random().unwrap());
-        let uploads = Uploads::new(self.place.backups.clone(), self.label, attempt, handle);
-        let mut data = DataPacks::new(keys, attempt, salt(), PACK).unwrap();
+        let uploads = Uploads::new(self.place.backups.clone(), self.label, attempt, 2, handle);
+        let data = DataPacks::new(keys, attempt, salt(), PACK).unwrap();
         let index = IndexPacks::new(uploads, keys, salt(), PACK).unwrap();
-        let (copied, mut index) = copy_cluster(&self.host, scan, options, &mut data, index).unwrap();
-        let data = data.finish(&mut index).unwrap();
-        let index = index.finish().unwrap();
-        let written = copied.gathered.written;
-        assert_eq!(written.stream, data.stream);
+        let branch = Branch::new(self.host.clone(), self.key.clone(), frame, parent, data, index);
+        let copied = copy_cluster(&self.host, scan, &options, vec![branch]).unwrap().remove(0).unwrap();
+        let Copied { gathered, data, index, .. } = copied;
+        let written = gathered.written;
         if breaks {
             self.break_off(attempt, rng);
         } else {
@@ -611,22 +571,23 @@ fn what_a_pass_sent_never_takes_the_place_of_what_the_next_one_stores() {
 
 async fn passes(store: &Chain) {
     let (host, place, label) = (&store.host, &store.place, store.label);
-    let request = any_request();
-    let (now, facts) = (any_facts(), store.facts());
-    let pin = super::pin(host, place, &[], label, 1).await.unwrap();
-    let mut run = Run {
-        host,
-        place,
-        request: &request,
-        standby: None,
+    let mut run = Target {
+        number: 1,
+        host: host.clone(),
+        place: place.clone(),
+        pack_size: PACK,
+        resume: true,
         label,
         kind: BackupType::Full,
         attempt: 1,
-        pin,
+        lease: Held::lease(host, place).await.unwrap(),
+        pin: target::pin(host, place, &[], label, 1).await.unwrap(),
         chain: Vec::new(),
         broken: None,
-        facts,
-        now,
+        facts: store.facts(),
+        adopted: Arc::default(),
+        copied: None,
+        complete: None,
     };
     run.announce().await.unwrap();
     let put = async |attempt, content: &'static [u8]| {
@@ -645,7 +606,7 @@ async fn passes(store: &Chain) {
     let pinned = pins.list().await.unwrap();
     let [pinned] = pinned.as_slice() else { panic!("{pinned:?}") };
     assert!(pinned.covers_attempt(second) && pinned.covers_label(&label) && !pinned.covers_attempt(first));
-    run.check().await.unwrap();
+    run.ready().await.unwrap();
 
     put(second, b"of the second pass").await;
     // It was on its way all the time.
@@ -655,7 +616,7 @@ async fn passes(store: &Chain) {
     run.give_up(&Error::Internal { what: "a test" }).await;
     let left = place.backups.list_packs(&label).await.unwrap();
     assert_eq!(left.iter().map(|pack| pack.attempt).collect::<Vec<_>>(), [first], "rubbish for expire");
-    run.pin.release(host).await;
+    run.release().await;
     assert_eq!(pins.list().await.unwrap(), []);
 }
 

@@ -52,7 +52,7 @@ pub(super) async fn copy_layer(
     }
     let data: u64 = sizes.values().sum();
     let index_salt = LaneSalt::from_bytes(host.random()?);
-    let uploads = Uploads::new(to.backups.clone(), label, attempt, Handle::current());
+    let uploads = Uploads::new(to.backups.clone(), label, attempt, 2, Handle::current());
     let index = IndexPacks::new(uploads, to.repo.keyring(), index_salt, INDEX_PACK)?;
     let (host, from, old) = (host.clone(), copy.from.clone(), Arc::clone(&layer));
     let runtime = Handle::current();

@@ -7,10 +7,10 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use pgbr::{
-    ArchiveGetRequest, ArchivePushRequest, BackupLabel, BackupReport, BackupRequest, BackupType, Clock,
-    ClusterAccess, Compression, ConnectOptions, Databases, Got, Host, InfoRequest, Places, RecoveryAction,
-    RecoveryGoal, RepoAccess, RestoreRequest, StandbyUse, StanzaCreateRequest, StanzaName, Store,
-    SystemClock, archive_get, archive_push, backup, info, restore, stanza_create,
+    ArchiveGetRequest, ArchivePushRequest, BackupLabel, BackupRepo, BackupReport, BackupRequest, BackupType,
+    Clock, ClusterAccess, Compression, ConnectOptions, Databases, Got, Host, InfoRequest, Places,
+    RecoveryAction, RecoveryGoal, RepoAccess, RestoreRequest, StandbyUse, StanzaCreateRequest, StanzaName,
+    Store, SystemClock, archive_get, archive_push, backup, info, restore, stanza_create,
 };
 use pgbr_testkit::{Cluster, Fault, FaultStore, failures};
 
@@ -94,8 +94,9 @@ impl<'a> Rig<'a> {
 
     /// A backup of what lies in `global` and at the top: a dozen requests, and all that a commit does.
     async fn backup(&self, host: &Host, kind: BackupType, repo: RepoAccess) -> pgbr::Result<BackupReport> {
+        let repo = BackupRepo { pack_size: 256 << 10, ..BackupRepo::new(1, repo) };
         let request = BackupRequest {
-            repo,
+            repos: vec![repo],
             stanza: stanza(),
             cluster: self.access(),
             others: Vec::new(),
@@ -105,7 +106,6 @@ impl<'a> Rig<'a> {
             resume: true,
             compression: Compression::NONE,
             threads: 1,
-            pack_size: 256 << 10,
             start_fast: true,
             archive_check: false,
             archive_mode_check: false,
@@ -115,7 +115,7 @@ impl<'a> Rig<'a> {
             annotation: BTreeMap::new(),
             archive_program: String::new(),
         };
-        backup(host, request).await
+        backup(host, request).await.map(|mut backups| backups.made.remove(0))
     }
 
     /// What is listed now. All of it can be read.

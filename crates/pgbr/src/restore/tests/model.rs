@@ -395,7 +395,7 @@ impl Chain {
         let keys = place.repo.keyring();
         let attempt = u64::from_le_bytes(host.random().unwrap());
         let salt = || LaneSalt::from_bytes(host.random().unwrap());
-        let uploads = Uploads::new(place.backups.clone(), label, attempt, self.runtime.handle().clone());
+        let uploads = Uploads::new(place.backups.clone(), label, attempt, 2, self.runtime.handle().clone());
         let mut index = IndexPacks::new(uploads, keys, salt(), 100_000).unwrap();
         let mut data = Stream {
             packs: DataPacks::new(keys, attempt, salt(), 200_000).unwrap(),
