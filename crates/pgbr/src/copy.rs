@@ -122,7 +122,7 @@ pub struct CopiedWal {
 pub async fn repo_copy(host: &Host, request: CopyRequest) -> Result<CopyReport> {
     let from = request.from.open_stanza(host, &request.stanza).await?;
     let (label, needed) = choose(&from, request.set).await?;
-    let pin = match Held::pin(host, &from, PinKind::Copy, needed, None).await {
+    let pin = match Held::pin(host, &from, PinKind::Copy, needed.clone(), None).await {
         Ok(pin) => Some(pin),
         // What is on read-only media can be copied: what another host takes away meanwhile is noticed.
         Err(Error::Repo(RepoError::Permission { .. })) => {
@@ -133,7 +133,7 @@ pub async fn repo_copy(host: &Host, request: CopyRequest) -> Result<CopyReport> 
         }
         Err(error) => return Err(error),
     };
-    let copied = pinned(host, &request, &from, label).await;
+    let copied = pinned(host, &request, &from, label, &needed).await;
     if let Some(pin) = pin {
         pin.release(host).await;
     }
@@ -165,8 +165,9 @@ async fn pinned(
     request: &CopyRequest,
     from: &StanzaPlace,
     label: BackupLabel,
+    needed: &[BackupLabel],
 ) -> Result<CopyReport> {
-    let mut chain = load::chain(from, label).await?;
+    let mut chain = load::chain(from, label, needed).await?;
     chain.reverse();
     if request.dry_run {
         return plan(host, request, from, &chain).await;

@@ -11,7 +11,7 @@ use tokio::runtime::Handle;
 
 use crate::error::{Error, Result};
 use crate::host::Host;
-use crate::load::{self, LayerNodes, load, summaries};
+use crate::load::{self, FirstNodes, LayerNodes, load, summaries};
 use crate::place::{RepoAccess, StanzaPlace};
 
 pub use self::combine::{RepoAnswer, RepoView, StanzaState, StanzaView, combine_info};
@@ -131,7 +131,9 @@ async fn stanza_info(host: &Host, request: &InfoRequest, found: &mut StanzaInfo)
         let backup = load(&place.backups, label).await?;
         found.set = Some((shown.clone(), backup.body));
         if shown.error {
-            match damaged_files(host, &place, label).await {
+            let of = |label| found.backups.iter().find(|backup| backup.label == label);
+            let expected = load::expected(label, |label| of(label)?.prior);
+            match damaged_files(host, &place, label, &expected).await {
                 Ok(files) => found.set_errors = files,
                 Err(error) => {
                     host.warn(format!("the damaged files of backup {label} cannot be listed: {error}"));
@@ -143,14 +145,19 @@ async fn stanza_info(host: &Host, request: &InfoRequest, found: &mut StanzaInfo)
 }
 
 /// Files of a backup that had pages with a wrong checksum, from its resolved index.
-async fn damaged_files(host: &Host, place: &StanzaPlace, label: BackupLabel) -> Result<Vec<String>> {
-    let layers = load::layers(&load::chain(place, label).await?);
+async fn damaged_files(
+    host: &Host,
+    place: &StanzaPlace,
+    label: BackupLabel,
+    expected: &[BackupLabel],
+) -> Result<Vec<String>> {
+    let layers = load::layers(&load::chain(place, label, expected).await?);
     let (host, place, runtime) = (host.clone(), place.clone(), Handle::current());
     let walk = move || {
-        let ahead = load::read_ahead(layers.len());
+        let (ahead, gate) = (load::read_ahead(layers.len()), FirstNodes::new());
         let nodes = |of: &load::ChainLayer| {
             let nodes = LayerNodes::new(&place, of.label, &of.layer, runtime.clone());
-            (of.layer.index, nodes.with_read_ahead(ahead))
+            (of.layer.index, nodes.with_read_ahead(ahead).warmed(of.layer.index, &gate))
         };
         let mut merge = Merge::new(layers.iter().map(nodes));
         let (mut path, mut files) = (None, Vec::new());

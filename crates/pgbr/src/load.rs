@@ -1,15 +1,19 @@
 //! Backups as they stand in the repository: manifests opened and checked, index nodes fetched on demand.
 
+use std::collections::BTreeMap;
+use std::ops::Range;
 use std::sync::Arc;
 
 use bytes::Bytes;
 use futures::StreamExt;
 use pgbr_codec::{Decompressor, Keyring, LaneSalt, ObjectKind, Opener};
-use pgbr_manifest::index::{FrameCursor, NodeKind, NodePlace, NodeSource};
+use pgbr_manifest::index::{FrameCursor, NodeKind, NodePlace, NodeSource, Root};
 use pgbr_manifest::manifest::{Body, Layer, Parent, Summary};
 use pgbr_manifest::{BackupLabel, Digest};
 use pgbr_repo::BackupStore;
 use tokio::runtime::Handle;
+use tokio::sync::Semaphore;
+use tokio::task::JoinHandle;
 
 use crate::error::{Error, Result};
 use crate::host::Host;
@@ -18,6 +22,10 @@ use crate::place::StanzaPlace;
 
 /// How many heads of manifests are asked for at once.
 const HEADS: usize = 16;
+/// And how many whole manifests, which may have 1 MiB each.
+const MANIFESTS: usize = 8;
+/// And how many first nodes of the layers of a chain.
+const FIRST_NODES: usize = 16;
 /// The most backups that a chain may have below its newest: more than two years of daily increments.
 const MAX_CHAIN: usize = 1000;
 /// Nodes stand one after the other, so one request fetches several: at least this many bytes.
@@ -43,10 +51,14 @@ pub struct Backup {
 /// # Errors
 /// When the repository cannot be listed.
 pub async fn summaries(backups: &BackupStore) -> Result<Vec<(BackupLabel, Result<Summary>)>> {
-    let mut labels = backups.list_backups().await?;
-    labels.sort_unstable();
+    let labels = backups.list_labels().await?;
     let read = labels.into_iter().map(|label| async move { (label, read_summary(backups, label).await) });
-    Ok(futures::stream::iter(read).buffered(HEADS).collect().await)
+    // A label without a manifest is no backup: one that is being made, or what is left of one.
+    let there = |(label, read): (BackupLabel, Result<Summary>)| async move {
+        let missing = matches!(&read, Err(Error::Repo(error)) if error.is_not_found());
+        (!missing).then_some((label, read))
+    };
+    Ok(futures::stream::iter(read).buffered(HEADS).filter_map(there).collect().await)
 }
 
 async fn read_summary(backups: &BackupStore, label: BackupLabel) -> Result<Summary> {
@@ -74,12 +86,32 @@ pub async fn load(backups: &BackupStore, label: BackupLabel) -> Result<Backup> {
     Ok(Backup { summary, body, digest })
 }
 
-/// A backup and all that it builds on, newest first, down to its full.
+/// What a backup builds on as far as `prior` knows, itself first.
+pub(crate) fn expected(
+    label: BackupLabel,
+    prior: impl Fn(BackupLabel) -> Option<BackupLabel>,
+) -> Vec<BackupLabel> {
+    std::iter::successors(Some(label), |label| prior(*label)).take(MAX_CHAIN).collect()
+}
+
+/// A backup and all that it builds on, newest first, down to its full. Those that are `expected` are read at once, whatever else turns out
+/// to be needed one by one.
 ///
 /// # Errors
 /// When one is missing, damaged, needs a newer program, or is another one than its child was made from.
-pub(crate) async fn chain(place: &StanzaPlace, label: BackupLabel) -> Result<Vec<Backup>> {
-    let mut newest = load(&place.backups, label).await?;
+pub(crate) async fn chain(
+    place: &StanzaPlace,
+    label: BackupLabel,
+    expected: &[BackupLabel],
+) -> Result<Vec<Backup>> {
+    let read = |label: BackupLabel| async move { (label, load(&place.backups, label).await) };
+    let ahead = futures::stream::iter(expected.iter().copied().map(read)).buffer_unordered(MANIFESTS);
+    let mut ahead: BTreeMap<_, _> = ahead.collect().await;
+    let mut take = async |label: BackupLabel| match ahead.remove(&label) {
+        Some(read) => read,
+        None => load(&place.backups, label).await,
+    };
+    let mut newest = take(label).await?;
     let mut chain = Vec::new();
     // A summary's prior is always older and of the same full, so this ends.
     while let Some(parent) = newest.body.parent.clone() {
@@ -89,7 +121,7 @@ pub(crate) async fn chain(place: &StanzaPlace, label: BackupLabel) -> Result<Vec
             let reason = format!("more than {MAX_CHAIN} backups build on it");
             return Err(broken(Error::Damaged { label: parent.label, reason }));
         }
-        let loaded = load(&place.backups, parent.label).await.map_err(broken)?;
+        let loaded = take(parent.label).await.map_err(broken)?;
         if let Some(reason) = stranger(&newest, &parent, &loaded) {
             return Err(broken(Error::Damaged { label: parent.label, reason: reason.to_owned() }));
         }
@@ -155,7 +187,43 @@ pub(crate) struct LayerNodes {
     opener: Opener,
     decompressor: Decompressor,
     read_ahead: u64,
-    window: Option<(u32, u64, Bytes)>,
+    /// Whether requests take so long that the next ones are made before they are needed.
+    far: bool,
+    window: Option<Window>,
+    /// On their way.
+    coming: Vec<Coming>,
+}
+
+/// A part of an index pack.
+struct Window {
+    pack: u32,
+    start: u64,
+    bytes: Bytes,
+}
+
+impl Window {
+    fn end(&self) -> u64 {
+        self.start + self.bytes.len() as u64
+    }
+
+    fn get(&self, place: &NodePlace) -> Option<Bytes> {
+        let at = usize::try_from(place.offset.checked_sub(self.start)?).ok()?;
+        let end = at.checked_add(place.len as usize)?;
+        (self.pack == place.pack && end <= self.bytes.len()).then(|| self.bytes.slice(at..end))
+    }
+}
+
+/// A part of an index pack that was asked for.
+struct Coming {
+    pack: u32,
+    range: Range<u64>,
+    task: JoinHandle<Result<Bytes, pgbr_repo::Error>>,
+}
+
+impl Drop for Coming {
+    fn drop(&mut self) {
+        self.task.abort();
+    }
 }
 
 impl std::fmt::Debug for LayerNodes {
@@ -168,8 +236,9 @@ impl LayerNodes {
     pub(crate) fn new(place: &StanzaPlace, label: BackupLabel, layer: &Arc<Layer>, runtime: Handle) -> Self {
         let opener = lane_opener(place.repo.keyring(), ObjectKind::IndexPack, layer.index_lane);
         let (backups, layer) = (place.backups.clone(), Arc::clone(layer));
-        let decompressor = Decompressor::new();
-        Self { backups, label, layer, runtime, opener, decompressor, read_ahead: READ_AHEAD, window: None }
+        let (decompressor, far) = (Decompressor::new(), !place.repo.store().is_local());
+        let (read_ahead, window, coming) = (READ_AHEAD, None, Vec::new());
+        Self { backups, label, layer, runtime, opener, decompressor, read_ahead, far, window, coming }
     }
 
     /// The same with another read-ahead, in bytes: see [`read_ahead`].
@@ -178,7 +247,38 @@ impl LayerNodes {
         Self { read_ahead, ..self }
     }
 
-    /// The stored bytes of a node, from the window or by a request.
+    /// Asks for what is read first, where that takes long: the root, and what stands at the beginning. All layers of a chain share `gate`.
+    #[must_use]
+    pub(crate) fn warmed(mut self, root: Option<Root>, gate: &FirstNodes) -> Self {
+        let Some(root) = root.map(|root| root.place).filter(|_| self.far) else { return self };
+        let size = |pack: u32| self.layer.index_packs.get(pack as usize).copied().unwrap_or(0);
+        let whole = size(0).min(self.read_ahead);
+        let end = root.offset.saturating_add(u64::from(root.len));
+        if root.pack != 0 || end > whole {
+            if end > size(root.pack) {
+                return self;
+            }
+            self.ask(root.pack, root.offset..end, Some(gate));
+        }
+        self.ask(0, 0..whole, Some(gate));
+        self
+    }
+
+    fn ask(&mut self, pack: u32, range: Range<u64>, gate: Option<&FirstNodes>) {
+        let (backups, label, attempt) = (self.backups.clone(), self.label, self.layer.attempt);
+        let (gate, wanted) = (gate.map(|gate| Arc::clone(&gate.0)), range.clone());
+        let task = self.runtime.spawn(async move {
+            // A gate that is closed keeps nobody.
+            let _pass = match gate {
+                Some(gate) => gate.acquire_owned().await.ok(),
+                None => None,
+            };
+            backups.get_pack_range(&label, attempt, pack, true, wanted).await
+        });
+        self.coming.push(Coming { pack, range, task });
+    }
+
+    /// The stored bytes of a node, from what is here, from what is on its way, or by a request.
     fn stored(&mut self, place: &NodePlace) -> Result<Bytes> {
         let damaged = |reason: &str| Error::Damaged { label: self.label, reason: reason.to_owned() };
         let size = self.layer.index_packs.get(place.pack as usize).copied();
@@ -189,24 +289,74 @@ impl LayerNodes {
         if end > size {
             return Err(damaged("its index points behind the end of a pack"));
         }
-        if let Some((pack, start, bytes)) = &self.window
-            && *pack == place.pack
-            && *start <= place.offset
-            && end <= start + bytes.len() as u64
-        {
-            let at = usize::try_from(place.offset - start).unwrap_or(usize::MAX);
-            return Ok(bytes.slice(at..at + place.len as usize));
-        }
-        let until = end.max(place.offset.saturating_add(self.read_ahead)).min(size);
-        let (label, attempt) = (self.label, self.layer.attempt);
-        let get = self.backups.get_pack_range(&label, attempt, place.pack, true, place.offset..until);
-        let bytes = self.runtime.block_on(get)?;
-        if (bytes.len() as u64) < u64::from(place.len) {
-            return Err(damaged("an index pack is shorter than its manifest says"));
-        }
-        let node = bytes.slice(..place.len as usize);
-        self.window = Some((place.pack, place.offset, bytes));
+        let short = damaged("an index pack is shorter than its manifest says");
+        let node = match self.window.as_ref().and_then(|window| window.get(place)) {
+            Some(node) => node,
+            None => match self.arrived(place, end)? {
+                Some(node) => node,
+                None => {
+                    let until = end.max(place.offset.saturating_add(self.read_ahead)).min(size);
+                    self.ask(place.pack, place.offset..until, None);
+                    self.arrived(place, end)?.ok_or(short)?
+                }
+            },
+        };
+        self.look_ahead(place, size);
         Ok(node)
+    }
+
+    /// Waits for what was asked for and holds a node, and goes on with it.
+    fn arrived(&mut self, place: &NodePlace, end: u64) -> Result<Option<Bytes>> {
+        let joins = |coming: &Coming| {
+            // A node may begin in the window and end in what follows it.
+            let begun = self.window.as_ref().filter(|window| {
+                (window.pack, window.end()) == (coming.pack, coming.range.start)
+                    && window.start <= place.offset
+            });
+            let start = begun.map_or(coming.range.start, |window| window.start);
+            coming.pack == place.pack
+                && (start..coming.range.end).contains(&place.offset)
+                && end <= coming.range.end
+        };
+        let Some(at) = self.coming.iter().position(joins) else { return Ok(None) };
+        let mut coming = self.coming.swap_remove(at);
+        let got = self.runtime.block_on(&mut coming.task);
+        let bytes = got.map_err(|_| Error::Internal { what: "reading an index panicked" })??;
+        let (pack, mut start, mut all) = (coming.pack, coming.range.start, bytes);
+        if place.offset < start
+            && let Some(window) = &self.window
+        {
+            let kept = usize::try_from(place.offset.saturating_sub(window.start)).unwrap_or(usize::MAX);
+            let kept = window.bytes.get(kept..).unwrap_or_default();
+            all = [kept, all.as_ref()].concat().into();
+            start = place.offset;
+        }
+        let window = Window { pack, start, bytes: all };
+        let node = window.get(place);
+        self.window = Some(window);
+        Ok(node)
+    }
+
+    /// Asks for what follows the window when half of it is used up, and requests take long.
+    fn look_ahead(&mut self, place: &NodePlace, size: u64) {
+        let Some(window) = self.window.as_ref().filter(|window| self.far && window.pack == place.pack) else {
+            return;
+        };
+        let (pack, end) = (window.pack, window.end());
+        let half = window.start + (window.bytes.len() / 2) as u64;
+        let asked = self.coming.iter().any(|coming| (coming.pack, coming.range.start) == (pack, end));
+        if place.offset >= half && end < size && !asked && window.bytes.len() as u64 >= self.read_ahead / 2 {
+            self.ask(pack, end..end.saturating_add(self.read_ahead).min(size), None);
+        }
+    }
+}
+
+/// How many first nodes of a chain's layers are asked for at once.
+pub(crate) struct FirstNodes(Arc<Semaphore>);
+
+impl FirstNodes {
+    pub(crate) fn new() -> Self {
+        Self(Arc::new(Semaphore::new(FIRST_NODES)))
     }
 }
 

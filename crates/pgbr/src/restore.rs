@@ -141,7 +141,7 @@ pub async fn restore(host: &Host, request: RestoreRequest) -> Result<RestoreRepo
 pub async fn restore_source(host: &Host, request: &RestoreRequest) -> Result<RestoreSource> {
     let place = request.repo.open_stanza(host, &request.stanza).await?;
     let Chosen { label, needed, .. } = choose(host, &place, request).await?;
-    let pin = match Held::pin(host, &place, PinKind::Restore, needed, None).await {
+    let pin = match Held::pin(host, &place, PinKind::Restore, needed.clone(), None).await {
         Ok(pin) => Some(pin),
         // A repository on read-only media can be restored from: what another host takes away meanwhile is noticed.
         Err(Error::Repo(RepoError::Permission { .. })) => {
@@ -151,7 +151,7 @@ pub async fn restore_source(host: &Host, request: &RestoreRequest) -> Result<Res
         Err(error) => return Err(error),
     };
     let decided = async {
-        let decided = decide(host, &place, request, label).await?;
+        let decided = decide(host, &place, request, label, &needed).await?;
         check_repository(host, &place, &decided.chain).await?;
         Ok(decided)
     };
@@ -227,8 +227,9 @@ async fn decide(
     place: &StanzaPlace,
     request: &RestoreRequest,
     label: BackupLabel,
+    needed: &[BackupLabel],
 ) -> Result<Decided> {
-    let chain = load::chain(place, label).await?;
+    let chain = load::chain(place, label, needed).await?;
     let backup = newest(&chain)?;
     let selection = plan_databases(&request.databases, &backup.body.databases)?;
     let left_out = selection.left_out(&backup.body.databases);

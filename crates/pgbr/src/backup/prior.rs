@@ -28,8 +28,10 @@ pub(crate) async fn choose(
     }
     let candidates = candidates(host, place, kind).await?;
     let history = history(host, place, pg_data, now.timeline).await?;
-    for candidate in &candidates {
-        let chain = match load::chain(place, *candidate).await {
+    let prior = |label| candidates.iter().find(|(known, _)| *known == label).and_then(|(_, prior)| *prior);
+    for (candidate, _) in &candidates {
+        let expected = load::expected(*candidate, prior);
+        let chain = match load::chain(place, *candidate, &expected).await {
             Ok(chain) => chain,
             Err(error) => {
                 host.warn(format!("backup {candidate} cannot be built on: {}", with_causes(&error)));
@@ -51,23 +53,27 @@ pub(crate) async fn choose(
     Ok(None)
 }
 
-/// The backups that one of type `kind` may build on, newest first.
-async fn candidates(host: &Host, place: &StanzaPlace, kind: BackupType) -> Result<Vec<BackupLabel>> {
+/// The backups that one of type `kind` may build on, newest first, each with what it builds on itself.
+async fn candidates(
+    host: &Host,
+    place: &StanzaPlace,
+    kind: BackupType,
+) -> Result<Vec<(BackupLabel, Option<BackupLabel>)>> {
     let current = place.stanza.current();
-    let mut found: Vec<BackupLabel> = Vec::new();
+    let mut found: Vec<(BackupLabel, Option<BackupLabel>)> = Vec::new();
     for (label, summary) in load::summaries(&place.backups).await? {
         if kind == BackupType::Diff && label.backup_type() != BackupType::Full {
             continue;
         }
         match summary {
             Ok(Summary { database, .. }) if database.id != current.number => {}
-            Ok(_) => found.push(label),
+            Ok(Summary { prior, .. }) => found.push((label, prior)),
             Err(error) => {
                 host.warn(format!("backup {label} cannot be built on: {}", with_causes(&error)));
             }
         }
     }
-    found.sort_by_key(|label| std::cmp::Reverse(label.time()));
+    found.sort_by_key(|(label, _)| std::cmp::Reverse(label.time()));
     Ok(found)
 }
 

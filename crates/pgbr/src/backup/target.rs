@@ -17,7 +17,7 @@ use crate::cluster::{Connected, check_identity};
 use crate::error::{Error, Result};
 use crate::held::Held;
 use crate::host::Host;
-use crate::load::{self, Backup};
+use crate::load::{self, Backup, FirstNodes, LayerNodes};
 use crate::observe::Event;
 use crate::packs::{DataPacks, IndexPacks, Uploads, plan_uploads};
 use crate::place::StanzaPlace;
@@ -322,8 +322,10 @@ impl Target {
         }
         // However long the chain is, memory is not.
         let read_ahead = load::read_ahead(sources.len());
-        let sources: Vec<_> =
-            sources.into_iter().map(|(root, nodes)| (root, nodes.with_read_ahead(read_ahead))).collect();
+        let gate = FirstNodes::new();
+        let warmed =
+            |(root, nodes): (_, LayerNodes)| (root, nodes.with_read_ahead(read_ahead).warmed(root, &gate));
+        let sources: Vec<_> = sources.into_iter().map(warmed).collect();
         let copy_start_ns = self.chain.first().map_or(0, |prior| prior.body.copy_start_ns);
         (!sources.is_empty()).then(|| Parent::new(Merge::new(sources), broken, copy_start_ns, trust))
     }

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 
+use futures::{StreamExt, TryStreamExt};
 use pgbr_manifest::WalFileName;
 use pgbr_manifest::manifest::Summary;
 use pgbr_pg::read_control_file;
@@ -13,11 +14,13 @@ use crate::host::Host;
 use crate::load::{self, Backup};
 use crate::place::StanzaPlace;
 
+/// How many backups of a chain are looked at at once.
+const CHECKS: usize = 8;
+
 /// Sees that the repository holds what the newest backup of `chain` is made of, and the WAL that recovery begins with.
 pub(crate) async fn check_repository(host: &Host, place: &StanzaPlace, chain: &[Backup]) -> Result<()> {
-    for backup in chain {
-        check_packs(host, place, backup).await?;
-    }
+    let checks = futures::stream::iter(chain.iter().map(|backup| check_packs(host, place, backup)));
+    checks.buffered(CHECKS).try_collect::<()>().await?;
     match chain.first() {
         Some(backup) => check_first_segment(place, backup).await,
         None => Ok(()),

@@ -67,8 +67,8 @@ pub struct Work {
 /// would stop the restore later is in the result.
 pub async fn restore_dry_run(host: &Host, request: RestoreRequest) -> Result<RestoreDryRun> {
     let place = request.repo.open_stanza(host, &request.stanza).await?;
-    let Chosen { label, goal, history, backups, .. } = choose(host, &place, &request).await?;
-    let Decided { chain, plan, left_out, .. } = decide(host, &place, &request, label).await?;
+    let Chosen { label, needed, goal, history, backups } = choose(host, &place, &request).await?;
+    let Decided { chain, plan, left_out, .. } = decide(host, &place, &request, label, &needed).await?;
     let backup = newest(&chain)?;
     let aim = Aim { recovery: &request.goal, goal, history: history.as_ref(), backups: &backups };
     let wal = look(host, &place, backup, &aim).await?;

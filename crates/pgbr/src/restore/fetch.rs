@@ -12,22 +12,15 @@ use tokio::runtime::Handle;
 
 use super::layout::Layout;
 use super::look::{Look, Looked, Need, Wanted, look};
-use super::source::{AllKeys, FrameWork, Group, Source, SourceKeys};
+use super::source::{AllKeys, Bounds, FrameWork, Group, Source, SourceKeys};
 use super::write::{Fault, Making, OpenFiles, Piece, Scratch, Target, write_frame};
 use crate::error::{Error, Result};
 use crate::host::Host;
-use crate::load::{self, Backup, LayerNodes};
+use crate::load::{self, Backup, FirstNodes, LayerNodes};
 use crate::observe::Event;
 use crate::place::StanzaPlace;
 use crate::pool::{Ordered, Pool, Submitter, Urgency};
 use crate::run::RUN;
-
-/// The most frames that are out at once.
-const OUT_FRAMES: usize = 256;
-/// The most stored bytes that are out at once.
-const OUT_BYTES: u64 = 24 << 20;
-/// The most frames that wait for others of the same request, over all sources.
-const WAITING_FRAMES: usize = 512;
 
 /// After how many grains of zeros a stop is looked for.
 const ZEROS_AT_ONCE: u64 = 1 << 20;
@@ -95,12 +88,13 @@ pub(crate) fn write_files(
     // Each is read twice: its index and its frame table.
     let read_ahead = load::read_ahead(2 * layers.len());
     let keys: AllKeys = Arc::new(layers.iter().map(|layer| SourceKeys::new(place, layer)).collect());
+    let gate = FirstNodes::new();
     let indexes = layers.iter().map(|layer| {
         let nodes = LayerNodes::new(place, layer.label, &layer.layer, runtime.clone());
-        (layer.layer.index, nodes.with_read_ahead(read_ahead))
+        (layer.layer.index, nodes.with_read_ahead(read_ahead).warmed(layer.layer.index, &gate))
     });
     let mut merge = Merge::new(indexes);
-    let source = |(number, layer)| Source::new(number, place, layer, runtime, read_ahead);
+    let source = |(number, layer)| Source::new(number, place, layer, runtime, read_ahead, &gate);
     let mut fetch = Fetch {
         host,
         place,
@@ -116,6 +110,7 @@ pub(crate) fn write_files(
         batch: Batch::default(),
         out_frames: 0,
         out_bytes: 0,
+        bounds: Bounds::of(place.repo.store().is_local()),
         open: None,
         list: ListDigester::new(&backup.body.hash_key),
         written: Written { fetched: chain.iter().map(nothing_of).collect(), ..Written::default() },
@@ -187,6 +182,7 @@ struct Fetch<'a> {
     batch: Batch,
     out_frames: usize,
     out_bytes: u64,
+    bounds: Bounds,
     open: Option<OpenFile>,
     list: ListDigester,
     written: Written,
@@ -405,7 +401,7 @@ impl Fetch<'_> {
     fn closed(&mut self, group: Option<Group>) -> Result<()> {
         let Some(group) = group else { return Ok(()) };
         self.dispatch(group)?;
-        if self.sources.iter().map(Source::waiting).sum::<usize>() <= WAITING_FRAMES {
+        if self.sources.iter().map(Source::waiting).sum::<usize>() <= self.bounds.waiting_frames {
             return Ok(());
         }
         let largest = self.sources.iter_mut().max_by_key(|source| source.waiting());
@@ -430,7 +426,8 @@ impl Fetch<'_> {
             return Ok(());
         }
         while self.out_frames > 0
-            && (self.out_frames + group.frames.len() > OUT_FRAMES || self.out_bytes + bytes > OUT_BYTES)
+            && (self.out_frames + group.frames.len() > self.bounds.out_frames
+                || self.out_bytes + bytes > self.bounds.out_bytes)
         {
             self.take_result()?;
         }
@@ -476,7 +473,7 @@ impl Fetch<'_> {
         if target.end(end.size) {
             self.complete(target);
         }
-        while self.out_frames > OUT_FRAMES {
+        while self.out_frames > self.bounds.out_frames {
             self.take_result()?;
         }
         self.host.tell(Event::File { path: record.path.to_string(), size: end.size });

@@ -9,13 +9,47 @@ use tokio::runtime::Handle;
 
 use super::write::Piece;
 use crate::error::{Error, Result};
-use crate::load::{ChainLayer, LayerNodes, lane_opener};
+use crate::load::{ChainLayer, FirstNodes, LayerNodes, lane_opener};
 use crate::place::StanzaPlace;
 
-/// One request fetches frames up to this many bytes.
-const GROUP_BYTES: u64 = 4 << 20;
-/// And up to this many frames.
-const GROUP_FRAMES: usize = 64;
+/// How much is fetched at once.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Bounds {
+    /// One request fetches frames up to this many bytes.
+    pub(crate) group_bytes: u64,
+    /// And up to this many frames.
+    pub(crate) group_frames: usize,
+    /// The most stored bytes that are out at once.
+    pub(crate) out_bytes: u64,
+    /// The most frames that are out at once.
+    pub(crate) out_frames: usize,
+    /// The most frames that wait for others of the same request, over all sources.
+    pub(crate) waiting_frames: usize,
+}
+
+impl Bounds {
+    /// A disk gives what is asked of it at once.
+    const LOCAL: Self = Self {
+        group_bytes: 4 << 20,
+        group_frames: 64,
+        out_bytes: 24 << 20,
+        out_frames: 256,
+        waiting_frames: 512,
+    };
+    /// A store elsewhere takes its time for each request: one for a whole pack, where all of it is needed, and several on their way.
+    const REMOTE: Self = Self {
+        group_bytes: 16 << 20,
+        group_frames: 1024,
+        out_bytes: 80 << 20,
+        out_frames: 2048,
+        waiting_frames: 2048,
+    };
+
+    /// What fits a repository.
+    pub(crate) const fn of(local: bool) -> Self {
+        if local { Self::LOCAL } else { Self::REMOTE }
+    }
+}
 
 /// What the workers have to know of a source.
 #[derive(Debug, Clone)]
@@ -65,12 +99,12 @@ pub(crate) struct Group {
 }
 
 impl Group {
-    fn takes(&self, place: &FramePlace) -> bool {
+    fn takes(&self, place: &FramePlace, bounds: &Bounds) -> bool {
         self.frames.last().is_none_or(|last| {
             last.place.pack == place.pack
                 && last.place.offset + u64::from(last.place.len) == place.offset
-                && self.bytes + u64::from(place.len) <= GROUP_BYTES
-                && self.frames.len() < GROUP_FRAMES
+                && self.bytes + u64::from(place.len) <= bounds.group_bytes
+                && self.frames.len() < bounds.group_frames
         })
     }
 
@@ -89,6 +123,7 @@ pub(crate) struct Source {
     /// The frame that was asked for last.
     frame: Option<FrameWork>,
     group: Group,
+    bounds: Bounds,
 }
 
 impl Source {
@@ -98,15 +133,18 @@ impl Source {
         layer: &ChainLayer,
         runtime: &Handle,
         read_ahead: u64,
+        gate: &FirstNodes,
     ) -> Self {
         let nodes = LayerNodes::new(place, layer.label, &layer.layer, runtime.clone());
+        let nodes = nodes.with_read_ahead(read_ahead).warmed(layer.layer.frames, gate);
         Self {
             number,
             label: layer.label,
-            nodes: nodes.with_read_ahead(read_ahead),
+            nodes,
             table: FrameCursor::new(layer.layer.frames),
             frame: None,
             group: Group::default(),
+            bounds: Bounds::of(place.repo.store().is_local()),
         }
     }
 
@@ -150,7 +188,7 @@ impl Source {
     }
 
     fn add(&mut self, work: FrameWork) -> Option<Group> {
-        let closed = (!self.group.takes(&work.place)).then(|| std::mem::take(&mut self.group));
+        let closed = (!self.group.takes(&work.place, &self.bounds)).then(|| std::mem::take(&mut self.group));
         self.group.push(work);
         closed
     }
