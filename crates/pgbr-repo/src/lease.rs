@@ -84,6 +84,7 @@ impl LeaseState {
 #[derive(Debug)]
 pub struct Lease {
     leases: Leases,
+    number: u64,
     term: Term,
 }
 
@@ -123,7 +124,11 @@ impl Leases {
     /// # Errors
     /// As the store failed.
     pub async fn state(&self) -> Result<Option<LeaseState>> {
-        let Some(number) = self.numbers().await?.pop() else { return Ok(None) };
+        self.state_of(self.numbers().await?.pop()).await
+    }
+
+    async fn state_of(&self, number: Option<u64>) -> Result<Option<LeaseState>> {
+        let Some(number) = number else { return Ok(None) };
         let key = Layout::new().lease(self.stanza.as_ref(), &self.name, number);
         let unreadable = || LeaseState {
             number,
@@ -164,7 +169,8 @@ impl Leases {
             let reason = format!("of {ttl_seconds} s is out of bounds");
             return Err(Error::Invalid { what: "lease's time-to-live", reason });
         }
-        let current = self.state().await?;
+        let numbers = self.numbers().await?;
+        let current = self.state_of(numbers.last().copied()).await?;
         let unchanged = current.as_ref().map_or(Duration::ZERO, |state| {
             let seen = format!("{} {} {}", state.number, state.owner, state.beat);
             watch.observe(&self.watched_as(), &seen, now)
@@ -191,10 +197,15 @@ impl Leases {
             Resolved::Ours => {}
             Resolved::Others(_) => return Err(held(self.state().await?)),
         }
-        let lease = Lease { leases: self.clone(), term };
-        // Where creates are not honoured another process may have overwritten the term.
-        lease.check().await?;
-        self.clear_below(number).await?;
+        let lease = Lease { leases: self.clone(), number, term };
+        if !self.repo.store().create_honoured() {
+            // Another process may have overwritten the term.
+            lease.check().await?;
+        }
+        // Nobody looks at the terms before it any more.
+        for old in numbers {
+            self.repo.store().delete(&Layout::new().lease(self.stanza.as_ref(), &self.name, old)).await?;
+        }
         Ok(lease)
     }
 
@@ -215,13 +226,6 @@ impl Leases {
         numbers.sort_unstable();
         Ok(numbers)
     }
-
-    async fn clear_below(&self, number: u64) -> Result<()> {
-        for old in self.numbers().await?.into_iter().filter(|&old| old < number) {
-            self.repo.store().delete(&Layout::new().lease(self.stanza.as_ref(), &self.name, old)).await?;
-        }
-        Ok(())
-    }
 }
 
 impl Lease {
@@ -241,7 +245,12 @@ impl Lease {
     /// [`Error::LeaseLost`] where it was taken over; as the store failed.
     pub async fn check(&self) -> Result<()> {
         let lost = |holder: String| Error::LeaseLost { lease: self.leases.name.to_string(), holder };
-        match self.leases.state().await? {
+        let newest = self.leases.numbers().await?.pop();
+        if newest == Some(self.number) && self.leases.repo.store().create_honoured() {
+            // Nobody else can have made this term, and who takes the lease over makes the next one.
+            return Ok(());
+        }
+        match self.leases.state_of(newest).await? {
             Some(state) if state.owner == self.term.owner => Ok(()),
             Some(state) => Err(lost(state.holder)),
             None => Err(lost("nobody".to_owned())),
@@ -253,11 +262,14 @@ impl Lease {
     /// # Errors
     /// As the store failed; the lease then goes stale by itself.
     pub async fn release(mut self) -> Result<()> {
-        match self.check().await {
-            Ok(()) => {}
-            Err(Error::LeaseLost { .. }) => return Ok(()),
-            Err(error) => return Err(error),
+        if !self.leases.repo.store().create_honoured() {
+            match self.check().await {
+                Ok(()) => {}
+                Err(Error::LeaseLost { .. }) => return Ok(()),
+                Err(error) => return Err(error),
+            }
         }
+        // Where it was taken over this writes a term that nobody looks at, below the one that counts.
         self.term.released = true;
         self.write().await
     }

@@ -18,6 +18,7 @@ use std::ops::Range;
 use std::path::{Path as FsPath, PathBuf};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
 
 use bytes::{Bytes, BytesMut};
 use futures::stream::{BoxStream, StreamExt, TryStreamExt};
@@ -30,6 +31,9 @@ use object_store::{
 
 use crate::error::{Cause, Error, Meaning, Result, Told};
 use crate::keys::{Layout, PREFIX};
+
+/// How long it counts that the repository was seen in a store of another host.
+const REACHED: Duration = Duration::from_secs(10);
 
 /// What became of a create.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -153,6 +157,8 @@ struct Inner {
     place: String,
     create_honoured: AtomicBool,
     repository_expected: AtomicBool,
+    /// When the repository was last seen in a store of another host.
+    reached: Mutex<Option<Instant>>,
     counters: Counters,
     /// What new objects are labelled with.
     labels: (TagSet, Attributes),
@@ -247,6 +253,7 @@ impl Store {
                 place,
                 create_honoured: AtomicBool::new(true),
                 repository_expected: AtomicBool::new(false),
+                reached: Mutex::default(),
                 counters: Counters::default(),
                 labels: (TagSet::default(), Attributes::new()),
                 puts: None,
@@ -292,6 +299,18 @@ impl Store {
     /// From now on a missing `repo.json` means that the store is out of reach, not that it is empty.
     pub(crate) fn expect_repository(&self) {
         self.inner.repository_expected.store(true, Ordering::Relaxed);
+        self.note_reached();
+    }
+
+    fn note_reached(&self) {
+        *self.inner.reached.lock().unwrap_or_else(PoisonError::into_inner) = Some(Instant::now());
+    }
+
+    /// Whether the repository was seen so lately that it need not be looked for again. A disk may be unmounted at any moment; a store that
+    /// answers is not another one than some seconds before.
+    fn reached_lately(&self) -> bool {
+        let reached = *self.inner.reached.lock().unwrap_or_else(PoisonError::into_inner);
+        self.inner.local.is_none() && reached.is_some_and(|at| at.elapsed() < REACHED)
     }
 
     /// The requests made so far by all clones of this store.
@@ -658,14 +677,17 @@ impl Store {
     /// # Errors
     /// [`Error::Unavailable`] where neither `repo.json` nor its copy can be seen.
     pub async fn check_reached(&self) -> Result<()> {
-        if !self.inner.repository_expected.load(Ordering::Relaxed) {
+        if !self.inner.repository_expected.load(Ordering::Relaxed) || self.reached_lately() {
             return Ok(());
         }
         let keys = Layout::new();
         let mut failed = None;
         for key in [keys.repo_json(), keys.repo_json_copy()] {
             match self.is_there(&key).await {
-                Ok(true) => return Ok(()),
+                Ok(true) => {
+                    self.note_reached();
+                    return Ok(());
+                }
                 Ok(false) => {}
                 Err(found) => failed = Some(found),
             }
