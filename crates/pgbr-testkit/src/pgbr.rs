@@ -11,34 +11,71 @@ use std::sync::{Mutex, OnceLock, PoisonError};
 use std::time::Duration;
 
 use crate::cluster::{Cluster, SUPERUSER};
+use crate::objects::Objects;
 use crate::operator::{as_operator, is_other_user};
+use crate::proxy::Proxy;
 use crate::run::{Finished, run};
 use crate::scratch::Scratch;
+use crate::stores::{Bucket, StoreKind};
 
 /// No single command of a test takes longer.
 const LIMIT: Duration = Duration::from_secs(600);
 
-/// The pgbr program, one config file and one stanza. Repository, logs, locks and spool lie in a scratch directory.
+/// Where a repository lies in its bucket.
+const PREFIX: &str = "repo";
+
+/// The pgbr program, one config file and one stanza. Logs, locks and spool lie in a scratch directory, and so does the repository
+/// unless it is to lie in an object store.
 #[derive(Debug)]
 pub struct Pgbr {
     binary: PathBuf,
     stanza: String,
+    /// Before the server, once somebody wanted it.
+    proxy: OnceLock<Proxy>,
+    objects: OnceLock<Objects>,
+    /// Of `repo1`; none when that is a directory.
+    bucket: Option<Bucket>,
     scratch: Scratch,
     /// Section, then option; a list option has several values.
     config: Mutex<BTreeMap<String, BTreeMap<String, Vec<String>>>>,
 }
 
 impl Pgbr {
-    /// Sets up a stanza for a cluster with one unencrypted repository. `binary` is the program: `env!("CARGO_BIN_EXE_pgbr")`
-    /// in the tests of its crate.
+    /// Sets up a stanza for a cluster with one unencrypted repository in the store that `PGBR_TEST_STORE` names. `binary` is the
+    /// program: `env!("CARGO_BIN_EXE_pgbr")` in the tests of its crate.
     ///
     /// # Panics
     /// When the directories or the config file cannot be made.
     pub fn new(binary: impl AsRef<Path>, stanza: &str, cluster: &Cluster) -> Self {
+        Self::on(StoreKind::chosen(), binary, stanza, cluster)
+    }
+
+    /// The same with the repository in a store of this kind.
+    ///
+    /// # Panics
+    /// As [`Pgbr::new`], and when the store's server is missing.
+    pub fn on(kind: StoreKind, binary: impl AsRef<Path>, stanza: &str, cluster: &Cluster) -> Self {
+        let bucket = (kind != StoreKind::Posix).then(|| Bucket::of(kind));
+        Self::with_bucket(bucket, binary, stanza, cluster)
+    }
+
+    /// The same with the repository in this bucket, or in a directory.
+    ///
+    /// # Panics
+    /// As [`Pgbr::new`].
+    pub fn with_bucket(
+        bucket: Option<Bucket>,
+        binary: impl AsRef<Path>,
+        stanza: &str,
+        cluster: &Cluster,
+    ) -> Self {
         let scratch = Scratch::new();
         let pgbr = Self {
             binary: runnable(binary.as_ref()),
             stanza: stanza.to_owned(),
+            proxy: OnceLock::new(),
+            objects: OnceLock::new(),
+            bucket,
             config: Mutex::default(),
             scratch,
         };
@@ -47,6 +84,11 @@ impl Pgbr {
         {
             let dir = pgbr.scratch.dir(name);
             pgbr.set("global", option, &dir.display().to_string());
+        }
+        if let Some(bucket) = &pgbr.bucket {
+            fs::remove_dir(pgbr.scratch.path().join("repo")).expect("it was just made");
+            pgbr.set("global", "repo1-path", &format!("/{PREFIX}"));
+            pgbr.set_repo(1, &bucket.options());
         }
         pgbr.set("global", "log-level-console", "info");
         pgbr.set("global", "start-fast", "y");
@@ -62,6 +104,13 @@ impl Pgbr {
         set("socket-path", cluster.socket_dir().display().to_string());
         set("port", cluster.port().to_string());
         set("user", SUPERUSER.to_owned());
+    }
+
+    /// Sets options of `repo<index>`; names without `repo<index>-`, as [`Bucket::options`] gives them.
+    pub fn set_repo(&self, index: u32, options: &[(&'static str, String)]) {
+        for (option, value) in options {
+            self.set("global", &format!("repo{index}-{option}"), value);
+        }
     }
 
     /// Sets an option in a section of the config file (`global`, `global:backup`, the stanza's name, …), replacing the
@@ -187,9 +236,44 @@ impl Pgbr {
         self.scratch.path().join("pgbr.conf")
     }
 
-    /// The directory of `repo1`.
+    /// The directory of `repo1`: for tests that are about files.
+    ///
+    /// # Panics
+    /// When it lies in an object store.
     pub fn repo_dir(&self) -> PathBuf {
+        assert!(
+            self.bucket.is_none(),
+            "this test is about a repository in a directory: run it without PGBR_TEST_STORE"
+        );
         self.scratch.path().join("repo")
+    }
+
+    /// The bucket of `repo1`, if it lies in one.
+    pub fn bucket(&self) -> Option<&Bucket> {
+        self.bucket.as_ref()
+    }
+
+    /// The objects of `repo1`.
+    pub fn objects(&self) -> &Objects {
+        self.objects.get_or_init(|| match &self.bucket {
+            None => Objects::in_directory(self.repo_dir()),
+            Some(bucket) => Objects::in_bucket(bucket.client(), PREFIX),
+        })
+    }
+
+    /// A proxy through which all commands reach `repo1` from the first call on. The time limit of I/O becomes short then, for tests
+    /// are to see the end of it.
+    ///
+    /// # Panics
+    /// When the repository is a directory.
+    pub fn proxy(&self) -> &Proxy {
+        let bucket = self.bucket.as_ref().expect("a proxy stands before an object store");
+        self.proxy.get_or_init(|| {
+            let proxy = Proxy::before(bucket);
+            self.set_repo(1, &bucket.options_at(&proxy.endpoint()));
+            self.set("global", "io-timeout", "5");
+            proxy
+        })
     }
 
     /// The directory of its log files.

@@ -45,7 +45,7 @@ fn annotations_are_added_changed_and_taken_away() {
     assert_eq!(new.len(), 3, "{new:?}");
     for path in new {
         assert!(path.starts_with("pgbr/demo/note"), "{path:?}");
-        let bytes = fs::read(rig.pgbr.repo_dir().join(path)).unwrap();
+        let bytes = rig.objects().get(path);
         assert!(!bytes.windows(3).any(|word| word == b"you" || word == b"who"), "{path:?}");
     }
 
@@ -61,10 +61,10 @@ fn annotations_are_added_changed_and_taken_away() {
     rig.refused(96, &["at most 8192 are allowed"], ["annotate", &set, &long]);
 
     // A note that cannot be read hides no other, and is told of.
-    let note = rig.stanza_dir().join(format!("note/{first}.0000000000000002"));
-    let mut bytes = fs::read(&note).unwrap();
+    let note = rig.key(&format!("note/{first}.0000000000000002"));
+    let mut bytes = rig.objects().get(&note);
     bytes[130] ^= 1;
-    fs::write(&note, &bytes).unwrap();
+    rig.objects().put(&note, &bytes);
     let finished = rig.pgbr.run(["info", "--output=json"]);
     let warning = format!("WARN: annotations of backup {first} may be missing or old");
     assert!(finished.success() && finished.stderr.contains(&warning), "{finished:#?}");
@@ -162,7 +162,7 @@ fn chains_errors_and_details_are_shown() {
 
     // Notes go with their backup.
     rig.pgbr.ok(["annotate", &set, "--annotation=who=me"]);
-    let notes = || fs::read_dir(rig.stanza_dir().join("note")).into_iter().flatten().count();
+    let notes = || rig.names("note").len();
     assert_eq!(notes(), 2);
     rig.backup();
     rig.pgbr.ok(["expire", &set]);
@@ -170,9 +170,9 @@ fn chains_errors_and_details_are_shown() {
     assert!(!rig.labels().contains(last));
 
     // A link of the chain that cannot be read does not hide the full that all build on.
-    let manifest = rig.stanza_dir().join("backup").join(diff).join("manifest");
-    let mut bytes = fs::read(&manifest).unwrap();
+    let manifest = rig.key(&format!("backup/{diff}/manifest"));
+    let mut bytes = rig.objects().get(&manifest);
     bytes[500] ^= 1;
-    fs::write(&manifest, bytes).unwrap();
+    rig.objects().put(&manifest, &bytes);
     assert_eq!(shown(&rig, third)["reference"], json!([full, diff]));
 }

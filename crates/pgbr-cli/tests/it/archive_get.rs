@@ -3,8 +3,9 @@
 use std::fs::{self, Permissions};
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
+use std::sync::atomic::{AtomicBool, Ordering};
 
-use pgbr_testkit::{Cluster, StopMode, own, wait_until};
+use pgbr_testkit::{Act, Cluster, StopMode, own, wait_until};
 
 use crate::rig::{LIMIT, PASS, Rig, assert_one_error, restore_into};
 
@@ -60,23 +61,35 @@ fn a_repository_that_goes_away_in_a_recovery_stops_the_server() {
     let mut target = rig.target();
     rig.pgbr.ok(restore_into(&target));
     // It goes away after the second row.
-    let (repo, kept) = (rig.pgbr.repo_dir(), rig.pgbr.scratch().path().join("kept"));
-    let script = format!(
-        "if [ \"$1\" = {0} ] && [ -d {1} ]; then mv {1} {2}; fi",
-        segments[2],
-        repo.display(),
-        kept.display()
-    );
-    let command = before_each_get(&rig, &target, &script);
-    target.set_override("restore_command", &command);
+    let bring_back: Box<dyn Fn()> = if rig.pgbr.bucket().is_some() {
+        let (third, gone) = (segments[2].clone(), AtomicBool::new(false));
+        rig.pgbr.proxy().act(move |request| {
+            let asked = request.path.contains(&third);
+            if gone.fetch_or(asked, Ordering::SeqCst) || asked { Act::Reset } else { Act::Pass }
+        });
+        Box::new(|| rig.pgbr.proxy().pass())
+    } else {
+        let (repo, kept) = (rig.pgbr.repo_dir(), rig.pgbr.scratch().path().join("kept"));
+        let move_it = format!(
+            "if [ \"$1\" = {0} ] && [ -d {1} ]; then mv {1} {2}; fi",
+            segments[2],
+            repo.display(),
+            kept.display()
+        );
+        let command = before_each_get(&rig, &target, &move_it);
+        target.set_override("restore_command", &command);
+        let script = target.scratch().path().join("get.sh");
+        Box::new(move || {
+            assert!(!repo.exists(), "it went away, and nothing grew in its place");
+            fs::rename(&kept, &repo).unwrap();
+            fs::write(&script, "#!/bin/sh\nshift\nexec \"$@\"\n").unwrap();
+        })
+    };
     let log = stops(&target);
     assert!(log.contains(&format!("restored log file \"{}\"", segments[1])), "{log}");
-    assert!(!repo.exists(), "it went away, and nothing grew in its place");
     // Started again without it, it comes no further.
     stops(&target);
-    fs::rename(&kept, &repo).unwrap();
-    target.scratch().file("get.sh", "#!/bin/sh\nshift\nexec \"$@\"\n");
-    fs::set_permissions(target.scratch().path().join("get.sh"), Permissions::from_mode(0o755)).unwrap();
+    bring_back();
     target.start();
     target.wait_promoted();
     assert_eq!(rows(&target), "4");
@@ -171,37 +184,19 @@ fn exit_codes() {
     let away = rig.take_away();
     get(present, [42, 250, 42], &["unable to reach", "repo"]);
     get(missing, [42, 250, 42], &["unable to reach", "repo"]);
-    // An empty directory where the disk should be mounted is no repository.
-    fs::create_dir(rig.pgbr.repo_dir()).unwrap();
-    own(&rig.pgbr.repo_dir());
-    get(missing, [55, 250, 55], &["stanza-create"]);
-    fs::remove_dir(rig.pgbr.repo_dir()).unwrap();
     away.bring_back();
 
-    let stanza = rig.stanza_dir();
-    let kept = stanza.with_extension("kept");
-    fs::rename(&stanza, &kept).unwrap();
-    get(missing, [55, 250, 55], &["stanza 'demo'"]);
-    fs::rename(&kept, &stanza).unwrap();
-
-    let object = rig.wal_object(present);
-    let content = fs::read(&object).unwrap();
-    let damaged: [&[u8]; 3] =
-        [&content[..content.len() / 2], b"", &fs::read(rig.wal_object(&segments[2])).unwrap()];
-    for bytes in damaged {
-        fs::write(&object, bytes).unwrap();
+    let object = rig.wal_key(present);
+    let content = rig.objects().get(&object);
+    let other = rig.objects().get(&rig.wal_key(&segments[2]));
+    for bytes in [&content[..content.len() / 2], b"", &other] {
+        rig.objects().put(&object, bytes);
         get(present, [28, 250, 28], &[present]);
     }
-    fs::write(&object, &content).unwrap();
-
-    fs::set_permissions(&object, Permissions::from_mode(0o000)).unwrap();
-    get(present, [41, 250, 41], &[present, "Permission denied"]);
-    fs::set_permissions(&object, Permissions::from_mode(0o640)).unwrap();
-    let dir = object.parent().map(Path::to_owned).unwrap();
-    fs::set_permissions(&dir, Permissions::from_mode(0o000)).unwrap();
-    get(present, [41, 250, 41], &[present, "Permission denied"]);
-    get(missing, [41, 250, 41], &[missing, "Permission denied"]);
-    fs::set_permissions(&dir, Permissions::from_mode(0o750)).unwrap();
+    rig.objects().put(&object, &content);
+    if rig.pgbr.bucket().is_none() {
+        exit_codes_of_a_directory(&rig, present, missing, get);
+    }
 
     rig.pgbr.set("global", "repo1-cipher-pass", "Not-the-passphrase");
     get(present, [95, 250, 95], &["passphrase"]);
@@ -213,4 +208,31 @@ fn exit_codes() {
     get(present, [64, 250, 64], &["pg_wal/RECOVERYXLOG", "Permission denied"]);
     fs::set_permissions(&wal, Permissions::from_mode(0o750)).unwrap();
     get(present, [0; 3], &[]);
+}
+
+/// What only files and directories can be.
+fn exit_codes_of_a_directory(rig: &Rig, present: &str, missing: &str, get: impl Fn(&str, [i32; 3], &[&str])) {
+    let away = rig.take_away();
+    // An empty directory where the disk should be mounted is no repository.
+    fs::create_dir(rig.pgbr.repo_dir()).expect("the repository is ours");
+    own(&rig.pgbr.repo_dir());
+    get(missing, [55, 250, 55], &["stanza-create"]);
+    fs::remove_dir(rig.pgbr.repo_dir()).expect("the repository is ours");
+    away.bring_back();
+
+    let stanza = rig.stanza_dir();
+    let kept = stanza.with_extension("kept");
+    fs::rename(&stanza, &kept).expect("the repository is ours");
+    get(missing, [55, 250, 55], &["stanza 'demo'"]);
+    fs::rename(&kept, &stanza).expect("the repository is ours");
+
+    let object = rig.wal_object(present);
+    fs::set_permissions(&object, Permissions::from_mode(0o000)).expect("the repository is ours");
+    get(present, [41, 250, 41], &[present, "Permission denied"]);
+    fs::set_permissions(&object, Permissions::from_mode(0o640)).expect("the repository is ours");
+    let dir = object.parent().map(Path::to_owned).expect("the repository is ours");
+    fs::set_permissions(&dir, Permissions::from_mode(0o000)).expect("the repository is ours");
+    get(present, [41, 250, 41], &[present, "Permission denied"]);
+    get(missing, [41, 250, 41], &[missing, "Permission denied"]);
+    fs::set_permissions(&dir, Permissions::from_mode(0o750)).expect("the repository is ours");
 }

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::fs;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
@@ -33,15 +33,12 @@ fn grow(cluster: &Cluster, table: &str, rows: u32) {
 }
 
 /// The packs of all backups, by path, with their sizes.
-fn packs(world: &World) -> BTreeMap<PathBuf, u64> {
-    let backups = world.pgbr.repo_dir().join("pgbr/demo/backup");
-    let dirs = fs::read_dir(backups).into_iter().flatten().flatten().map(|entry| entry.path().join("pack"));
-    let files = dirs.flat_map(|dir| fs::read_dir(dir).into_iter().flatten().flatten());
-    let durable = files.filter(|file| !file.file_name().to_string_lossy().contains('#'));
-    durable.filter_map(|file| Some((file.path(), file.metadata().ok()?.len()))).collect()
+fn packs(world: &World) -> BTreeMap<String, u64> {
+    let objects = world.pgbr.objects().sizes("pgbr/demo/backup");
+    objects.into_iter().filter(|(key, _)| key.contains("/pack/")).collect()
 }
 
-fn bytes(packs: &BTreeMap<PathBuf, u64>) -> u64 {
+fn bytes(packs: &BTreeMap<String, u64>) -> u64 {
     packs.values().sum()
 }
 
@@ -74,7 +71,7 @@ fn taken_up(log: &str) -> u64 {
 /// Each must take up what was there when it began.
 fn backup_with_kills(world: &World, kind: &str, marks: &[u64]) -> u64 {
     let before = packs(world);
-    let stored = |now: &BTreeMap<PathBuf, u64>| -> u64 {
+    let stored = |now: &BTreeMap<String, u64>| -> u64 {
         now.iter().filter(|(path, _)| !before.contains_key(*path)).map(|(_, size)| size).sum()
     };
     let args = ["backup", kind];

@@ -38,6 +38,7 @@ mod sources;
 mod standbys;
 mod state;
 mod stopping;
+mod stores;
 mod storm;
 mod strace;
 mod table;

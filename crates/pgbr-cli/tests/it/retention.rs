@@ -5,7 +5,7 @@ use std::fs;
 use std::os::unix::fs::PermissionsExt;
 use std::path::PathBuf;
 
-use pgbr_testkit::{Cluster, Finished};
+use pgbr_testkit::{Act, Bucket, Cluster, Finished};
 
 use crate::rig::{Frozen, LIMIT, Rig, restore_into, said};
 
@@ -58,10 +58,9 @@ impl Kept {
     }
 
     fn segments(&self) -> BTreeSet<String> {
-        let logs = fs::read_dir(self.rig.stanza_dir().join("archive/15-1")).into_iter().flatten().flatten();
-        let files = logs.flat_map(|log| fs::read_dir(log.path()).into_iter().flatten().flatten());
-        let names = files.map(|file| file.file_name().to_string_lossy().into_owned());
-        names.filter(|name| name.len() == 24).collect()
+        let names = self.rig.names("archive/15-1");
+        let segments = names.iter().filter_map(|name| name.split('/').nth(1));
+        segments.filter(|name| name.len() == 24).map(str::to_owned).collect()
     }
 
     /// First and last segment of a backup.
@@ -73,8 +72,20 @@ impl Kept {
         (text("start"), text("stop"))
     }
 
-    fn backup_dir(&self, label: &str) -> PathBuf {
-        self.rig.stanza_dir().join("backup").join(label)
+    /// The labels under which anything is stored.
+    fn stored(&self) -> BTreeSet<String> {
+        self.rig.names("backup").iter().filter_map(|name| name.split('/').next()).map(str::to_owned).collect()
+    }
+
+    /// A file as a run that was killed leaves one, in a repository that is a directory.
+    fn leave_staging_file(&self, label: &str) -> Option<PathBuf> {
+        if self.rig.pgbr.bucket().is_some() {
+            return None;
+        }
+        let name = format!("backup/{label}/pack/0000000000000001-00000000#7");
+        let path = self.rig.stanza_dir().join(name);
+        fs::write(&path, "half").expect("the directory is there");
+        Some(path)
     }
 }
 
@@ -131,7 +142,7 @@ fn backups_beyond_the_count_go_with_their_dependants_and_their_wal() {
         assert!(done.contains(&line), "'{line}' is missing: {done}");
     }
     assert_eq!(kept.rig.labels(), [third.clone(), fourth, last.clone()]);
-    assert!(!kept.backup_dir(&first).exists() && !kept.backup_dir(&second).exists());
+    assert!(!kept.stored().contains(&first) && !kept.stored().contains(&second));
     let segments = kept.segments();
     assert!(!segments.contains(&wal[0].0) && !segments.contains(&wal[1].1) && segments.contains(&wal[2].1));
     kept.assert_all_restore();
@@ -209,7 +220,7 @@ fn what_a_running_restore_uses_stays() {
     drop(Frozen::at(kept.rig.pgbr.command(&args), || begun.exists()));
     kept.expire(&["--repo1-retention-full=1"]);
     assert!(!kept.rig.labels().contains(&second));
-    assert_eq!(fs::read_dir(kept.rig.stanza_dir().join("pin")).into_iter().flatten().count(), 0);
+    assert_eq!(kept.rig.names("pin").len(), 0);
 }
 
 #[test]
@@ -218,20 +229,15 @@ fn what_broken_runs_have_left_goes_once_nobody_can_resume_it() {
     kept.rig.slow_down();
     let first = kept.backup(&["--type=full"]);
     drop(kept.rig.frozen_backup());
-    let labels = || -> BTreeSet<String> {
-        let dirs = fs::read_dir(kept.rig.stanza_dir().join("backup")).into_iter().flatten().flatten();
-        dirs.map(|dir| dir.file_name().to_string_lossy().into_owned()).collect()
-    };
+    let labels = || kept.stored();
     let broken = labels().into_iter().find(|label| *label != first).expect("it has stored a pack");
-    // A staging file of the killed run.
-    let staging = kept.backup_dir(&broken).join("pack/0000000000000001-00000000#7");
-    fs::write(&staging, "half").expect("the directory is there");
+    let staging = kept.leave_staging_file(&broken);
     let told = said(&kept.expire(&[]));
     assert!(
         told.contains(&format!("unfinished backup {broken} stay: the next backup may resume it")),
         "{told}"
     );
-    assert!(labels().contains(&broken) && !staging.exists());
+    assert!(labels().contains(&broken) && staging.is_none_or(|file| !file.exists()));
     // Named, it goes.
     let told = said(&kept.expire(&[&format!("--set={broken}")]));
     assert!(
@@ -243,8 +249,7 @@ fn what_broken_runs_have_left_goes_once_nobody_can_resume_it() {
     let before = labels();
     drop(kept.rig.frozen_backup());
     let broken = labels().into_iter().find(|label| !before.contains(label)).expect("it has stored a pack");
-    fs::write(kept.backup_dir(&broken).join("pack/0000000000000001-00000000#7"), "half")
-        .expect("it is there");
+    kept.leave_staging_file(&broken);
     kept.rig.pgbr.ok(["backup", "--type=full", "--no-resume"]);
     assert_eq!(labels().into_iter().collect::<Vec<_>>(), kept.rig.labels());
 }
@@ -278,11 +283,27 @@ fn expire_after_a_backup_is_a_command_of_its_own() {
     kept.rig.pgbr.ok(["backup", "--type=full", "--no-expire-auto"]);
     assert_eq!(kept.rig.labels().len(), 2);
     // and where it fails, the command has failed and the backup stays.
-    let manifest = kept.backup_dir(&kept.rig.labels()[0]).join("manifest");
-    let mode = |mode| fs::set_permissions(&manifest, fs::Permissions::from_mode(mode)).expect("it is ours");
-    mode(0o000);
-    let finished = kept.rig.pgbr.run(["backup", "--type=full"]);
-    mode(0o640);
+    let oldest = kept.rig.key(&format!("backup/{}/manifest", kept.rig.labels()[0]));
+    let finished = match kept.rig.pgbr.bucket().map(Bucket::kind) {
+        None => {
+            let manifest = kept.rig.pgbr.repo_dir().join(&oldest);
+            let mode =
+                |mode| fs::set_permissions(&manifest, fs::Permissions::from_mode(mode)).expect("it is ours");
+            mode(0o000);
+            let finished = kept.rig.pgbr.run(["backup", "--type=full"]);
+            mode(0o640);
+            finished
+        }
+        Some(kind) => {
+            kept.rig.pgbr.proxy().act(move |request| match request.path.ends_with(&oldest) {
+                true => Act::refuse(kind, 403, "AccessDenied"),
+                false => Act::Pass,
+            });
+            let finished = kept.rig.pgbr.run(["backup", "--type=full"]);
+            kept.rig.pgbr.proxy().pass();
+            finished
+        }
+    };
     assert_eq!(finished.code, Some(41), "{finished:#?}");
     for line in ["backup command end: completed", "expire command end: aborted with exception [041]"] {
         assert!(said(&finished).contains(line), "{finished:#?}");

@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
-use pgbr_testkit::{Cluster, Finished, Pgbr, wait_until};
+use pgbr_testkit::{Bucket, Cluster, Finished, Objects, Pgbr, Proxy, wait_until};
 use rustix::process::{Pid, Signal, kill_process};
 
 /// Debian 12's own version.
@@ -26,7 +26,7 @@ pub(crate) struct Rig {
 }
 
 /// Every object of a repository: its length and a hash of its content. Leases are left out, for who tries takes one.
-pub(crate) type Snapshot = BTreeMap<PathBuf, (usize, u64)>;
+pub(crate) type Snapshot = BTreeMap<String, (usize, u64)>;
 
 impl Rig {
     /// With a repository that is not encrypted.
@@ -43,6 +43,26 @@ impl Rig {
     pub(crate) fn with(configure: impl FnOnce(&Pgbr)) -> Self {
         let cluster = cluster();
         let pgbr = Pgbr::new(env!("CARGO_BIN_EXE_pgbr"), STANZA, &cluster);
+        Self::around(cluster, pgbr, configure)
+    }
+
+    /// With a repository that is encrypted and lies in this bucket.
+    pub(crate) fn in_bucket(bucket: Bucket) -> Self {
+        Self::in_bucket_with(bucket, |_| ())
+    }
+
+    /// The same with a config file that `configure` changed before the stanza was made.
+    pub(crate) fn in_bucket_with(bucket: Bucket, configure: impl FnOnce(&Pgbr)) -> Self {
+        let cluster = cluster();
+        let pgbr = Pgbr::with_bucket(Some(bucket), env!("CARGO_BIN_EXE_pgbr"), STANZA, &cluster);
+        Self::around(cluster, pgbr, |pgbr| {
+            pgbr.encrypt(1, "aes-256-gcm", PASS);
+            configure(pgbr);
+        })
+    }
+
+    /// Around a running cluster, with a program that has its config file, and its repository wherever that says.
+    pub(crate) fn around(cluster: Cluster, pgbr: Pgbr, configure: impl FnOnce(&Pgbr)) -> Self {
         pgbr.set("global", "process-max", "2");
         pgbr.set("global", "archive-timeout", "60");
         configure(&pgbr);
@@ -74,25 +94,51 @@ impl Rig {
         Cluster::builder(self.cluster.major()).empty()
     }
 
-    /// The directory of the stanza in the repository.
+    /// The directory of the stanza: for tests that are about files.
     pub(crate) fn stanza_dir(&self) -> PathBuf {
         self.pgbr.repo_dir().join("pgbr").join(STANZA)
     }
 
-    /// The object of a WAL segment of the first timeline.
+    /// The objects of the repository.
+    pub(crate) fn objects(&self) -> &Objects {
+        self.pgbr.objects()
+    }
+
+    /// The key of an object of the stanza.
+    pub(crate) fn key(&self, below: &str) -> String {
+        format!("pgbr/{STANZA}/{below}")
+    }
+
+    /// The keys of the stanza's objects below a prefix, without all that stands before it and the slash after it.
+    pub(crate) fn names(&self, prefix: &str) -> Vec<String> {
+        let prefix = self.key(prefix);
+        self.objects().list(&prefix).iter().map(|key| key[prefix.len() + 1..].to_owned()).collect()
+    }
+
+    /// The key of the object of a WAL segment of the first timeline.
+    pub(crate) fn wal_key(&self, segment: &str) -> String {
+        self.key(&format!("archive/15-1/{}/{segment}", &segment[..16]))
+    }
+
+    /// The same as a file.
     pub(crate) fn wal_object(&self, segment: &str) -> PathBuf {
-        self.stanza_dir().join("archive/15-1").join(&segment[..16]).join(segment)
+        self.pgbr.repo_dir().join(self.wal_key(segment))
     }
 
     /// All objects of the repository.
     pub(crate) fn snapshot(&self) -> Snapshot {
-        snapshot(&self.pgbr.repo_dir())
+        self.snapshot_of("pgbr")
+    }
+
+    /// All objects below a prefix.
+    pub(crate) fn snapshot_of(&self, prefix: &str) -> Snapshot {
+        snapshot_of(self.objects(), prefix)
     }
 
     /// All objects but WAL, which comes by itself.
     pub(crate) fn snapshot_without_wal(&self) -> Snapshot {
-        let archive = Path::new("pgbr").join(STANZA).join("archive");
-        self.snapshot().into_iter().filter(|(path, _)| !path.starts_with(&archive)).collect()
+        let archive = self.key("archive/");
+        self.snapshot().into_iter().filter(|(key, _)| !key.starts_with(&archive)).collect()
     }
 
     /// Runs a command that must end with an error of this code whose message holds all of `words`, and must leave the
@@ -116,7 +162,7 @@ impl Rig {
     pub(crate) fn still_archives(&self) {
         let segment = self.cluster.switch_wal();
         self.cluster.wait_archived(&segment);
-        assert!(self.wal_object(&segment).exists(), "{segment} is not in the archive");
+        assert!(self.objects().has(&self.wal_key(&segment)), "{segment} is not in the archive");
     }
 
     /// Gets a closed WAL segment of the cluster into the archive, and gives its name.
@@ -131,7 +177,7 @@ impl Rig {
     pub(crate) fn wait_archived(&self, segment: &str) {
         self.cluster.switch_wal();
         self.cluster.wait_archived(segment);
-        assert!(self.wal_object(segment).exists(), "{segment} is not in the archive");
+        assert!(self.objects().has(&self.wal_key(segment)), "{segment} is not in the archive");
     }
 
     /// Nothing of a backup is left over in the server: no session, and no label in the data directory.
@@ -144,31 +190,25 @@ impl Rig {
 
 /// A running cluster that would archive.
 pub(crate) fn cluster() -> Cluster {
-    Cluster::builder(MAJOR).conf("archive_mode", "on").conf("archive_command", "false").start()
+    let builder = Cluster::builder(MAJOR).conf("archive_mode", "on").conf("archive_command", "false");
+    builder.conf("track_commit_timestamp", "on").start()
 }
 
 /// All files below a directory, leases aside.
 pub(crate) fn snapshot(root: &Path) -> Snapshot {
-    let mut found = Snapshot::new();
-    let mut todo = vec![root.to_owned()];
-    while let Some(dir) = todo.pop() {
-        for entry in fs::read_dir(&dir).into_iter().flatten().flatten() {
-            let path = entry.path();
-            if path.is_dir() {
-                if path.file_name().is_some_and(|name| name != "lease") {
-                    todo.push(path);
-                }
-                continue;
-            }
-            // A file that is being put may go away in between.
-            let Ok(content) = fs::read(&path) else { continue };
-            let mut hasher = DefaultHasher::new();
-            content.hash(&mut hasher);
-            let name = path.strip_prefix(root).expect("it was found below").to_owned();
-            found.insert(name, (content.len(), hasher.finish()));
-        }
-    }
-    found
+    snapshot_of(&Objects::in_directory(root.to_owned()), "")
+}
+
+fn snapshot_of(objects: &Objects, prefix: &str) -> Snapshot {
+    let keys = objects.list(prefix).into_iter().filter(|key| !key.contains("/lease/"));
+    // An object that is being put may go away in between.
+    let found = keys.filter_map(|key| Some((objects.find(&key)?, key)));
+    let hashed = found.map(|(content, key)| {
+        let mut hasher = DefaultHasher::new();
+        content.hash(&mut hasher);
+        (key, (content.len(), hasher.finish()))
+    });
+    hashed.collect()
 }
 
 /// One error, of this code, that holds all of `words`; and no trace of a panic.
@@ -298,30 +338,36 @@ impl Rig {
 
     /// How many packs there are.
     pub(crate) fn packs(&self) -> usize {
-        let backups = fs::read_dir(self.stanza_dir().join("backup")).into_iter().flatten().flatten();
-        let packs =
-            backups.flat_map(|dir| fs::read_dir(dir.path().join("pack")).into_iter().flatten().flatten());
-        packs.filter(|file| !file.file_name().to_string_lossy().contains('#')).count()
+        self.names("backup").iter().filter(|name| name.contains("/pack/")).count()
     }
 
-    /// Takes the repository away, as an unmounted disk does.
-    pub(crate) fn take_away(&self) -> Away {
+    /// Takes the repository away, as an unmounted disk or a store that is down.
+    pub(crate) fn take_away(&self) -> Away<'_> {
+        if self.pgbr.bucket().is_some() {
+            self.pgbr.proxy().leave();
+            return Away::Store(self.pgbr.proxy());
+        }
         let (place, kept) = (self.pgbr.repo_dir(), self.pgbr.scratch().path().join("repo.away"));
         fs::rename(&place, &kept).expect("the repository can be renamed");
-        Away { place, kept }
+        Away::Directory { place, kept }
     }
 }
 
 /// A repository that is not where it should be.
-pub(crate) struct Away {
-    place: PathBuf,
-    kept: PathBuf,
+pub(crate) enum Away<'a> {
+    Directory { place: PathBuf, kept: PathBuf },
+    Store(&'a Proxy),
 }
 
-impl Away {
+impl Away<'_> {
     /// Brings it back; nothing may have grown in its place.
     pub(crate) fn bring_back(self) {
-        assert!(!self.place.exists(), "something was made where the repository was");
-        fs::rename(&self.kept, &self.place).expect("the repository can be renamed");
+        match self {
+            Self::Store(proxy) => proxy.come_back(),
+            Self::Directory { place, kept } => {
+                assert!(!place.exists(), "something was made where the repository was");
+                fs::rename(&kept, &place).expect("the repository can be renamed");
+            }
+        }
     }
 }

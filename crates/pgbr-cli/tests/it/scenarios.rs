@@ -1,6 +1,6 @@
 //! What goes wrong with increments: changes that a look at sizes and times does not show, clocks that step, parents that do not fit.
 
-use std::fs::{self, File};
+use std::fs::File;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
@@ -345,9 +345,9 @@ fn switched_checksums_force_a_full_and_unlogged_loads_are_found() {
     history.all_restore();
 }
 
-/// The manifest of a backup.
-fn manifest(world: &World, label: &str) -> PathBuf {
-    world.pgbr.repo_dir().join("pgbr/demo/backup").join(label).join("manifest")
+/// The key of the manifest of a backup.
+fn manifest(label: &str) -> String {
+    format!("pgbr/demo/backup/{label}/manifest")
 }
 
 #[test]
@@ -363,21 +363,21 @@ fn a_parent_that_is_damaged_or_gone_is_not_built_on() {
     // By a later version of the program; damaged in its middle.
     for (at, bits, words, fits) in [(6, 3, "version", 1), (5000, 1, "damaged", 2)] {
         let newest = history.newest().to_owned();
-        let harmed = manifest(&history.world, &newest);
-        let content = fs::read(&harmed).expect("it is there");
+        let harmed = manifest(&newest);
+        let content = history.world.pgbr.objects().get(&harmed);
         let mut bytes = content.clone();
         bytes[at] ^= bits;
-        fs::write(&harmed, bytes).expect("it can be written");
+        history.world.pgbr.objects().put(&harmed, &bytes);
         let log = history.backup(&["--type=incr"]);
         assert!(log.contains(&format!("backup {newest} cannot be built on")) && log.contains(words), "{log}");
-        fs::write(&harmed, &content).expect("it can be written");
+        history.world.pgbr.objects().put(&harmed, &content);
         assert_eq!(history.prior().as_deref(), Some(labels[fits].as_str()), "the one before");
     }
 
     // A hole in the chain: what builds on it is refused by name, what does not is as it was.
-    let middle = manifest(&history.world, &labels[1]);
-    let content = fs::read(&middle).expect("it is there");
-    fs::remove_file(&middle).expect("it is there");
+    let middle = manifest(&labels[1]);
+    let content = history.world.pgbr.objects().get(&middle);
+    history.world.pgbr.objects().remove(&middle);
     let target = Cluster::builder(MAJOR).empty();
     let into = format!("--pg1-path={}", target.data_dir().display());
     let finished = history.world.pgbr.run(["restore", &into, &format!("--set={}", labels[2])]);
@@ -385,7 +385,7 @@ fn a_parent_that_is_damaged_or_gone_is_not_built_on() {
     crate::rig::assert_untouched(&target);
     let log = history.backup(&["--type=incr"]);
     assert!(log.contains(&format!("backup {} cannot be built on", labels[2])), "{log}");
-    fs::write(&middle, content).expect("it can be written");
+    history.world.pgbr.objects().put(&middle, &content);
     assert_eq!(history.prior().as_deref(), Some(labels[0].as_str()));
     history.all_restore();
 }
@@ -460,13 +460,13 @@ fn expire_waits_for_a_backup_and_leaves_a_restore_what_it_reads() {
     // A restore that reads what goes: it comes to its end, and only then does anything go.
     let target = Cluster::builder(MAJOR).empty();
     let options = [&format!("--set={incr}"), "--type=immediate", "--target-action=promote"];
-    let (begun, packs) =
-        (target.data_dir().join("base/1"), manifest(&history.world, &full).with_file_name("pack"));
+    let begun = target.data_dir().join("base/1");
+    let packs = || history.world.pgbr.objects().list(&format!("pgbr/demo/backup/{full}/pack")).len();
     let frozen = Frozen::at(history.world.pgbr.command(restore_args(&target, &options)), || begun.exists());
     let named = history.world.pgbr.fails(75, ["expire", &format!("--set={full}")]);
     assert_one_error(&named, 75, &["used by a running command"]);
     history.world.pgbr.ok(["expire", "--repo1-retention-full=1"]);
-    assert!(packs.exists(), "what is being read is still there");
+    assert!(packs() > 0, "what is being read is still there");
     let finished = frozen.thaw();
     assert!(finished.success(), "{finished:#?}");
     target.start();
@@ -474,7 +474,7 @@ fn expire_waits_for_a_backup_and_leaves_a_restore_what_it_reads() {
     assert_eq!(state(&target), then);
     target.assert_clean();
     history.world.pgbr.ok(["expire", "--repo1-retention-full=1"]);
-    assert!(!packs.exists(), "what nobody reads any more is gone");
+    assert_eq!(packs(), 0, "what nobody reads any more is gone");
     history.made.drain(..2);
     history.all_restore();
 }

@@ -215,8 +215,8 @@ fn after_a_failover_the_backup_follows_the_primary() {
     world.cluster.wait_replayed(&standby);
     world.cluster.stop(StopMode::Fast);
     standby.promote();
-    let history = pgbr.repo_dir().join(format!("pgbr/demo/archive/{}-1/00000002.history", standby.major()));
-    wait_until(LIMIT, "the history of the new timeline to be archived", || history.exists());
+    let history = format!("pgbr/demo/archive/{}-1/00000002.history", standby.major());
+    wait_until(LIMIT, "the history of the new timeline to be archived", || pgbr.objects().has(&history));
     // By now the control file may still be of the old one.
     let after = said(&pgbr.run(["backup", "--type=incr"]));
     assert!(after.contains("unable to check") && after.contains("using primary instead"), "{after}");

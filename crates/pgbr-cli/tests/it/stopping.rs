@@ -1,7 +1,7 @@
 //! stop, start and stanza-delete: what is kept from running, what is ended, and what is taken away.
 
 use std::fs;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 use pgbr_testkit::{Finished, StopMode, run};
 
@@ -32,7 +32,7 @@ fn writers_stand_still_and_readers_do_not() {
     let rig = Rig::plain();
     let label = rig.backup();
     let segment = rig.archived_segment();
-    let object = rig.wal_object(&segment);
+    let object = rig.wal_key(&segment);
 
     for (name, whom) in [(STANZA, "stanza demo"), ("all", "all stanzas")] {
         let stopping = |args: &[&str]| match name {
@@ -81,7 +81,7 @@ fn writers_stand_still_and_readers_do_not() {
     // Another stanza's file concerns nobody here.
     fs::write(stop_file(&rig, "other"), b"").unwrap();
     rig.backup();
-    assert!(object.exists());
+    assert!(rig.objects().has(&object));
 }
 
 #[test]
@@ -122,9 +122,9 @@ fn force_ends_who_holds_a_lock_and_nobody_else() {
     assert_eq!(rig.labels().len(), 1);
 }
 
-/// Everything below a directory.
-fn files(dir: &Path) -> usize {
-    crate::rig::snapshot(dir).len()
+/// Whether anything of the stanza is left: nothing, where it is a directory not even that.
+fn is_gone(rig: &Rig) -> bool {
+    rig.names("").is_empty() && (rig.pgbr.bucket().is_some() || !rig.stanza_dir().exists())
 }
 
 #[test]
@@ -142,8 +142,8 @@ fn a_stanza_is_removed_when_nothing_uses_it() {
         run(&mut rig.pgbr.bare_command(words.into_iter().chain(args.iter().copied())), "", LIMIT)
     };
     assert!(other(&["stanza-create"]).success());
-    let other_dir = rig.pgbr.repo_dir().join("pgbr/other");
-    let (kept, before) = (files(&other_dir), files(&rig.stanza_dir()));
+    let files = |stanza: &str| rig.snapshot_of(&format!("pgbr/{stanza}")).len();
+    let (kept, before) = (files("other"), files(STANZA));
 
     rig.refused(55, &["stop file does not exist for stanza 'demo'", "stop command"], ["stanza-delete"]);
     // One for all stanzas is not meant for this one.
@@ -152,13 +152,13 @@ fn a_stanza_is_removed_when_nothing_uses_it() {
     for_all(&rig, &["start"]);
     rig.pgbr.ok(["stop"]);
     rig.refused(38, &["while PostgreSQL is running", "--force"], ["stanza-delete"]);
-    assert_eq!(files(&rig.stanza_dir()), before);
+    assert_eq!(files(STANZA), before);
 
     rig.cluster.stop(StopMode::Fast);
     rig.pgbr.ok(["stanza-delete"]);
-    assert!(!rig.stanza_dir().exists());
+    assert!(is_gone(&rig));
     assert!(!stop_file(&rig, STANZA).exists());
-    assert_eq!(files(&other_dir), kept);
+    assert_eq!(files("other"), kept);
     let info = rig.info();
     assert_eq!(info.pointer("/0/status/message").unwrap(), "missing stanza path");
 
@@ -171,8 +171,8 @@ fn a_stanza_is_removed_when_nothing_uses_it() {
     rig.backup();
     rig.pgbr.ok(["stop"]);
     rig.pgbr.ok(["stanza-delete", "--force"]);
-    assert!(!rig.stanza_dir().exists());
-    assert_eq!(files(&other_dir), kept);
+    assert!(is_gone(&rig));
+    assert_eq!(files("other"), kept);
 }
 
 #[test]
@@ -188,5 +188,5 @@ fn a_backup_under_way_keeps_its_stanza() {
     assert!(finished.success(), "{finished:#?}");
     rig.pgbr.ok(["stop"]);
     rig.pgbr.ok(["stanza-delete", "--force"]);
-    assert!(!rig.stanza_dir().exists());
+    assert!(is_gone(&rig));
 }

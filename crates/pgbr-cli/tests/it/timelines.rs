@@ -141,17 +141,16 @@ fn every_end_of_every_timeline_can_be_reached() {
 /// The server would take the timeline before a lost history for the newest, and say nothing.
 fn lost_histories(branches: &Branches, nowhere: &Cluster) {
     let world = &branches.world;
-    let archive = world.pgbr.repo_dir().join("pgbr/demo/archive");
-    let id = std::fs::read_dir(&archive).expect("it is there").next().expect("an archive");
+    let objects = world.pgbr.objects();
     let of = |timeline: u32| {
         let name = format!("{timeline:08X}.history");
-        (id.as_ref().expect("it can be read").path().join(&name), name)
+        (format!("pgbr/demo/archive/{}-1/{name}", world.cluster.major()), name)
     };
     let set_a = format!("--set={}", branches.a);
     let lost = |timeline: u32, refused: &[&[&str]], done: &[&[&str]]| {
-        let (path, name) = of(timeline);
-        let kept = std::fs::read(&path).expect("it is there");
-        std::fs::remove_file(&path).expect("it can be removed");
+        let (key, name) = of(timeline);
+        let kept = objects.get(&key);
+        objects.remove(&key);
         for options in refused {
             let failed = world.pgbr.fails(55, restore_args(nowhere, options));
             let said = format!("{}{}", failed.stdout, failed.stderr);
@@ -164,7 +163,7 @@ fn lost_histories(branches: &Branches, nowhere: &Cluster) {
             let options: Vec<&str> = options.iter().copied().chain(["--dry-run"]).collect();
             world.pgbr.ok(restore_args(nowhere, &options));
         }
-        std::fs::write(&path, kept).expect("it can be written");
+        objects.put(&key, &kept);
     };
     let current = "--target-timeline=current";
     lost(

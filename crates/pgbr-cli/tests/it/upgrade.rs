@@ -2,7 +2,7 @@
 
 use std::process::Command;
 
-use pgbr_testkit::{Cluster, PgInstall, Pgbr, StopMode, run};
+use pgbr_testkit::{Cluster, PgInstall, Pgbr, StopMode, as_operator, run};
 
 use crate::rig::{LIMIT, assert_one_error, said};
 use crate::world::{World, archiving, last_mark, set_mark};
@@ -24,6 +24,7 @@ fn pg_upgrade(old: &Cluster, new: &Cluster) {
 
 fn without_sync(command: &Command, work: &std::path::Path) -> Command {
     let mut plain = Command::new(command.get_program());
+    as_operator(&mut plain);
     plain.args(command.get_args().filter(|arg| *arg != "--no-sync")).current_dir(work);
     plain
 }
@@ -118,7 +119,7 @@ fn a_stanza_goes_back_to_the_cluster_before_and_finds_its_wal() {
     assert!(pgbr.ok(["stanza-upgrade", "--no-online"]).contains("goes to archive 15-3"));
     let mark = world.mark();
     world.archive_all();
-    assert!(pgbr.repo_dir().join("pgbr/demo/archive/15-3").exists());
+    assert!(!pgbr.objects().list("pgbr/demo/archive/15-3").is_empty());
     // The WAL that its backup needs begins in one archive and ends in another.
     let target = world.opened(&[&format!("--set={backup}")]);
     assert_eq!(last_mark(&target), mark.id);

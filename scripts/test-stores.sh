@@ -1,0 +1,47 @@
+#!/usr/bin/env bash
+# Runs the end-to-end tests with the repository in each kind of object store:  scripts/test-stores.sh [s3|azure|gcs|posix]...
+#
+# By default all three object stores, one after the other, each on a server that the tests start (see setup-tests.sh). Takes far
+# longer than what scripts/test.sh runs of them: for the night, and for whoever changes how stores are spoken to.
+#
+# Environment:
+#   PGBR_TEST_PG_MAJORS      PostgreSQL majors to test against (default "15")
+#   PGBR_TEST_AWAY_SECONDS   how long a store stays away in the tests of that (default here 60, else 8)
+set -euo pipefail
+# shellcheck source=scripts/lib.sh
+. "$(dirname "$0")/lib.sh"
+
+# Modules of crates/pgbr-cli/tests/it that are the same for every store. The others are about files, or need no repository.
+MODULES=(annotations archive_get delta guards kills layouts majors model recovery retention scenarios selective signals standbys
+    stopping storm timelines upgrade)
+# The same for each store already: they name their stores themselves.
+OWN=(bad_stores flaky_store store_away stores)
+
+export PGBR_TEST_PG_MAJORS=${PGBR_TEST_PG_MAJORS:-15}
+export PGBR_TEST_AWAY_SECONDS=${PGBR_TEST_AWAY_SECONDS:-60}
+
+main() {
+    [ "$#" -gt 0 ] || set -- s3 azure gcs
+    local store failed=()
+    for store in "$@"; do
+        [[ " posix s3 azure gcs " == *" $store "* ]] || die "usage: $0 [s3|azure|gcs|posix]..."
+    done
+    "$ROOT/scripts/setup-tests.sh"
+    cd "$ROOT"
+    run_tests "" "${OWN[@]}" || failed+=("the tests of faults")
+    for store in "$@"; do
+        run_tests "$store" "${MODULES[@]}" || failed+=("$store")
+    done
+    [ "${#failed[@]}" -eq 0 ] || die "failed: ${failed[*]}"
+}
+
+# <store> <module>...
+run_tests() {
+    local store=$1 start=$SECONDS
+    shift
+    say "${store:-faults}: $*"
+    PGBR_TEST_STORE=$store cargo test -p pgbr-cli --test it -- "${@/%/::}" || return
+    say "passed in $((SECONDS - start)) s: ${store:-faults}"
+}
+
+main "$@"
