@@ -20,6 +20,13 @@ pub(crate) fn describe(error: &Error, flavor: Flavor) -> CliError {
     hints(error, flavor).into_iter().fold(described, CliError::hint)
 }
 
+/// The same of one repository among several: what to do is said of its own options.
+pub(crate) fn of_repo(error: CliError, key: u16) -> CliError {
+    let own = format!("repo{key}-");
+    let hints = error.hints.iter().map(|hint| hint.replace("repo1-", &own)).collect();
+    CliError { hints, ..error }
+}
+
 /// The exit code, by pgBackRest's table.
 fn code(error: &Error) -> ErrorCode {
     match error {

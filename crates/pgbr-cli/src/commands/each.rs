@@ -3,6 +3,7 @@
 use pgbr::RepoAccess;
 
 use crate::exit::{CliError, ErrorCode};
+use crate::failure::of_repo;
 use crate::request;
 use crate::run::{Context, Outcome};
 
@@ -40,6 +41,7 @@ impl<'a> Failures<'a> {
 
     /// One more. Among several it is told at once.
     pub(super) fn add(&mut self, key: u16, error: CliError) {
+        let error = of_repo(error, key);
         if self.several {
             let told = CliError { message: format!("repo{key}: {}", error.message), ..error.clone() };
             self.context.log.error(&told);

@@ -10,6 +10,7 @@ use pgbr::{
 
 use super::{info_json, info_text};
 use crate::exit::{CliError, ErrorCode};
+use crate::failure::of_repo;
 use crate::request;
 use crate::run::{Context, Outcome, print};
 
@@ -75,10 +76,10 @@ pub(super) async fn run(context: &Context, host: &Host) -> Outcome {
     });
     let answers = futures::future::join_all(asked).await;
     // There is nothing else to show.
-    if let [RepoAnswer { report: Err(error), .. }] = answers.as_slice()
+    if let [RepoAnswer { key, report: Err(error) }] = answers.as_slice()
         && !matches!(error, Error::Repo(RepoError::NoRepository { .. }))
     {
-        return Err(context.failure(error));
+        return Err(of_repo(context.failure(error), *key));
     }
     let views = combine_info(answers, stanza.as_ref(), set);
     let shown: Vec<_> = views.iter().map(|view| show(context, view)).collect();
@@ -149,9 +150,10 @@ fn note_errors(info: &StanzaInfo, context: &Context) -> BTreeMap<BackupLabel, Ve
 fn status(context: &Context, repo: &RepoView) -> Status {
     let stanza = repo.info.as_ref();
     let error = repo.error.as_deref().or_else(|| stanza?.error.as_ref());
+    let text = |error| of_repo(context.failure(error), repo.key).text();
     let message = match (error, stanza.and_then(|info| info.unreadable.first())) {
-        (Some(error), _) => context.failure(error).text(),
-        (None, Some((label, error))) => format!("backup {label}: {}", context.failure(error).text()),
+        (Some(error), _) => text(error),
+        (None, Some((label, error))) => format!("backup {label}: {}", text(error)),
         (None, None) => repo.state.message().to_owned(),
     };
     Status { code: repo.state.code(), message }

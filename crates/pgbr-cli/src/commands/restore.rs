@@ -9,6 +9,7 @@ use pgbr::{
 
 use super::restore_plan;
 use crate::exit::{CliError, ErrorCode};
+use crate::failure::of_repo;
 use crate::options::Command;
 use crate::request;
 use crate::run::{Context, Outcome};
@@ -58,7 +59,7 @@ pub(super) async fn with_first<T>(
         let request = build(context, repo)?;
         match step(context.host_of(host, key), request).await {
             Err(error) if several && error.is_of_repository() => {
-                let described = context.failure(&error);
+                let described = of_repo(context.failure(&error), key);
                 let text = format!("repo{key} is passed over: {}", described.text());
                 match error {
                     Error::NoBackup { .. } => context.log.info(&text),

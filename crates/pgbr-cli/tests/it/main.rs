@@ -31,6 +31,7 @@ mod secret_places;
 mod secrets;
 mod selective;
 mod several_archives;
+mod several_repos;
 mod several_targets;
 mod shuffled_objects;
 mod signals;

@@ -29,10 +29,13 @@ fn copy(rig: &Rig, options: &[&str]) -> Finished {
 
 /// Labels of the backups in a repository.
 fn labels(rig: &Rig, repo: &str) -> Vec<String> {
-    let text = rig.pgbr.ok(["info", "--output=json", repo]);
-    let info: Value = serde_json::from_str(&text).unwrap();
+    let info = info(rig, repo);
     let backups = info[0]["backup"].as_array().cloned().unwrap_or_default();
-    backups.iter().map(|backup| backup["label"].as_str().unwrap().to_owned()).collect()
+    backups.iter().filter_map(|backup| Some(backup["label"].as_str()?.to_owned())).collect()
+}
+
+fn info(rig: &Rig, repo: &str) -> Value {
+    serde_json::from_str(&rig.pgbr.ok(["info", "--output=json", repo])).expect("info prints JSON")
 }
 
 /// A cluster restored from one repository alone, up and whole.
@@ -71,7 +74,7 @@ fn a_chain_goes_from_a_sealed_repository_to_a_plain_one_and_back() {
     assert!(text.contains("2 backup(s)"), "{text}");
     assert!(text.contains("copied from repo1 to repo2"), "{text}");
     assert_eq!(labels(&rig, "--repo=2"), chain);
-    let info: Value = serde_json::from_str(&rig.pgbr.ok(["info", "--output=json", "--repo=2"])).unwrap();
+    let info = info(&rig, "--repo=2");
     assert_eq!(info[0]["backup"][0]["annotation"]["who"], "me");
     assert_eq!(info[0]["backup"][1]["annotation"]["late"], "note");
     assert_eq!(info[0]["cipher"], "none");
@@ -121,7 +124,7 @@ fn the_next_increment_is_made_on_top_of_a_copy() {
     rig.pgbr.set("global", "repo2-path", &second(&rig).display().to_string());
     rig.cluster.sql("postgres", "update pgbench_accounts set abalance = abalance + 1 where aid % 100 = 0");
     rig.pgbr.ok(["backup", "--type=incr", "--repo=2"]);
-    let info: Value = serde_json::from_str(&rig.pgbr.ok(["info", "--output=json", "--repo=2"])).unwrap();
+    let info = info(&rig, "--repo=2");
     let backups = info[0]["backup"].as_array().unwrap();
     assert_eq!(backups.len(), 2, "{info}");
     assert_eq!((backups[1]["type"].as_str(), &backups[1]["prior"]), (Some("incr"), &backups[0]["label"]));

@@ -1,0 +1,238 @@
+//! Several repositories: each command does what it can in all of them, says which one failed, and restore takes the first that serves.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use pgbr_testkit::{Cluster, Finished};
+use serde_json::{Value, json};
+
+use crate::rig::{PASS, Rig, assert_one_error, restore_into, said};
+
+/// Two repositories, the second one encrypted, in both of which the stanza was made.
+fn two() -> Rig {
+    Rig::with(|pgbr| {
+        let second = pgbr.scratch().dir("second");
+        pgbr.set("global", "repo2-path", &second.display().to_string());
+        pgbr.encrypt(2, "aes-256-gcm", PASS);
+    })
+}
+
+fn second(rig: &Rig) -> PathBuf {
+    rig.pgbr.scratch().path().join("second")
+}
+
+fn info(rig: &Rig, options: &[&str]) -> Value {
+    let text = rig.pgbr.ok(["info", "--output=json"].iter().chain(options));
+    serde_json::from_str(&text).expect("info prints JSON")
+}
+
+/// Repository and label of each backup, in the order in which they are shown.
+fn backups(rig: &Rig) -> Vec<(u64, String)> {
+    let info = info(rig, &[]);
+    let backups = info[0]["backup"].as_array().cloned().unwrap_or_default();
+    let shown = |backup: &Value| {
+        Some((backup["database"]["repo-key"].as_u64()?, backup["label"].as_str()?.to_owned()))
+    };
+    backups.iter().filter_map(shown).collect()
+}
+
+#[track_caller]
+fn says(text: &str, words: &[&str]) {
+    for word in words {
+        assert!(text.contains(word), "'{word}' is missing: {text}");
+    }
+}
+
+/// Restores into a fresh directory; the server is not started.
+fn restored(rig: &Rig, options: &[&str]) -> (Cluster, Finished) {
+    let target = rig.target();
+    let finished =
+        rig.pgbr.run(restore_into(&target).iter().map(String::as_str).chain(options.iter().copied()));
+    (target, finished)
+}
+
+/// A file in the repository of a backup's first pack.
+fn first_pack(repo: &Path, label: &str) -> PathBuf {
+    let packs = fs::read_dir(repo.join("pgbr/demo/backup").join(label).join("pack"));
+    let packs = packs.expect("a backup has packs").flatten().map(|entry| entry.path());
+    packs.min().expect("a backup has packs")
+}
+
+#[test]
+fn commands_work_on_all_repositories_and_a_backup_on_the_first() {
+    let rig = two();
+    says(&rig.pgbr.ok(["stanza-create"]), &["already exists on repo1", "already exists on repo2"]);
+    says(&rig.pgbr.ok(["check"]), &["archived to", "on repo1", "on repo2"]);
+    let text = rig.pgbr.ok(["backup", "--type=full"]);
+    says(&text, &["repo option not specified, defaulting to repo1"]);
+    rig.pgbr.ok(["backup", "--type=full", "--repo=2"]);
+    let shown = backups(&rig);
+    assert_eq!(shown.iter().map(|(key, _)| *key).collect::<Vec<_>>(), [1, 2], "{shown:?}");
+
+    let all = info(&rig, &[]);
+    let ok = json!({"code": 0, "message": "ok"});
+    assert_eq!(
+        all[0]["repo"],
+        json!([{"cipher": "none", "key": 1, "status": ok}, {"cipher": "aes-256-gcm", "key": 2, "status": ok}])
+    );
+    assert_eq!((all[0]["cipher"].as_str(), &all[0]["status"]["code"]), (Some("mixed"), &json!(0)));
+    for list in ["db", "archive"] {
+        let keys: Vec<_> = all[0][list]
+            .as_array()
+            .unwrap()
+            .iter()
+            .map(|item| item.get("repo-key").or_else(|| item.pointer("/database/repo-key")).cloned().unwrap())
+            .collect();
+        assert_eq!(keys, [json!(1), json!(2)], "{list}");
+    }
+    let text = rig.pgbr.ok(["info"]);
+    says(
+        &text,
+        &["    status: ok\n", "    cipher: mixed\n        repo1: none\n        repo2: aes-256-gcm\n"],
+    );
+    says(&text, &["            repo1: backup set size", "            repo2: backup set size"]);
+    assert_eq!(text.matches("db (current)").count(), 1, "{text}");
+    let one = info(&rig, &["--repo=2"]);
+    assert_eq!((one[0]["backup"].as_array().unwrap().len(), &one[0]["repo"][0]["key"]), (1, &json!(2)));
+
+    // A note goes to where the backup is.
+    let set = format!("--set={}", shown[1].1);
+    let text = rig.pgbr.ok(["annotate", &set, "--annotation=k=v"]);
+    says(&text, &["WARN: repo1: backup set", "to annotate not found", "to annotate found in repo2"]);
+    let nowhere = rig.pgbr.fails(75, ["annotate", "--set=20200101-000000F", "--annotation=k=v"]);
+    assert_one_error(&nowhere, 75, &["is not in the repository"]);
+    // What one of them lacks is said.
+    let only = info(&rig, &[&set]);
+    assert_eq!(only[0]["repo"][0]["status"]["code"], 6);
+    assert_eq!(
+        (only[0]["status"]["code"].as_u64(), only[0]["backup"].as_array().unwrap().len()),
+        (Some(4), 1)
+    );
+
+    // Each by its own rules; the expire after a backup leaves the other one alone.
+    rig.pgbr.set("global", "repo1-retention-full", "1");
+    rig.pgbr.set("global", "repo2-retention-full", "2");
+    rig.pgbr.ok(["backup", "--type=full", "--repo=2", "--no-expire-auto"]);
+    rig.pgbr.ok(["backup", "--type=full", "--repo=2", "--no-expire-auto"]);
+    let text = rig.pgbr.ok(["backup", "--type=full"]);
+    assert!(!text.contains("repo2: expire"), "{text}");
+    assert_eq!(backups(&rig).iter().filter(|(key, _)| *key == 1).count(), 1);
+    assert_eq!(backups(&rig).iter().filter(|(key, _)| *key == 2).count(), 3);
+    says(&rig.pgbr.ok(["expire"]), &["repo2: expire full backup"]);
+    assert_eq!(backups(&rig).iter().filter(|(key, _)| *key == 2).count(), 2);
+}
+
+#[test]
+fn one_that_fails_does_not_keep_the_others_from_their_work() {
+    let rig = two();
+    rig.pgbr.ok(["backup", "--type=full", "--repo=2"]);
+    rig.pgbr.ok(["backup", "--type=full", "--repo=1"]);
+    let (place, kept) = (rig.pgbr.repo_dir(), rig.pgbr.scratch().path().join("kept"));
+    // The first one is sealed otherwise than the options say; then it is away.
+    for away in [false, true] {
+        if away {
+            fs::rename(&place, &kept).unwrap();
+        } else {
+            rig.pgbr.encrypt(1, "aes-256-gcm", PASS);
+        }
+        let code = if away { 42 } else { 95 };
+        for (command, words) in
+            [(&["check", "--no-archive-check"][..], &["check repo2 configuration"][..]), (&["expire"], &[])]
+        {
+            let text = said(&rig.pgbr.fails(code, command));
+            let last = format!("ERROR: [{code:03}]: {} command failed on repo1", command[0]);
+            says(&text, &["ERROR: [0", "repo1: ", &last]);
+            says(&text, words);
+        }
+        if !away {
+            let text = said(&rig.pgbr.fails(95, ["stanza-create"]));
+            says(&text, &["already exists on repo2", "stanza-create command failed on repo1"]);
+        }
+        let all = info(&rig, &[]);
+        let (status, repos) = (&all[0]["status"]["code"], all[0]["repo"].as_array().unwrap());
+        assert_eq!((status, &repos[0]["status"]["code"]), (&json!(4), &json!(99)), "{all}");
+        assert_eq!((&repos[1]["status"]["code"], backups(&rig).len()), (&json!(0), 1));
+        let text = rig.pgbr.ok(["info"]);
+        says(
+            &text,
+            &["    status: mixed\n        repo1: error (other)\n            ", "        repo2: ok\n"],
+        );
+
+        let (target, finished) = restored(&rig, &[]);
+        assert!(finished.success(), "{finished:#?}");
+        says(&said(&finished), &["WARN: repo1 is passed over: ", "INFO: repo2: restore backup set "]);
+        assert!(target.data_dir().join("global/pg_control").exists());
+        if !away {
+            rig.pgbr.unset("global", "repo1-cipher-type");
+            rig.pgbr.unset("global", "repo1-cipher-pass");
+        }
+    }
+    assert!(!place.exists(), "nothing grew where the first one was");
+    fs::rename(&kept, &place).unwrap();
+    assert_eq!(info(&rig, &[])[0]["status"]["code"], 0);
+}
+
+#[test]
+fn what_to_do_is_said_of_the_repository_that_failed() {
+    let rig = two();
+    rig.pgbr.set("global", "repo2-cipher-pass", "Not-the-passphrase");
+    let text = said(&rig.pgbr.fails(95, ["stanza-create"]));
+    says(&text, &["already exists on repo1", "repo2: ", "HINT: check the option repo2-cipher-pass"]);
+    let text = rig.pgbr.ok(["info"]);
+    says(&text, &["        repo2: error (other)\n", "check the option repo2-cipher-pass"]);
+    assert!(!text.contains("repo1-cipher-pass"), "{text}");
+}
+
+#[test]
+fn restore_takes_the_first_repository_that_can_serve_it() {
+    let rig = two();
+    rig.pgbr.ok(["backup", "--type=full", "--repo=2"]);
+    rig.pgbr.ok(["backup", "--type=full", "--repo=1"]);
+    let shown = backups(&rig);
+    let in_second = shown.iter().find(|(key, _)| *key == 2).unwrap().1.clone();
+    let in_first = shown.iter().find(|(key, _)| *key == 1).unwrap().1.clone();
+    let (_, finished) = restored(&rig, &[]);
+    says(&said(&finished), &[&format!("repo1: restore backup set {in_first}")]);
+    assert!(finished.success() && !said(&finished).contains("passed over"), "{finished:#?}");
+    let set = format!("--set={in_second}");
+    let (target, finished) = restored(&rig, &[&set, "--type=immediate", "--target-action=promote"]);
+    says(&said(&finished), &[&format!("repo2: restore backup set {in_second}")]);
+    target.start();
+    target.wait_promoted();
+
+    // A pack is missing in the first: that is seen before anything is touched, and the second one serves.
+    let pack = first_pack(&rig.pgbr.repo_dir(), &in_first);
+    let kept = rig.pgbr.scratch().path().join("pack");
+    fs::rename(&pack, &kept).unwrap();
+    let (_, finished) = restored(&rig, &[]);
+    assert!(finished.success(), "{finished:#?}");
+    says(&said(&finished), &["repo1 is passed over", "is missing", "repo2: restore backup set"]);
+    let (_, finished) = restored(&rig, &["--dry-run"]);
+    says(&said(&finished), &[&format!("restore of full backup {in_second}"), "would be done"]);
+    let pack = first_pack(&second(&rig), &in_second);
+    fs::remove_file(pack).unwrap();
+    let (target, finished) = restored(&rig, &[]);
+    assert_one_error(&finished, 28, &["no backup set to restore in repo1, repo2"]);
+    crate::rig::assert_untouched(&target);
+}
+
+#[test]
+fn locks_are_those_of_all_repositories_and_a_stanza_is_deleted_from_one() {
+    let rig = two();
+    rig.slow_down();
+    let frozen = rig.frozen_backup();
+    for repo in ["--repo=1", "--repo=2"] {
+        let failed = rig.pgbr.fails(50, ["expire", repo]);
+        says(&said(&failed), &["unable to acquire lock"]);
+    }
+    let all = info(&rig, &[]);
+    assert_eq!(all[0]["status"]["lock"]["backup"]["held"], true);
+    assert!(frozen.thaw().success());
+
+    rig.pgbr.ok(["stop"]);
+    let failed = rig.pgbr.fails(37, ["stanza-delete", "--force"]);
+    assert_one_error(&failed, 37, &["requires option: repo"]);
+    rig.pgbr.ok(["stanza-delete", "--force", "--repo=2"]);
+    let text = rig.pgbr.ok(["info"]);
+    says(&text, &["    status: mixed\n        repo1: ok\n        repo2: error (missing stanza path)\n"]);
+}
