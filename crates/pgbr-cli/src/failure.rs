@@ -89,6 +89,11 @@ fn repo_code(error: &RepoError) -> ErrorCode {
     match error {
         RepoError::NotFound { .. } => ErrorCode::FileMissing,
         RepoError::Unavailable { .. } | RepoError::Undecided { .. } => ErrorCode::FileRead,
+        // What a store answers is an error of the protocol to pgBackRest, whatever it means.
+        RepoError::StoreMissing { .. } | RepoError::Credentials { .. } => ErrorCode::Protocol,
+        RepoError::Clock { .. } => ErrorCode::Clock,
+        RepoError::Certificate { .. } => ErrorCode::Crypto,
+        RepoError::StoreOptions { .. } => ErrorCode::OptionInvalidValue,
         RepoError::NoSpace { .. } => ErrorCode::FileWrite,
         RepoError::Permission { .. } => ErrorCode::FileOpen,
         RepoError::Corrupt { .. } | RepoError::Foreign { .. } => ErrorCode::FileInvalid,
@@ -179,7 +184,25 @@ fn hints(error: &Error, flavor: Flavor) -> Vec<String> {
         Error::Repo(RepoError::Locked { .. }) => one(format!("is another {program} process running?")),
         Error::Repo(RepoError::LeaseHeld { .. }) => one("is another backup of this stanza running, perhaps on another host?".to_owned()),
         Error::Repo(RepoError::NoSpace { .. }) => one("free space in the repository; what was stored before is not affected.".to_owned()),
-        Error::Repo(RepoError::Unavailable { .. } | RepoError::Undecided { .. }) => one("is the repository mounted and reachable?".to_owned()),
+        Error::Repo(RepoError::Unavailable { .. } | RepoError::Undecided { .. }) => vec![
+            "is the repository mounted and reachable?".to_owned(),
+            "for a repository in a store: do its endpoint, storage-host and storage-port lead to the server, and is uri-style right?".to_owned(),
+        ],
+        Error::Repo(RepoError::StoreMissing { .. }) => vec![
+            "is the name of the bucket or container right, and the endpoint that of its region?".to_owned(),
+            format!("'{program}' does not make buckets or containers: make it with the tools of the store. Nothing is said about what was in it."),
+        ],
+        Error::Repo(RepoError::Credentials { .. }) => vec![
+            "are the key and its secret those of this store, and still valid? a token (s3-token, sas, gcs token) expires.".to_owned(),
+            "for credentials that are fetched (auto, web-id, pod-id, process): does this host get them, run by this user?".to_owned(),
+        ],
+        Error::Repo(RepoError::Clock { .. }) => one("set the clock of this host (is NTP running?): stores refuse requests that are signed more than minutes off.".to_owned()),
+        Error::Repo(RepoError::Certificate { .. }) => vec![
+            "name the authority that signed it with the option storage-ca-file (PEM), and check the host in the endpoint.".to_owned(),
+            "storage-verify-tls=n accepts any certificate: for tests only, whoever is in between can read and change the repository then.".to_owned(),
+        ],
+        Error::Repo(RepoError::Permission { .. }) => one("may this user, or this key, read, write, list and delete there? the guide lists the rights that a key needs.".to_owned()),
+        Error::Kept { .. } => one("with --force what backups or the repository need is removed, too.".to_owned()),
         Error::OtherCluster { .. } => vec![
             "is this the correct stanza? is pg1-path right?".to_owned(),
             format!("after pg_upgrade, use '{program} stanza-upgrade'."),
@@ -250,6 +273,25 @@ mod tests {
     use pgbr::ManifestError;
 
     use super::*;
+
+    #[test]
+    fn what_a_store_says_has_a_code_and_a_way_out() {
+        let object = || "pgbr/repo.json".to_owned();
+        let source = || pgbr::Cause::new("NoSuchBucket: said so");
+        for (error, code, hint) in [
+            (RepoError::StoreMissing { object: object(), source: source() }, 39, "name of the bucket"),
+            (RepoError::Credentials { object: object(), source: source() }, 39, "key and its secret"),
+            (RepoError::Clock { object: object(), source: source() }, 106, "NTP"),
+            (RepoError::Certificate { object: object(), source: source() }, 95, "storage-ca-file"),
+            (RepoError::Permission { object: object(), source: source() }, 41, "rights that a key needs"),
+            (RepoError::Unavailable { object: object(), source: source() }, 42, "uri-style"),
+        ] {
+            let told = describe(&error.into(), Flavor::Pgbr);
+            assert_eq!(told.code.number(), code, "{}", told.text());
+            assert!(told.message.ends_with(": NoSuchBucket: said so"), "{}", told.message);
+            assert!(told.hints.iter().any(|text| text.contains(hint)), "{}", told.text());
+        }
+    }
 
     #[test]
     fn expire_says_what_was_wrong_with_clocks_and_names() {

@@ -424,7 +424,7 @@ fn connection(error: &object_store::Error) -> Option<String> {
 }
 
 /// The kind of the first system error in the chain of causes.
-fn io_kind(error: &object_store::Error) -> Option<io::ErrorKind> {
+pub(crate) fn io_kind(error: &object_store::Error) -> Option<io::ErrorKind> {
     let mut next: Option<&(dyn StdError + 'static)> = error.source();
     while let Some(cause) = next {
         if let Some(found) = cause.downcast_ref::<io::Error>() {

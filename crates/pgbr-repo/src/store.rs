@@ -513,6 +513,8 @@ impl Store {
         use object_store::Error::{NotImplemented, NotSupported};
         match self.request_put(key, content, PutMode::Create).await {
             Err(NotImplemented { .. } | NotSupported { .. }) => Ok(None),
+            // A directory creates by a hard link, which some file systems do not have (shares of Windows, above all).
+            Err(error) if self.is_local() && has_no_links(&error) => Ok(None),
             other => other.map(Some).map_err(|e| Error::from_store(key, e)),
         }
     }
@@ -913,6 +915,14 @@ fn find_leftovers(directory: &FsPath, found: &mut Vec<Leftover>) -> std::io::Res
         }
     }
     Ok(())
+}
+
+/// Whether an operation failed because the file system does not know it.
+fn has_no_links(error: &object_store::Error) -> bool {
+    matches!(
+        crate::error::io_kind(error),
+        Some(std::io::ErrorKind::Unsupported | std::io::ErrorKind::PermissionDenied)
+    )
 }
 
 /// Makes a directory and those above it, and syncs what has changed.

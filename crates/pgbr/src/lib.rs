@@ -88,8 +88,9 @@ pub use pgbr_manifest::{
 };
 pub use pgbr_pg::{ConnectOptions, Error as PgError, Password, RecoveryAction, RecoveryGoal};
 pub use pgbr_repo::{
-    AzureCredentials, AzureOptions, CloudConnect, CloudKind, CloudOptions, ClusterId, Error as RepoError,
-    GcsCredentials, GcsOptions, HeldLock, HoldRecord, HoldState, Lock, LockHolder, LockProgress, LockRequest,
-    LockType, NoteChanges, PushOutcome, S3Credentials, S3Options, Secret, StopFile, Store, UriStyle,
-    create_stop_file, held_locks, lock_holder, lock_path, remove_stop_file, stop_file,
+    AzureCredentials, AzureOptions, Cause, CloudConnect, CloudKind, CloudOptions, ClusterId,
+    Error as RepoError, GcsCredentials, GcsOptions, HeldLock, HoldRecord, HoldState, Lock, LockHolder,
+    LockProgress, LockRequest, LockType, NoteChanges, PushOutcome, S3Credentials, S3Options, Secret,
+    StopFile, Store, UriStyle, create_stop_file, held_locks, lock_holder, lock_path, remove_stop_file,
+    stop_file,
 };

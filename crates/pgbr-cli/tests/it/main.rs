@@ -17,6 +17,7 @@ mod layouts;
 mod listing;
 mod majors;
 mod model;
+mod no_links;
 mod power_loss;
 mod props;
 mod recovery;
