@@ -61,8 +61,7 @@ impl Expire<'_> {
             Some(_) => self.pins.list().await?,
             None => stock.pins.iter().filter(|pin| !is_dead(self.host, pin, watch)).cloned().collect(),
         };
-        let mut existing: BTreeSet<BackupLabel> =
-            self.place.backups.list_backups().await?.into_iter().collect();
+        let mut existing = self.existing(&survey).await?;
         let back = self.put_parents_back(stock, removed, &mut existing).await?;
         // In a dry run nothing was removed, and all is told as if it had been.
         let gone: BTreeSet<BackupLabel> = match self.lease {
@@ -89,6 +88,18 @@ impl Expire<'_> {
         let pinned = gone.iter().any(|label| pins.iter().any(|pin| pin.covers_label(label)));
         let strangers = existing.iter().any(|label| !stock.candidates.iter().any(|c| c.label == *label));
         Ok(back || pinned || strangers)
+    }
+
+    /// The backups that exist, after the pins were read. A manifest that the survey saw is there: all that were to go went before it.
+    async fn existing(&self, survey: &BTreeMap<BackupLabel, LabelObjects>) -> Result<BTreeSet<BackupLabel>> {
+        let mut existing = BTreeSet::new();
+        for label in self.place.backups.list_labels().await? {
+            let seen = survey.get(&label).is_some_and(|objects| objects.manifest);
+            if seen || self.place.backups.exists(&label).await? {
+                existing.insert(label);
+            }
+        }
+        Ok(existing)
     }
 
     async fn break_dead_pins(&self, watch: &mut Watch) -> Result<()> {
