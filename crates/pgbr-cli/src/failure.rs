@@ -77,6 +77,7 @@ fn code(error: &Error) -> ErrorCode {
             let first = codes.next().unwrap_or(ErrorCode::Unknown);
             if codes.all(|code| code == first) { first } else { ErrorCode::Command }
         }
+        Error::HandOver { .. } => ErrorCode::ArchiveTimeout,
         Error::Reported { code, .. } => {
             let known = ErrorCode::ALL.iter().find(|known| known.number() == *code);
             known.copied().unwrap_or(ErrorCode::Unknown)
@@ -263,6 +264,7 @@ fn hints(error: &Error, flavor: Flavor) -> Vec<String> {
             all
         }
         Error::SameRepository => one("do two options lead to one place, or is one repository a plain copy of the other's files?".to_owned()),
+        Error::HandOver { .. } => one("see the log file of archive-push-async in log-path: does a worker come up, and what is it doing?".to_owned()),
         Error::Internal { .. } => one("this is a defect of the program: please report it with the log.".to_owned()),
         _ => Vec::new(),
     }

@@ -149,6 +149,10 @@ fn describe(event: &Event, repo: u16) -> (Level, String) {
         Event::NoWalExpired { archive } => {
             (Level::Info, format!("repo{repo}: {archive} no archive to remove"))
         }
+        Event::WalPushed { file } => (Level::Detail, format!("pushed WAL file '{file}' to the archive")),
+        Event::WalFetched { segment, repo } => {
+            (Level::Detail, format!("found {segment} in the repo{repo}: archive"))
+        }
         Event::Detail { text } => (Level::Detail, format!("repo{repo}: {text}")),
         Event::BackupStarting { fast: true } => (
             Level::Info,

@@ -14,7 +14,7 @@ use crate::commands;
 use crate::exit::{CliError, ErrorCode};
 use crate::libpq_env::PgEnv;
 use crate::log::{Level, LogOptions, Logger};
-use crate::options::{Command, LockKind};
+use crate::options::{Command, LockKind, Role};
 use crate::progress::Progress;
 use crate::settings::Settings;
 use crate::{config, help, request, secrets, zone};
@@ -70,6 +70,10 @@ fn run_settings(mut settings: Settings, env: &[(OsString, OsString)]) -> u8 {
         return commands::failure_exit(&settings, error.code);
     }
     protect();
+    if settings.role() == Role::Async {
+        // It goes on when the server that started it has ended. Where this process leads its group already, nothing has to be done.
+        rustix::process::setsid().ok();
+    }
     if settings.entry("neutral-umask").as_bool().unwrap_or(true) {
         rustix::process::umask(rustix::fs::Mode::from_raw_mode(0o027));
     }
@@ -157,6 +161,7 @@ fn exec_id() -> String {
 
 fn in_runtime(context: &Context) -> Outcome {
     let mut builder = match context.settings.command() {
+        _ if context.settings.role() == Role::Async => tokio::runtime::Builder::new_multi_thread(),
         Command::Backup | Command::RepoCopy | Command::Restore => tokio::runtime::Builder::new_multi_thread(),
         _ => tokio::runtime::Builder::new_current_thread(),
     };

@@ -326,6 +326,43 @@ impl Settings {
         words
     }
 
+    /// The options of this run's command line, for another process of the same command: its environment and its config file are the same.
+    /// Secrets are never on a command line.
+    pub fn repeated(&self) -> Vec<String> {
+        let mut words = Vec::new();
+        for ((id, key), setting) in &self.values {
+            let rule = &OPTIONS[*id];
+            if setting.source != Source::CommandLine || rule.secret || rule.name == "exec-id" {
+                continue;
+            }
+            let name = options::key_name(rule, *key);
+            match &setting.value {
+                _ if setting.negated => words.push(format!("--no-{name}")),
+                _ if setting.reset => words.push(format!("--reset-{name}")),
+                Some(Value::Boolean(value)) => {
+                    words.push(format!("--{name}={}", if *value { "y" } else { "n" }));
+                }
+                _ => words.extend(setting.shown().iter().map(|value| format!("--{name}={value}"))),
+            }
+        }
+        words
+    }
+
+    /// All options of this command as they are, without secrets: two processes with the same text do the same.
+    pub fn scope(&self) -> String {
+        let mut text =
+            format!("{} {} {}", self.flavor.version(), env!("CARGO_PKG_VERSION"), self.command.name());
+        for ((id, key), setting) in &self.values {
+            let rule = &OPTIONS[*id];
+            if rule.secret || rule.name == "exec-id" {
+                continue;
+            }
+            let values = setting.shown().join("\u{1f}");
+            text += &format!("\u{1e}{}={values}", options::key_name(rule, *key));
+        }
+        text
+    }
+
     /// Every option that is set, as ` --opt=value`, sorted by name, after the parameters; secrets redacted.
     fn listing(&self) -> String {
         let mut text = String::new();

@@ -16,10 +16,12 @@ use crate::error::{Error, Result};
 
 /// What a lock keeps others from doing.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-#[expect(clippy::exhaustive_enums, reason = "pgBackRest's three types are the interface")]
+#[expect(clippy::exhaustive_enums, reason = "a new type has to be decided on")]
 pub enum LockType {
-    /// The asynchronous part of archive-push and archive-get.
+    /// The asynchronous part of archive-push.
     Archive,
+    /// The asynchronous part of archive-get, which may run beside the other: a standby may archive as well.
+    ArchiveGet,
     /// Backup, expire, annotate.
     Backup,
     /// Restore.
@@ -30,6 +32,7 @@ impl LockType {
     const fn name(self) -> &'static str {
         match self {
             Self::Archive => "archive",
+            Self::ArchiveGet => "get",
             Self::Backup => "backup",
             Self::Restore => "restore",
         }
@@ -325,7 +328,7 @@ fn look(path: PathBuf) -> Result<Option<HeldLock>> {
 fn stanza_of(name: &str) -> Option<&str> {
     let (rest, key) = name.strip_suffix(".lock")?.rsplit_once('-')?;
     let (stanza, kind) = rest.rsplit_once('-')?;
-    let kinds = [LockType::Archive, LockType::Backup, LockType::Restore];
+    let kinds = [LockType::Archive, LockType::ArchiveGet, LockType::Backup, LockType::Restore];
     let form = key.parse::<u32>().is_ok() && kinds.iter().any(|known| known.name() == kind);
     form.then_some(stanza)
 }

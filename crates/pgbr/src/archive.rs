@@ -1,15 +1,26 @@
 //! archive-push and archive-get: WAL files into the archives of all repositories, and out of the first that has them.
 
+mod ahead;
 mod facts;
 mod file;
 mod get;
+mod get_worker;
+mod hand_over;
 mod push;
+mod push_worker;
+mod queue;
 mod source;
+mod spool;
 
 use std::path::Path;
 
+pub use ahead::{ReadAhead, archive_get_ahead};
 pub use get::{ArchiveGetRequest, Got, archive_get};
+pub use get_worker::{GetWorkerRequest, archive_get_worker};
+pub use hand_over::{HandOverRequest, HandedOver, WorkerLock, archive_queue_exceeded, hand_over};
 pub use push::{ArchivePushRequest, archive_push};
+pub use push_worker::{PushWorkerReport, PushWorkerRequest, archive_push_worker};
+pub use spool::Failure;
 
 /// What a server does with the exit code of its `restore_command`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -121,7 +121,7 @@ pub(crate) async fn wait_for_wal(
         let Some(missing) = segments.iter().find(|s| !present.contains(s)) else {
             place.wal.settle(archive, segments).await?;
             // Whoever pushed them may have known a repository that was here before, whose keys are lost.
-            return Ok(place.wal.belongs(archive, segments).await?);
+            return Ok(Box::pin(place.wal.belongs(archive, segments)).await?);
         };
         if host.clock.monotonic().saturating_sub(begun) >= timeout {
             return Err(Error::ArchiveTimeout { segment: *missing, seconds: timeout.as_secs() });

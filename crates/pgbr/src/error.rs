@@ -298,6 +298,14 @@ pub enum Error {
         /// The number of each that failed in the options, and why.
         failed: Vec<(u16, Self)>,
     },
+    /// The archive worker did not say in time what became of a WAL file.
+    #[error("unable to push WAL file '{file}' to the archive asynchronously after {seconds} second(s)")]
+    HandOver {
+        /// Its name.
+        file: String,
+        /// How long it was waited for.
+        seconds: u64,
+    },
     /// What another process of this program reported, which worked for this one.
     #[error("{text}")]
     Reported {

@@ -45,7 +45,9 @@ mod stanza;
 
 pub use annotate::{AnnotateReport, AnnotateRequest, annotate};
 pub use archive::{
-    ArchiveGetRequest, ArchivePushRequest, Got, RecoveryMode, archive_get, archive_push, recovery_mode,
+    ArchiveGetRequest, ArchivePushRequest, Failure, GetWorkerRequest, Got, HandOverRequest, HandedOver,
+    PushWorkerReport, PushWorkerRequest, ReadAhead, RecoveryMode, WorkerLock, archive_get, archive_get_ahead,
+    archive_get_worker, archive_push, archive_push_worker, archive_queue_exceeded, hand_over, recovery_mode,
 };
 pub use backup::{
     BackupRepo, BackupReport, BackupRequest, Backups, BadFile, FailedBackup, Resumed, StandbyUse, backup,

@@ -92,6 +92,18 @@ pub enum Event {
         /// The archive.
         archive: ArchiveId,
     },
+    /// A WAL file is durable in every repository.
+    WalPushed {
+        /// Its name.
+        file: String,
+    },
+    /// A WAL segment was fetched before the server asked for it.
+    WalFetched {
+        /// Its name.
+        segment: WalSegmentName,
+        /// The number of the repository that it came from.
+        repo: u16,
+    },
     /// A restore begins.
     RestoreStarting {
         /// The backup it begins with.

@@ -1,31 +1,71 @@
-//! archive-push and archive-get, as PostgreSQL calls them.
+//! archive-push and archive-get, as PostgreSQL calls them, and the workers that they start.
+
+mod background;
 
 use std::path::PathBuf;
 
-use pgbr::{ArchiveGetRequest, ArchivePushRequest, Got, Host, PushOutcome, archive_get, archive_push};
+use pgbr::{
+    ArchiveGetRequest, ArchivePushRequest, Got, HandOverRequest, HandedOver, Host, PushOutcome, ReadAhead,
+    archive_get, archive_get_ahead, archive_push, archive_queue_exceeded, hand_over,
+};
 
 use crate::exit::{CliError, EXIT_NOT_FOUND, ErrorCode};
+use crate::options::Role;
 use crate::request;
 use crate::run::{Context, Outcome};
+use crate::size::format_size;
 
 pub(super) async fn push(context: &Context, host: &Host) -> Outcome {
+    if context.settings.role() == Role::Async {
+        return background::push(context, host).await;
+    }
     let settings = &context.settings;
     let [path] = settings.params() else {
         return Err(CliError::new(ErrorCode::ParamRequired, "WAL segment to push required"));
     };
+    let (name, file) = (path.rsplit('/').next().unwrap_or(path), place(context, path)?);
+    let queue_max = settings.get_size("archive-push-queue-max");
+    if settings.get_bool("archive-async") {
+        let request = HandOverRequest {
+            spool: background::spool(settings),
+            stanza: request::stanza(settings)?,
+            scope: settings.scope(),
+            file: file.clone(),
+            lock: background::lock(settings),
+            timeout: request::archive_timeout(settings),
+            queue_max,
+        };
+        let start = background::starter(settings, file.parent());
+        match hand_over(host, &request, &start).await.map_err(|e| context.failure(&e))? {
+            HandedOver::Archived { warning } => {
+                warning.lines().for_each(|line| context.log.warn(line));
+                context.log.info(&format!("pushed WAL file '{name}' to the archive asynchronously"));
+                return Ok(0);
+            }
+            HandedOver::Dropped { queue } => return Ok(dropped(context, name, queue)),
+            HandedOver::NotQueued => {}
+        }
+    } else if let Some(max) = queue_max
+        && let Some(queue) = archive_queue_exceeded(&file, max).map_err(|e| context.failure(&e))?
+    {
+        return Ok(dropped(context, name, queue));
+    }
+    push_here(context, host, name, file).await
+}
+
+/// Pushes a file in this process.
+async fn push_here(context: &Context, host: &Host, name: &str, file: PathBuf) -> Outcome {
+    let (settings, log) = (&context.settings, &context.log);
     let request = ArchivePushRequest {
         repos: request::repos(settings)?,
         stanza: request::stanza(settings)?,
-        file: place(context, path)?,
+        file,
         compression: request::compression(settings)?,
         threads: request::threads(settings),
         header_check: settings.get_bool("archive-header-check"),
         facts: request::facts(settings),
     };
-    let outcomes = archive_push(host, request).await.map_err(|e| context.failure(&e))?;
-    let name = path.rsplit('/').next().unwrap_or(path);
-    let log = &context.log;
-    for (key, outcome) in outcomes {
+    for (key, outcome) in archive_push(host, request).await.map_err(|e| context.failure(&e))? {
         match outcome {
             PushOutcome::SameAlreadyThere => {
                 log.warn(&format!(
@@ -42,7 +82,23 @@ pub(super) async fn push(context: &Context, host: &Host) -> Outcome {
     Ok(0)
 }
 
+/// The server is told that a file is archived which is not, as the operator wants it rather than a full disk.
+fn dropped(context: &Context, name: &str, queue: u64) -> u8 {
+    let settings = &context.settings;
+    let max = settings.get_size("archive-push-queue-max").unwrap_or_default();
+    context.log.warn(&format!(
+        "dropped WAL file '{name}' because archive queue exceeded {}\n\
+         HINT: {} of WAL were waiting. The archive has a hole now: nothing can be restored to a moment behind it until another backup is made.",
+        format_size(max),
+        format_size(queue)
+    ));
+    0
+}
+
 pub(super) async fn get(context: &Context, host: &Host) -> Outcome {
+    if context.settings.role() == Role::Async {
+        return background::get(context, host).await;
+    }
     let settings = &context.settings;
     let [file, destination] = settings.params() else {
         let missing = if settings.params().is_empty() {
@@ -61,12 +117,25 @@ pub(super) async fn get(context: &Context, host: &Host) -> Outcome {
         timeout: request::archive_timeout(settings),
         facts: request::facts(settings),
     };
-    match archive_get(host, request).await.map_err(|e| context.failure(&e))? {
-        Got::Found { repo } => {
-            context.log.info(&format!("found {file} in the repo{repo}: archive"));
+    let got = if settings.get_bool("archive-async") {
+        let ahead = ReadAhead {
+            spool: background::spool(settings),
+            scope: settings.scope(),
+            lock: background::lock(settings),
+        };
+        let pg_data = request.pg_data.clone();
+        let start = background::starter(settings, pg_data.as_deref());
+        archive_get_ahead(host, request, &ahead, &start).await
+    } else {
+        archive_get(host, request).await.map(|got| (got, false))
+    };
+    match got.map_err(|e| context.failure(&e))? {
+        (Got::Found { repo }, ahead) => {
+            let how = if ahead { " asynchronously" } else { "" };
+            context.log.info(&format!("found {file} in the repo{repo}: archive{how}"));
             Ok(0)
         }
-        Got::Missing => {
+        (Got::Missing, _) => {
             context.log.info(&format!("unable to find {file} in the archive"));
             Ok(EXIT_NOT_FOUND)
         }

@@ -2,6 +2,7 @@
 
 mod annotations;
 mod archive_get;
+mod asynchronous;
 mod away;
 mod bad_input;
 mod bad_objects;

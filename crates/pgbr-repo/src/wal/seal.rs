@@ -113,9 +113,9 @@ fn read_blocking(source: &WalSource, compression: Compression, workers: usize) -
     let mut packing =
         Packing { compression, digest: blake3::Hasher::new(), pieces: Vec::with_capacity(pieces) };
     if workers == 1 {
-        packing.alone(&mut source)?
+        packing.alone(&mut source)?;
     } else {
-        packing.together(&mut source, workers)?
+        packing.together(&mut source, workers)?;
     };
     let digest = *packing.digest.finalize().as_bytes();
     let content = Content { pieces: packing.pieces, size: source.size, digest };

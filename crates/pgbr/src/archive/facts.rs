@@ -50,12 +50,12 @@ struct File {
 }
 
 impl Facts {
-    /// The facts of a stanza in the repository at `place`.
+    /// The facts of a stanza in the repository at `place`, which tells it from every other.
     pub(super) fn new(directory: PathBuf, place: &str, stanza: &StanzaName) -> Self {
-        let place = format!("{place} {stanza}");
-        let digest = blake3::hash(place.as_bytes());
+        let digest = blake3::hash(format!("{place} {stanza}").as_bytes());
         let mut name = [0; 8];
         name.copy_from_slice(&digest.as_bytes()[..8]);
+        let place = digest.to_hex().to_string();
         Self { files: FileKeyCache::new(directory).with_max(MAX_FILE), name, place }
     }
 

@@ -1,23 +1,27 @@
 //! The archive of a stanza in one repository: opened by what is kept of it on this host, or by asking the store.
 
 use std::path::PathBuf;
+use std::time::Duration;
 
 use pgbr_manifest::StanzaName;
 use pgbr_repo::{FileKeyCache, KeyCache, Repo, Stanza};
+use tokio::sync::Mutex;
 
-use super::facts::{Facts, Kept};
+use super::facts::{Facts, Kept, YOUNG};
 use crate::error::{Error, Result};
 use crate::host::Host;
 use crate::place::{RepoAccess, RepoPlace, StanzaPlace};
 
 /// One repository of several, with the stanza that is meant.
-#[derive(Debug, Clone)]
+#[derive(Debug)]
 pub(super) struct Source {
     /// Its number in the options: the lowest comes first.
     pub(super) key: u16,
     access: RepoAccess,
     stanza: StanzaName,
     facts: Option<Facts>,
+    /// In a process that goes on: what is open, with its connections, and since when.
+    open: Option<Mutex<Option<(StanzaPlace, Duration)>>>,
 }
 
 /// A stanza that is open.
@@ -32,12 +36,31 @@ impl Source {
         // In a directory of this host the look is as cheap as the file that would spare it.
         let remote = !matches!(access.place, RepoPlace::Directory(_));
         let facts = facts.filter(|_| remote);
-        let facts = facts.map(|dir| Facts::new(dir.clone(), &format!("repo{key} {}", access.place), stanza));
-        Self { key, access: access.clone(), stanza: stanza.clone(), facts }
+        // As it shows itself to developers: with its endpoint and all that tells it from another, without secrets.
+        let facts =
+            facts.map(|dir| Facts::new(dir.clone(), &format!("repo{key} {:?}", access.place), stanza));
+        Self { key, access: access.clone(), stanza: stanza.clone(), facts, open: None }
+    }
+
+    /// The same for a process that goes on: what was opened stays open for a minute.
+    pub(super) fn keeping(self) -> Self {
+        Self { open: Some(Mutex::new(None)), ..self }
     }
 
     /// Opens it without a request where that was done within the last minute.
     pub(super) async fn open(&self, host: &Host) -> Result<Opened> {
+        if let Some(open) = &self.open {
+            // Who comes while it is being opened waits for that.
+            let mut open = open.lock().await;
+            let now = host.clock.monotonic();
+            if let Some((place, _)) = open.as_ref().filter(|(_, at)| now.saturating_sub(*at) < YOUNG) {
+                return Ok(Opened { place: place.clone(), kept: true });
+            }
+            *open = None;
+            let place = self.access.open_stanza(host, &self.stanza).await?;
+            *open = Some((place.clone(), now));
+            return Ok(Opened { place, kept: false });
+        }
         if let Some(kept) = self.facts.as_ref().and_then(|facts| facts.load(host)) {
             match self.open_kept(host, kept).await {
                 Ok(place) => return Ok(Opened { place, kept: true }),
@@ -57,7 +80,18 @@ impl Source {
         if let Some(facts) = self.facts.as_ref().filter(|_| whole) {
             facts.store(seen, place.repo.text(), &place.stanza.record()?);
         }
+        if let Some(open) = &self.open {
+            *open.lock().await = Some((place.clone(), seen));
+        }
         Ok(Opened { place, kept: false })
+    }
+
+    /// Opens it anew the next time: something did not go as it should.
+    pub(super) async fn close(&self) {
+        if let Some(open) = &self.open {
+            *open.lock().await = None;
+        }
+        self.forget();
     }
 
     /// Takes away what is kept: something did not go as it says.

@@ -1,0 +1,419 @@
+//! The spool: what the calls of the server and the workers tell each other, in `SPOOL/archive/STANZA/{out,in}`.
+//!
+//! | file | written by | says |
+//! |---|---|---|
+//! | `out/FILE.ok` | push worker | this very file is durable in every repository |
+//! | `out/FILE.error` | push worker | why it is not, yet |
+//! | `out/global.error` | push worker | what keeps all files from being archived |
+//! | `out/scope` | a call | with which settings a worker is wanted: one with others ends |
+//! | `in/want` | a call | which segment the server will ask for next |
+//! | `in/RUN/SEGMENT.N` | get worker | a segment, fetched from `repoN` and checked |
+//! | `in/RUN/SEGMENT.fetch` | get worker | it is being fetched |
+//!
+//! Nothing here has to outlive a crash, and nothing that a crash, another cluster or other settings left is believed: an `.ok` holds the identity of the
+//! file that it is about (inode, size, times) and of the settings it was made with, and what was fetched counts only while the very worker
+//! that fetched it lives.
+
+use std::fs::{self, DirBuilder};
+use std::io::{self, Read};
+use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt};
+use std::path::{Path, PathBuf};
+
+use pgbr_manifest::{StanzaName, WalSegmentName};
+use pgbr_repo::Error as RepoError;
+
+use super::file::FileId;
+use crate::error::{Error, Result};
+
+/// The largest file that is read, in bytes.
+const MAX_FILE: u64 = 64 << 10;
+/// What makes an `.ok` ours: pgBackRest's are empty, and say nothing of the file that they are about.
+const MARK: &str = "pgbr 1";
+
+/// A failure as one process tells it to another.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[expect(clippy::exhaustive_structs, reason = "made by the caller")]
+pub struct Failure {
+    /// The exit code.
+    pub code: u8,
+    /// What happened and what to do.
+    pub text: String,
+}
+
+/// A failure, and whether waiting may help.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Told {
+    pub(super) failure: Failure,
+    pub(super) passing: bool,
+}
+
+impl Told {
+    pub(super) fn into_error(self) -> Error {
+        Error::Reported { code: self.failure.code, text: self.failure.text }
+    }
+}
+
+/// The directory of a stanza's pushes.
+#[derive(Debug, Clone)]
+pub(super) struct Outbox {
+    dir: PathBuf,
+    scope: String,
+}
+
+impl Outbox {
+    pub(super) fn new(spool: &Path, stanza: &StanzaName, scope: &str) -> Self {
+        Self { dir: spool.join("archive").join(stanza.as_str()).join("out"), scope: digest(scope) }
+    }
+
+    /// Makes the directory where it is missing.
+    pub(super) fn prepare(&self) -> Result<()> {
+        prepare(&self.dir)
+    }
+
+    /// Whether this very file is archived, with what the operator is to be told (often nothing).
+    pub(super) fn archived(&self, file: &str, id: &FileId) -> Option<String> {
+        let text = self.read(&format!("{file}.ok"))?;
+        let rest = text.strip_prefix("0\n")?;
+        let (mark, warning) = rest.split_once('\n')?;
+        (mark == self.mark(id)).then(|| warning.to_owned())
+    }
+
+    /// Says that a file is archived in every repository.
+    pub(super) fn set_archived(&self, file: &str, id: &FileId, warning: &str) -> Result<()> {
+        self.write(&format!("{file}.ok"), &format!("0\n{}\n{warning}", self.mark(id)))?;
+        remove(&self.dir.join(format!("{file}.error")));
+        Ok(())
+    }
+
+    /// Whether there is an `.ok` of a file, whatever it says.
+    pub(super) fn has_ok(&self, file: &str) -> bool {
+        self.dir.join(format!("{file}.ok")).exists()
+    }
+
+    /// Why a file could not be archived, or all of them.
+    pub(super) fn failure(&self, file: &str) -> Option<Told> {
+        let read = |name: String| self.read(&name).and_then(|text| parse_failure(&text));
+        read(format!("{file}.error")).or_else(|| read("global.error".to_owned()))
+    }
+
+    /// Says why a file cannot be archived, or with `None` why none can.
+    pub(super) fn set_failure(&self, file: Option<&str>, told: &Told) -> Result<()> {
+        let Told { failure: Failure { code, text }, passing } = told;
+        let passing = if *passing { " passing" } else { "" };
+        let name = format!("{}.error", file.unwrap_or("global"));
+        self.write(&name, &format!("{code}{passing}\n{text}"))
+    }
+
+    /// Whether there is an error of a file.
+    pub(super) fn has_failure(&self, file: &str) -> bool {
+        self.dir.join(format!("{file}.error")).exists()
+    }
+
+    /// Asks anew: what was said of failures before does not count any more.
+    pub(super) fn clear_failures(&self, file: &str) {
+        remove(&self.dir.join(format!("{file}.error")));
+        remove(&self.dir.join("global.error"));
+    }
+
+    /// Takes away what is said about a file.
+    pub(super) fn forget(&self, file: &str) {
+        remove(&self.dir.join(format!("{file}.ok")));
+        remove(&self.dir.join(format!("{file}.error")));
+    }
+
+    /// The files that something is said about.
+    pub(super) fn files(&self) -> Vec<String> {
+        let entries = fs::read_dir(&self.dir).into_iter().flatten().flatten();
+        let names = entries.filter_map(|entry| entry.file_name().into_string().ok());
+        let files = names.filter_map(|name| {
+            let file = name.strip_suffix(".ok").or_else(|| name.strip_suffix(".error"))?;
+            (file != "global").then(|| file.to_owned())
+        });
+        files.collect()
+    }
+
+    /// Asks for a worker with these settings: one with others ends.
+    pub(super) fn want_scope(&self) -> Result<()> {
+        if self.scope_wanted() { Ok(()) } else { self.write("scope", &self.scope) }
+    }
+
+    /// Whether a worker with these settings is the one that was asked for last.
+    pub(super) fn scope_wanted(&self) -> bool {
+        self.read("scope").as_deref() == Some(&self.scope)
+    }
+
+    fn mark(&self, id: &FileId) -> String {
+        format!("{MARK} {} {id}", self.scope)
+    }
+
+    fn read(&self, name: &str) -> Option<String> {
+        read(&self.dir.join(name))
+    }
+
+    fn write(&self, name: &str, text: &str) -> Result<()> {
+        write(&self.dir, name, text)
+    }
+}
+
+fn parse_failure(text: &str) -> Option<Told> {
+    let (head, text) = text.split_once('\n')?;
+    let (code, passing) = match head.strip_suffix(" passing") {
+        Some(code) => (code, true),
+        None => (head, false),
+    };
+    Some(Told { failure: Failure { code: code.parse().ok()?, text: text.to_owned() }, passing })
+}
+
+/// The directory of a stanza's read-ahead.
+#[derive(Debug, Clone)]
+pub(super) struct Inbox {
+    dir: PathBuf,
+    scope: String,
+}
+
+impl Inbox {
+    pub(super) fn new(spool: &Path, stanza: &StanzaName, scope: &str) -> Self {
+        Self { dir: spool.join("archive").join(stanza.as_str()).join("in"), scope: digest(scope) }
+    }
+
+    pub(super) fn prepare(&self) -> Result<()> {
+        prepare(&self.dir)
+    }
+
+    /// Says which segment the server will ask for next.
+    pub(super) fn want(&self, segment: WalSegmentName) -> Result<()> {
+        write(&self.dir, "want", &format!("{}\n{segment}\n", self.scope))
+    }
+
+    /// What was asked for last: `Err` where that was by a call with other settings or of another cluster.
+    pub(super) fn wanted(&self) -> Result<Option<WalSegmentName>, ()> {
+        let Some(text) = read(&self.dir.join("want")) else { return Ok(None) };
+        let mut lines = text.lines();
+        if lines.next() != Some(&self.scope) {
+            return Err(());
+        }
+        Ok(lines.next().and_then(|name| name.parse().ok()))
+    }
+
+    /// What the worker of a run fetches into, if it is one with these settings.
+    pub(super) fn shelf(&self, run: &str) -> Option<Shelf> {
+        let plain = !run.is_empty() && run.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'-');
+        let shelf = Shelf { dir: self.dir.join(run) };
+        (plain && read(&shelf.dir.join("scope")).as_deref() == Some(&self.scope)).then_some(shelf)
+    }
+
+    /// Makes the directory that the worker of this run fetches into, and takes away what others have left.
+    pub(super) fn new_shelf(&self, run: &str) -> Result<Shelf> {
+        for entry in fs::read_dir(&self.dir).map_err(Error::io("list", &self.dir))?.flatten() {
+            if entry.file_type().is_ok_and(|kind| kind.is_dir()) {
+                // What stays takes room, and is not looked at.
+                fs::remove_dir_all(entry.path()).ok();
+            }
+        }
+        let shelf = Shelf { dir: self.dir.join(run) };
+        prepare(&shelf.dir)?;
+        write(&shelf.dir, "scope", &self.scope)?;
+        Ok(shelf)
+    }
+}
+
+/// What one worker has fetched.
+#[derive(Debug, Clone)]
+pub(super) struct Shelf {
+    pub(super) dir: PathBuf,
+}
+
+impl Shelf {
+    /// Where a segment lies that was fetched from this repository.
+    pub(super) fn segment(&self, segment: WalSegmentName, repo: u16) -> PathBuf {
+        self.dir.join(format!("{segment}.{repo}"))
+    }
+
+    /// Where a segment is while it is being fetched.
+    pub(super) fn part(&self, segment: WalSegmentName) -> PathBuf {
+        self.dir.join(format!("{segment}.part"))
+    }
+
+    /// Says that a segment is being fetched.
+    pub(super) fn begin(&self, segment: WalSegmentName) -> Result<()> {
+        write(&self.dir, &format!("{segment}.fetch"), "")
+    }
+
+    /// Says that it is not any more.
+    pub(super) fn end(&self, segment: WalSegmentName) {
+        remove(&self.dir.join(format!("{segment}.fetch")));
+    }
+
+    pub(super) fn is_fetching(&self, segment: WalSegmentName) -> bool {
+        self.dir.join(format!("{segment}.fetch")).exists()
+    }
+
+    /// The segments that lie here, with the repository that each is from.
+    pub(super) fn segments(&self) -> Vec<(WalSegmentName, u16)> {
+        let entries = fs::read_dir(&self.dir).into_iter().flatten().flatten();
+        let names = entries.filter_map(|entry| entry.file_name().into_string().ok());
+        let parsed = names.filter_map(|name| {
+            let (segment, repo) = name.split_once('.')?;
+            Some((segment.parse().ok()?, repo.parse().ok()?))
+        });
+        parsed.collect()
+    }
+
+    /// Takes all of it away.
+    pub(super) fn clear(&self) {
+        fs::remove_dir_all(&self.dir).ok();
+    }
+}
+
+/// Makes a directory for this user, and refuses one that others could plant something in: an `.ok` lets the server remove its WAL.
+fn prepare(dir: &Path) -> Result<()> {
+    DirBuilder::new().recursive(true).mode(0o750).create(dir).map_err(Error::io("create directory", dir))?;
+    let found = dir.symlink_metadata().map_err(Error::io("look at", dir))?;
+    let reason = if !found.is_dir() {
+        "it is not a directory"
+    } else if found.uid() != rustix::process::geteuid().as_raw() {
+        "it belongs to another user"
+    } else if found.mode() & 0o002 != 0 {
+        "everybody can write to it"
+    } else {
+        return Ok(());
+    };
+    Err(Error::Repo(RepoError::Unsafe { path: dir.to_owned(), reason }))
+}
+
+/// Puts a file in one step; a crash may lose it.
+fn write(dir: &Path, name: &str, text: &str) -> Result<()> {
+    let staged = dir.join(format!("{name}.{}.tmp", std::process::id()));
+    let mut options = fs::OpenOptions::new();
+    options.write(true).create(true).truncate(true).mode(0o640);
+    let mut file = options.open(&staged).map_err(Error::io("create", &staged))?;
+    io::Write::write_all(&mut file, text.as_bytes()).map_err(Error::io("write", &staged))?;
+    drop(file);
+    let path = dir.join(name);
+    fs::rename(&staged, &path).map_err(Error::io("rename", &staged))
+}
+
+fn read(path: &Path) -> Option<String> {
+    let mut text = String::new();
+    fs::File::open(path).ok()?.take(MAX_FILE).read_to_string(&mut text).ok()?;
+    Some(text)
+}
+
+fn remove(path: &Path) {
+    // One that is gone is what was wanted, and one that stays is checked by whoever reads it.
+    fs::remove_file(path).ok();
+}
+
+/// A short name for a text.
+fn digest(text: &str) -> String {
+    data_encoding::HEXLOWER.encode(&blake3::hash(text.as_bytes()).as_bytes()[..16])
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::PermissionsExt;
+
+    use super::*;
+
+    const FILE: &str = "000000010000000000000003";
+
+    fn outbox(dir: &Path, scope: &str) -> Outbox {
+        let outbox = Outbox::new(dir, &"demo".parse().unwrap(), scope);
+        outbox.prepare().unwrap();
+        outbox
+    }
+
+    #[test]
+    fn an_ok_is_believed_for_the_very_file_and_settings_alone() {
+        let dir = tempfile::tempdir().unwrap();
+        let wal = dir.path().join(FILE);
+        fs::write(&wal, "content").unwrap();
+        let (id, out) = (FileId::of(&wal).unwrap(), outbox(dir.path(), "a"));
+        assert_eq!(out.archived(FILE, &id), None);
+        out.set_archived(FILE, &id, "take care\nof this").unwrap();
+        assert_eq!(out.archived(FILE, &id).as_deref(), Some("take care\nof this"));
+        assert_eq!(outbox(dir.path(), "b").archived(FILE, &id), None, "other settings");
+        // The server makes another segment of the file, under the same name in the end.
+        let other = dir.path().join("other");
+        fs::write(&other, "content").unwrap();
+        assert_eq!(out.archived(FILE, &FileId::of(&other).unwrap()), None, "another file");
+        fs::rename(&wal, dir.path().join("recycled")).unwrap();
+        fs::rename(dir.path().join("recycled"), &wal).unwrap();
+        let renamed = FileId::of(&wal).unwrap();
+        assert!(renamed == id || out.archived(FILE, &renamed).is_none(), "renamed in between");
+        // What pgBackRest leaves, what a crash leaves, and what is not of this version.
+        let ok = dir.path().join("archive/demo/out").join(format!("{FILE}.ok"));
+        let text = fs::read_to_string(&ok).unwrap();
+        for bad in ["", "0", "0\n", "0\nwarning", &text[..30], &text.replace("pgbr 1", "pgbr 2")] {
+            fs::write(&ok, bad).unwrap();
+            assert_eq!(out.archived(FILE, &id), None, "{bad:?}");
+        }
+        assert!(out.has_ok(FILE));
+        out.forget(FILE);
+        assert!(!out.has_ok(FILE) && out.files().is_empty());
+    }
+
+    #[test]
+    fn failures_are_told_until_somebody_asks_anew() {
+        let dir = tempfile::tempdir().unwrap();
+        let out = outbox(dir.path(), "a");
+        let told =
+            |code, text: &str, passing| Told { failure: Failure { code, text: text.to_owned() }, passing };
+        let (own, all) = (told(42, "repo1: x\nHINT: y", true), told(62, "stopped", false));
+        out.set_failure(None, &all).unwrap();
+        assert_eq!(out.failure(FILE), Some(all));
+        out.set_failure(Some(FILE), &own).unwrap();
+        assert_eq!(out.failure(FILE), Some(own));
+        assert_eq!(out.files(), [FILE]);
+        out.clear_failures(FILE);
+        assert_eq!(out.failure(FILE), None);
+        for bad in ["", "x\ny", "999\ny", "12"] {
+            assert_eq!(parse_failure(bad), None, "{bad:?}");
+        }
+    }
+
+    #[test]
+    fn a_worker_learns_that_others_settings_are_wanted() {
+        let dir = tempfile::tempdir().unwrap();
+        let (a, b) = (outbox(dir.path(), "a"), outbox(dir.path(), "b"));
+        assert!(!a.scope_wanted());
+        a.want_scope().unwrap();
+        assert!(a.scope_wanted() && !b.scope_wanted());
+        b.want_scope().unwrap();
+        assert!(b.scope_wanted() && !a.scope_wanted());
+    }
+
+    #[test]
+    fn what_a_worker_fetched_is_found_under_its_own_run_and_settings() {
+        let dir = tempfile::tempdir().unwrap();
+        let stanza: StanzaName = "demo".parse().unwrap();
+        let inbox = Inbox::new(dir.path(), &stanza, "a");
+        inbox.prepare().unwrap();
+        let segment = FILE.parse().unwrap();
+        assert_eq!(inbox.wanted(), Ok(None));
+        inbox.want(segment).unwrap();
+        assert_eq!(inbox.wanted(), Ok(Some(segment)));
+        assert_eq!(Inbox::new(dir.path(), &stanza, "b").wanted(), Err(()));
+
+        let shelf = inbox.new_shelf("17-0a0b").unwrap();
+        fs::write(shelf.segment(segment, 2), "x").unwrap();
+        shelf.begin(segment).unwrap();
+        assert!(shelf.is_fetching(segment));
+        assert_eq!(inbox.shelf("17-0a0b").unwrap().segments(), [(segment, 2)]);
+        assert!(Inbox::new(dir.path(), &stanza, "b").shelf("17-0a0b").is_none());
+        for bad in ["", "..", "17-0a0b/../x", "18-0a0b"] {
+            assert!(inbox.shelf(bad).is_none(), "{bad:?}");
+        }
+        let next = inbox.new_shelf("18-0a0b").unwrap();
+        assert!(inbox.shelf("17-0a0b").is_none() && next.segments().is_empty());
+    }
+
+    #[test]
+    fn a_directory_that_others_can_write_to_is_refused() {
+        let dir = tempfile::tempdir().unwrap();
+        let out = outbox(dir.path(), "a");
+        let path = dir.path().join("archive/demo/out");
+        fs::set_permissions(&path, fs::Permissions::from_mode(0o777)).unwrap();
+        assert!(matches!(out.prepare(), Err(Error::Repo(RepoError::Unsafe { .. }))));
+    }
+}
