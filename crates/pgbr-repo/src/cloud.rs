@@ -4,6 +4,8 @@
 //! and port than the endpoint says, limits of time) and where their credentials come from. Nothing is read from the environment, and
 //! no client looks for credentials by itself: which kind is meant, the caller says.
 
+#[cfg(feature = "s3")]
+mod as_of;
 #[cfg(feature = "azure")]
 mod azure;
 #[cfg(feature = "cloud")]
@@ -12,10 +14,14 @@ mod body;
 mod connect;
 #[cfg(feature = "gcs")]
 mod gcs;
-#[cfg(feature = "azure")]
+#[cfg(any(feature = "s3", feature = "azure"))]
 mod request;
 #[cfg(feature = "s3")]
 mod s3;
+#[cfg(feature = "s3")]
+mod s3_versions;
+#[cfg(all(test, feature = "s3", feature = "azure", feature = "gcs"))]
+mod tests;
 #[cfg(feature = "cloud")]
 mod tls;
 #[cfg(feature = "cloud")]
@@ -275,8 +281,8 @@ impl Store {
     /// [`Error::StoreOptions`] where the options say nothing that could be asked, or this program was built without the client.
     pub fn cloud(options: &CloudOptions) -> Result<Self> {
         let wrong = |reason: String| Error::StoreOptions { place: options.to_string(), reason };
-        if options.as_of.is_some() {
-            return Err(wrong("reading it as of a moment is not supported".to_owned()));
+        if options.as_of.is_some() && !matches!(options.kind, CloudKind::S3(_)) {
+            return Err(wrong("only S3 can be read as it was at a moment".to_owned()));
         }
         let clients = client(options).map_err(wrong)?;
         let prefix = options.prefix.trim_matches('/');
@@ -318,7 +324,7 @@ struct Clients {
 fn client(options: &CloudOptions) -> Result<Clients, String> {
     match &options.kind {
         #[cfg(feature = "s3")]
-        CloudKind::S3(s3) => s3::client(s3, &options.connect),
+        CloudKind::S3(s3) => s3::client(s3, &options.connect, options.as_of),
         #[cfg(not(feature = "s3"))]
         CloudKind::S3(_) => Err("this program was built without S3".to_owned()),
         #[cfg(feature = "azure")]

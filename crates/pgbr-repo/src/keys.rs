@@ -49,7 +49,12 @@ impl Layout {
 
     /// Where a store is tried out before a repository is made in it.
     pub fn probe_dir(self, id: &str) -> Path {
-        Path::from(format!("{PREFIX}/repo.json.probe/{id}"))
+        self.probes_dir().join(id)
+    }
+
+    /// Where all such tries are.
+    pub(crate) fn probes_dir(self) -> Path {
+        Path::from(format!("{PREFIX}/repo.json.probe"))
     }
 
     /// Everything that belongs to a stanza.

@@ -13,7 +13,9 @@ use object_store::client::HttpClient;
 use reqwest::Url;
 use serde::Deserialize;
 
+use super::as_of::AsOf;
 use super::connect::{Connector, endpoint, retry};
+use super::s3_versions::Bucket;
 use super::token::{Fetched, NoCredentials, Renewed, Source, ask, read_json, until};
 use super::{Clients, CloudConnect, S3Credentials, S3Options, UriStyle};
 
@@ -25,8 +27,12 @@ const LONGEST_COMMAND: Duration = Duration::from_secs(60);
 const LONGEST_OUTPUT: u64 = 64 * 1024;
 
 /// The clients of a bucket: one deletes object by object, which every server can, and one many at once. A put says of what kind its
-/// checksum is: a bucket that locks objects may ask for that.
-pub(super) fn client(options: &S3Options, connect: &CloudConnect) -> Result<Clients, String> {
+/// checksum is: a bucket that locks objects may ask for that. With `as_of` it is read as it was then, and never written to.
+pub(super) fn client(
+    options: &S3Options,
+    connect: &CloudConnect,
+    as_of: Option<i64>,
+) -> Result<Clients, String> {
     let host_style = options.uri_style == UriStyle::Host;
     let mut at = endpoint(&options.endpoint)?;
     if host_style {
@@ -51,6 +57,22 @@ pub(super) fn client(options: &S3Options, connect: &CloudConnect) -> Result<Clie
     let builder = authorized(builder, &options.credentials, &connector)?;
     let made = |builder: AmazonS3Builder| builder.build().map_err(|e| e.to_string());
     let objects = made(builder.clone().with_disable_bulk_delete(true))?;
+    if let Some(moment) = as_of {
+        if !host_style {
+            let path = format!("{}/{}", at.path().trim_end_matches('/'), options.bucket);
+            at.set_path(&path);
+        }
+        let versions = Bucket {
+            client: connector.client(),
+            at,
+            region: options.region.clone(),
+            credentials: Arc::clone(objects.credentials()),
+            requester_pays: options.requester_pays,
+            retry: connect.retry,
+        };
+        let objects = AsOf::new(Arc::new(objects), Arc::new(versions), moment);
+        return Ok(Clients { objects: Arc::new(objects), puts: None, bulk: None });
+    }
     let builder = builder.with_credentials(Arc::clone(objects.credentials()));
     let bulk = made(builder.clone())?;
     let header =
