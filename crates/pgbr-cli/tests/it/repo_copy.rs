@@ -1,22 +1,30 @@
 //! repo-copy: backups that go to another repository, are restored there and built upon.
 
+use std::collections::BTreeSet;
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use pgbr_testkit::{Cluster, Finished};
+use pgbr_testkit::{Bucket, Cluster, Finished, StoreKind};
+use rustix::process::Signal;
 use serde_json::Value;
 
-use crate::rig::{PASS, Rig, assert_one_error, said};
+use crate::rig::{Frozen, PASS, Rig, assert_one_error, said};
+
+/// The commands that know all repositories; archive-push knows the first alone.
+const KNOWING: [&str; 7] = ["backup", "restore", "info", "expire", "archive-get", "annotate", "repo-copy"];
 
 /// Archives into the first repository alone, which is encrypted; the second is configured, and plain.
 fn rig() -> Rig {
     let rig = Rig::sealed();
     let second = rig.pgbr.scratch().dir("second");
-    rig.pgbr.set("global:repo-copy", "repo2-path", &second.display().to_string());
-    for command in ["backup", "restore", "info", "expire", "archive-get", "stanza-create"] {
-        rig.pgbr.set(&format!("global:{command}"), "repo2-path", &second.display().to_string());
-    }
+    configure(&rig, "repo2-path", &second.display().to_string());
     rig
+}
+
+fn configure(rig: &Rig, option: &str, value: &str) {
+    for command in KNOWING {
+        rig.pgbr.set(&format!("global:{command}"), option, value);
+    }
 }
 
 fn second(rig: &Rig) -> PathBuf {
@@ -49,7 +57,18 @@ fn restored(rig: &Rig, options: &[&str]) -> Cluster {
 }
 
 fn packs(repo: &Path, label: &str) -> usize {
-    fs::read_dir(repo.join("pgbr/demo/backup").join(label).join("pack")).into_iter().flatten().count()
+    names(repo, label).len()
+}
+
+/// The runs that have packs of a backup.
+fn attempts(repo: &Path, label: &str) -> BTreeSet<String> {
+    names(repo, label).iter().filter_map(|name| Some(name.split_once('-')?.0.to_owned())).collect()
+}
+
+fn names(repo: &Path, label: &str) -> Vec<String> {
+    let found = fs::read_dir(repo.join("pgbr/demo/backup").join(label).join("pack")).into_iter().flatten();
+    let names = found.flatten().map(|entry| entry.file_name().to_string_lossy().into_owned());
+    names.filter(|name| !name.contains('#')).collect()
 }
 
 #[test]
@@ -101,12 +120,9 @@ fn a_chain_goes_from_a_sealed_repository_to_a_plain_one_and_back() {
 
     // And back into a third one, sealed with another passphrase.
     let third = rig.pgbr.scratch().dir("third");
-    for command in ["repo-copy", "restore", "info", "archive-get"] {
-        let section = format!("global:{command}");
-        rig.pgbr.set(&section, "repo3-path", &third.display().to_string());
-        rig.pgbr.set(&section, "repo3-cipher-type", "aes-256-gcm");
-        rig.pgbr.set(&section, "repo3-cipher-pass", &PASS.replace('X', "Y"));
-    }
+    configure(&rig, "repo3-path", &third.display().to_string());
+    configure(&rig, "repo3-cipher-type", "aes-256-gcm");
+    configure(&rig, "repo3-cipher-pass", &PASS.replace('X', "Y"));
     rig.pgbr.ok(["repo-copy", "--repo=2", "--to-repo=3"]);
     let target = restored(&rig, &["--repo=3"]);
     assert_eq!(target.table_digest("postgres"), digest);
@@ -141,6 +157,77 @@ fn the_next_increment_is_made_on_top_of_a_copy() {
     assert_eq!(labels(&rig, "--repo=1"), labels(&rig, "--repo=2"));
     let target = restored(&rig, &["--repo=1"]);
     assert_eq!(target.table_digest("postgres"), digest);
+}
+
+#[test]
+fn copies_go_through_every_kind_of_store() {
+    let rig = rig();
+    rig.cluster.pgbench_init(1);
+    rig.backup();
+    rig.cluster.sql("postgres", "update pgbench_accounts set abalance = abalance + 1 where aid % 50 = 0");
+    rig.pgbr.ok(["backup", "--type=incr", "--repo=1"]);
+    let chain = labels(&rig, "--repo=1");
+    let buckets: Vec<Bucket> = StoreKind::CLOUD.into_iter().map(Bucket::of).collect();
+    let mut from = 1;
+    for (to, bucket) in (3..).zip(&buckets) {
+        configure(&rig, &format!("repo{to}-path"), "/copies");
+        for (option, value) in bucket.options() {
+            configure(&rig, &format!("repo{to}-{option}"), &value);
+        }
+        if to == 4 {
+            configure(&rig, "repo4-cipher-type", "aes-256-gcm");
+            configure(&rig, "repo4-cipher-pass", "Another-passphrase-4711");
+        }
+        rig.pgbr.ok(["repo-copy", &format!("--repo={from}"), &format!("--to-repo={to}"), "--process-max=2"]);
+        assert_eq!(labels(&rig, &format!("--repo={to}")), chain, "{:?}", bucket.kind());
+        from = to;
+    }
+    let target = restored(&rig, &[&format!("--repo={from}")]);
+    assert_eq!(target.table_digest("postgres"), rig.cluster.table_digest("postgres"));
+    target.assert_clean();
+}
+
+#[test]
+fn a_backup_of_several_runs_is_copied_with_all_its_layers() {
+    let rig = rig();
+    rig.slow_down();
+    drop(rig.frozen_backup());
+    let text = rig.pgbr.ok(["backup", "--type=full"]);
+    assert!(text.contains("resume backup"), "{text}");
+    assert!(copy(&rig, &["--process-max=2"]).success());
+    let label = labels(&rig, "--repo=2").pop().unwrap();
+    assert!(attempts(&second(&rig), &label).len() > 1, "it has the layers of two runs");
+    let target = restored(&rig, &["--repo=2"]);
+    assert_eq!(target.table_digest("postgres"), rig.cluster.table_digest("postgres"));
+    target.assert_clean();
+}
+
+#[test]
+fn a_copy_that_was_broken_off_is_made_by_the_next_and_its_rest_expires() {
+    let rig = rig();
+    rig.slow_down();
+    let full = rig.backup();
+    let words = ["repo-copy", "--repo=1", "--to-repo=2"];
+    let begun = || packs(&second(&rig), &full) > 0;
+    // Killed: its packs stay, and nothing is listed.
+    drop(Frozen::at(rig.pgbr.command(words), begun));
+    assert_eq!(labels(&rig, "--repo=2"), [""; 0]);
+    assert!(packs(&second(&rig), &full) > 0);
+    assert!(copy(&rig, &[]).success());
+    assert_eq!(labels(&rig, "--repo=2"), [full.as_str()]);
+    assert_eq!(attempts(&second(&rig), &full).len(), 2);
+    rig.pgbr.ok(["expire", "--repo=2"]);
+    assert_eq!(attempts(&second(&rig), &full).len(), 1, "what the broken one left is gone");
+    let target = restored(&rig, &["--repo=2"]);
+    assert_eq!(target.table_digest("postgres"), rig.cluster.table_digest("postgres"));
+
+    // Asked to end: it takes away what it stored.
+    fs::remove_dir_all(second(&rig).join("pgbr")).unwrap();
+    let frozen = Frozen::at(rig.pgbr.command(words), begun);
+    frozen.send(Signal::TERM);
+    let ended = frozen.thaw();
+    assert_eq!(ended.code, Some(63), "{ended:#?}");
+    assert_eq!((labels(&rig, "--repo=2").len(), packs(&second(&rig), &full)), (0, 0));
 }
 
 #[test]
