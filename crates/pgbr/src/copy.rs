@@ -200,6 +200,9 @@ async fn plan(
         Err(Error::Repo(RepoError::NoRepository { .. } | RepoError::StanzaMissing { .. })) => None,
         Err(error) => return Err(error),
     };
+    if to.as_ref().is_some_and(|to| to.repo.id() == from.repo.id()) {
+        return Err(Error::SameRepository);
+    }
     let mut backups = Vec::new();
     let mut wal = CopiedWal::default();
     for backup in chain {
@@ -208,7 +211,7 @@ async fn plan(
             None => None,
         };
         backups.push(told(backup, there.is_none(), backup.summary.sizes.stored_delta));
-        let files = wal::needed(from, backup)?;
+        let files = wal::needed(backup)?;
         wal.last = wal.last.max(files.iter().filter_map(|file| file.segment()).max());
         wal.copied += if there.is_none() { files.len() as u64 } else { 0 };
     }
@@ -314,6 +317,8 @@ struct Copy<'a> {
 struct Put {
     pins: Vec<Held<Pin>>,
     attempts: Vec<u64>,
+    /// Whether the manifest may have been put: from then on nothing is cleaned up.
+    committing: bool,
 }
 
 impl Copy<'_> {
@@ -333,7 +338,7 @@ impl Copy<'_> {
         }
         let newest = newest(chain)?;
         let files = match self.request.wal {
-            CopyWal::Needed => wal::needed(self.from, newest)?,
+            CopyWal::Needed => wal::needed(newest)?,
             CopyWal::Newest => wal::since(self.from, newest).await?,
         };
         self.wal(newest, files, &mut wal).await?;
@@ -354,7 +359,7 @@ impl Copy<'_> {
         self.host.tell(Event::Note { text: format!("copy backup set {label}") });
         let mut put = Put::default();
         let copied = self.put(backup, below, &mut put, wal).await;
-        if copied.is_err() {
+        if copied.is_err() && !put.committing {
             self.sweep(label, &put.attempts).await;
         }
         for pin in put.pins {
@@ -399,29 +404,23 @@ impl Copy<'_> {
         if self.request.check {
             check::check_layers(self, label, &body).await?;
         }
-        self.wal(backup, wal::needed(self.from, backup)?, wal).await?;
-        let attempt = put.attempts.last().copied().unwrap_or_default();
-        self.commit(&summary, &body, parent, &put.pins, attempt).await?;
+        self.wal(backup, wal::needed(backup)?, wal).await?;
+        self.still_there(parent, &put.pins).await?;
+        put.committing = true;
+        self.commit(&summary, &body, parent, put).await?;
         self.notes(label).await?;
         load::load(&self.to.backups, label).await
     }
 
     /// Makes the copy exist, after everything that it names is durable.
-    async fn commit(
-        &self,
-        summary: &Summary,
-        body: &Body,
-        parent: Option<&Backup>,
-        pins: &[Held<Pin>],
-        attempt: u64,
-    ) -> Result<()> {
+    async fn commit(&self, summary: &Summary, body: &Body, parent: Option<&Backup>, put: &Put) -> Result<()> {
         let label = summary.label;
-        self.still_there(parent, pins).await?;
+        let attempt = put.attempts.last().copied().unwrap_or_default();
         let salt = LaneSalt::from_bytes(self.host.random()?);
         let keys = self.to.repo.keyring();
         let object = seal_manifest(keys, salt, &summary.to_json()?, &body.to_json()?)?;
         self.to.backups.commit_manifest(&label, attempt, Bytes::from(object)).await?;
-        if let Err(lost) = self.still_there(parent, pins).await {
+        if let Err(lost) = self.still_there(parent, &put.pins).await {
             // What the manifest names may have been swept while it was put: it must not be believed.
             self.to.backups.withdraw_manifest(&label, attempt).await?;
             return Err(lost);
@@ -462,10 +461,6 @@ impl Copy<'_> {
 
     /// Takes away what a failed copy has stored. Best effort: what stays is rubbish that nothing names.
     async fn sweep(&self, label: BackupLabel, attempts: &[u64]) {
-        // A manifest whose fate nobody knows may name them.
-        if self.to.backups.exists(&label).await.unwrap_or(true) {
-            return;
-        }
         let Ok(packs) = self.to.backups.list_packs(&label).await else { return };
         for pack in packs.iter().filter(|pack| attempts.contains(&pack.attempt)) {
             if let Err(error) = self.to.backups.delete_pack(&label, pack).await {

@@ -1,7 +1,8 @@
 //! Backup, restore and WAL archiving for PostgreSQL as plain functions: the engine of pgbr.
 //!
 //! One function a command: [`stanza_create`], [`stanza_upgrade`], [`stanza_delete`], [`check`], [`backup()`], [`annotate()`], [`archive_push`],
-//! [`archive_get`], [`restore()`], [`expire()`], [`info`]. Each takes a [`Host`] (clock, randomness, a listener) and a request of plain data, and gives a report. Nothing here reads a config file or an
+//! [`archive_get`], [`restore()`], [`expire()`], [`info`], [`repo_copy`]. Most work on one repository: with several, call them for each ([`combine_info`] puts
+//! what [`info`] says of them together, [`restore_source`] finds out whether one can serve a restore). Each takes a [`Host`] (clock, randomness, a listener) and a request of plain data, and gives a report. Nothing here reads a config file or an
 //! environment variable, or prints. They run in a tokio runtime; what costs CPU runs on threads of its own.
 //!
 //! ```

@@ -45,6 +45,8 @@ pub(super) async fn run(context: &Context, host: &Host) -> Outcome {
             format_size(report.wal.bytes)
         ));
     }
+    super::requests::tell(context, from, &report.requests_from);
+    super::requests::tell(context, to, &report.requests_to);
     match settings.get_str("output") {
         Some("json") => print(&format!("{}\n", serde_json::to_string(&report).unwrap_or_default()))?,
         Some(_) if report.dry_run => print(&text(&report, from, to))?,

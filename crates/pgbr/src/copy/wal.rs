@@ -17,7 +17,7 @@ enum Moved {
 }
 
 /// The files that a backup needs to become consistent: its segments.
-pub(super) fn needed(_: &StanzaPlace, backup: &Backup) -> Result<Vec<WalFileName>> {
+pub(super) fn needed(backup: &Backup) -> Result<Vec<WalFileName>> {
     if backup.body.backup_label.is_none() {
         return Ok(Vec::new());
     }
