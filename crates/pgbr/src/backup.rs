@@ -237,7 +237,7 @@ pub async fn backup(host: &Host, mut request: BackupRequest) -> Result<Backups> 
             Err(error) => run.failed.add(&own, number, error)?,
         }
     }
-    let made = run.all(primary).await;
+    let made = Box::pin(run.all(primary)).await;
     if let Err(error) = &made {
         for target in run.targets {
             target.give_up(error).await;

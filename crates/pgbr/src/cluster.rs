@@ -1,6 +1,7 @@
 //! The running cluster against its stanza: the same one, in the right place, archiving.
 
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use pgbr_manifest::{WalSegmentName, WalSegmentSize};
 use pgbr_pg::{ClusterFacts, ConnectOptions, ControlFile, Session, read_control_file};
@@ -10,6 +11,11 @@ use crate::error::{Error, Result};
 use crate::host::Host;
 use crate::observe::Event;
 use crate::place::StanzaPlace;
+
+/// How soon it is looked again whether WAL has come.
+const WAL_LOOK: Duration = Duration::from_millis(100);
+/// And how late, where each look is a request to a store elsewhere.
+const MAX_WAL_LOOK: Duration = Duration::from_secs(1);
 
 /// How to reach a cluster: its server and its data directory.
 #[derive(Debug, Clone)]
@@ -109,16 +115,20 @@ pub(crate) async fn wait_for_wal(
     host: &Host,
     place: &StanzaPlace,
     segments: &[WalSegmentName],
-    timeout: std::time::Duration,
+    timeout: Duration,
 ) -> Result<()> {
     let archive = place.stanza.archive_id();
     let (Some(first), Some(last)) = (segments.first(), segments.last()) else { return Ok(()) };
     host.tell(Event::WaitingForWal { first: *first, last: *last });
     let begun = host.clock.monotonic();
+    let (mut missing, mut pause) = (segments.to_vec(), WAL_LOOK);
+    let longest = if place.repo.store().is_local() { WAL_LOOK } else { MAX_WAL_LOOK };
     loop {
         host.stop.check()?;
-        let present = place.wal.segments_present(archive, segments.iter().copied()).await?;
-        let Some(missing) = segments.iter().find(|s| !present.contains(s)) else {
+        // What was seen once is not looked for again: nobody expires it while a backup is made.
+        let present = place.wal.segments_present(archive, missing.iter().copied()).await?;
+        missing.retain(|segment| !present.contains(segment));
+        let Some(missing) = missing.first() else {
             place.wal.settle(archive, segments).await?;
             // Whoever pushed them may have known a repository that was here before, whose keys are lost.
             return Ok(Box::pin(place.wal.belongs(archive, segments)).await?);
@@ -126,7 +136,8 @@ pub(crate) async fn wait_for_wal(
         if host.clock.monotonic().saturating_sub(begun) >= timeout {
             return Err(Error::ArchiveTimeout { segment: *missing, seconds: timeout.as_secs() });
         }
-        tokio::time::sleep(std::time::Duration::from_millis(100)).await;
+        tokio::time::sleep(pause).await;
+        pause = (pause * 2).min(longest);
     }
 }
 

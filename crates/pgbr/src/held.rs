@@ -3,6 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use futures::{StreamExt, TryStreamExt};
 use pgbr_manifest::BackupLabel;
 use pgbr_repo::{Lease, LeaseName, LeaseRequest, Leases, Pin, PinKind, PinRequest, PinState, Pins, Watch};
 use tokio::sync::Mutex;
@@ -17,6 +18,8 @@ use crate::place::StanzaPlace;
 const TTL: Duration = Duration::from_secs(60);
 /// How often a sign of life is given.
 const BEAT: Duration = Duration::from_secs(15);
+/// How many backups are looked for at once.
+const LOOKS: usize = 16;
 /// How often a lease is looked at that another process has.
 const LOOK: Duration = Duration::from_secs(2);
 
@@ -114,13 +117,16 @@ impl Held<Pin> {
         let request = PinRequest { kind, labels: pinned, attempt, holder, now: host.now_seconds(), ttl: TTL };
         let pin = Pins::new(&place.repo, place.stanza.name()).put(request).await?;
         let held = Self::new(host, pin, "pin", PinBeat);
-        for label in labels {
-            if !place.backups.exists(&label).await? {
+        let looks =
+            labels.into_iter().map(|label| async move { Ok((label, place.backups.exists(&label).await?)) });
+        let found: Result<Vec<_>> = futures::stream::iter(looks).buffered(LOOKS).try_collect().await;
+        match found?.into_iter().find(|(_, exists)| !exists) {
+            None => Ok(held),
+            Some((label, _)) => {
                 held.release(host).await;
-                return Err(Error::Damaged { label, reason: "it was removed a moment ago".to_owned() });
+                Err(Error::Damaged { label, reason: "it was removed a moment ago".to_owned() })
             }
         }
-        Ok(held)
     }
 
     /// Sees that nobody broke the pin.

@@ -23,7 +23,7 @@ use crate::place::StanzaPlace;
 /// How many heads of manifests are asked for at once.
 const HEADS: usize = 16;
 /// And how many whole manifests, which may have 1 MiB each.
-const MANIFESTS: usize = 8;
+const MANIFESTS: usize = 16;
 /// And how many first nodes of the layers of a chain.
 const FIRST_NODES: usize = 16;
 /// The most backups that a chain may have below its newest: more than two years of daily increments.

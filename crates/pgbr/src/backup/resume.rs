@@ -51,14 +51,16 @@ pub(crate) struct Adopted {
     pub(crate) raw: u64,
 }
 
-/// Looks for a backup that was not finished and that a run of type `kind` can take up. `wanted` is what that run would say of itself.
+/// Looks for a backup that was not finished and that a run of type `kind` can take up. `newest` is the newest label there is, `wanted` what
+/// that run would say of itself.
 pub(crate) async fn find(
     host: &Host,
     place: &StanzaPlace,
     kind: BackupType,
+    newest: Option<BackupLabel>,
     wanted: &RunFacts,
 ) -> Result<Option<Broken>> {
-    let Some(label) = unfinished(place, kind, wanted).await? else { return Ok(None) };
+    let Some(label) = unfinished(place, kind, newest, wanted).await? else { return Ok(None) };
     let mut runs = place.backups.list_runs(&label).await?;
     let Some(newest) = runs.iter().rev().find_map(|run| run.facts.clone()) else { return Ok(None) };
     if let Some(reason) = stranger(&newest, wanted) {
@@ -95,10 +97,14 @@ pub(crate) async fn find(
     Ok(Some(broken))
 }
 
-/// The newest label without a manifest, if it is of this type, of the same full, and newer than every backup.
-async fn unfinished(place: &StanzaPlace, kind: BackupType, wanted: &RunFacts) -> Result<Option<BackupLabel>> {
-    let labels = place.backups.list_labels().await?;
-    let Some(newest) = labels.into_iter().max_by_key(|label| label.time()) else { return Ok(None) };
+/// The newest label, if it is without a manifest, of this type and of the same full.
+async fn unfinished(
+    place: &StanzaPlace,
+    kind: BackupType,
+    newest: Option<BackupLabel>,
+    wanted: &RunFacts,
+) -> Result<Option<BackupLabel>> {
+    let Some(newest) = newest else { return Ok(None) };
     let full = wanted.parent.as_ref().map(|parent| parent.label.full());
     let fits = newest.backup_type() == kind && full.is_none_or(|full| full == newest.full());
     Ok((fits && !place.backups.exists(&newest).await?).then_some(newest))

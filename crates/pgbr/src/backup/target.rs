@@ -135,14 +135,17 @@ impl Grounds {
         let chain = prior::choose(host, place, pg_data, request.kind, now).await?.unwrap_or_default();
         let kind = if chain.is_empty() { BackupType::Full } else { request.kind };
         let mut facts = run_facts(host, &chain, now, primary.facts.system_id)?;
-        let broken = if request.resume { resume::find(host, place, kind, &facts).await? } else { None };
-        let newest = match &broken {
-            Some(broken) => {
-                facts.hash_key = broken.facts.hash_key.clone();
-                None
-            }
-            None => place.backups.list_labels().await?.into_iter().max_by_key(|label| label.time()),
+        // Nobody else makes one while the lease is held.
+        let newest = place.backups.list_labels().await?.into_iter().max_by_key(|label| label.time());
+        let broken = match request.resume {
+            true => resume::find(host, place, kind, newest, &facts).await?,
+            false => None,
         };
+        if let Some(broken) = &broken {
+            facts.hash_key = broken.facts.hash_key.clone();
+        }
+        // A label that was chosen before says nothing about the next one.
+        let newest = newest.filter(|_| broken.is_none());
         Ok(Self { kind, chain, facts, broken, newest })
     }
 }

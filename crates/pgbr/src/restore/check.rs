@@ -15,7 +15,7 @@ use crate::load::{self, Backup};
 use crate::place::StanzaPlace;
 
 /// How many backups of a chain are looked at at once.
-const CHECKS: usize = 8;
+const CHECKS: usize = 16;
 
 /// Sees that the repository holds what the newest backup of `chain` is made of, and the WAL that recovery begins with.
 pub(crate) async fn check_repository(host: &Host, place: &StanzaPlace, chain: &[Backup]) -> Result<()> {
@@ -30,7 +30,10 @@ pub(crate) async fn check_repository(host: &Host, place: &StanzaPlace, chain: &[
 /// Sees that every pack is there with its size.
 async fn check_packs(host: &Host, place: &StanzaPlace, backup: &Backup) -> Result<()> {
     let label = backup.summary.label;
-    let listed = place.backups.list_packs(&label).await?;
+    let tables = backup.body.layers.iter().map(|layer| load::pack_sizes(host, place, label, layer));
+    let tables = futures::stream::iter(tables).then(|table| table).try_collect::<Vec<_>>();
+    let listed = async { Ok::<_, Error>(place.backups.list_packs(&label).await?) };
+    let (listed, tables) = futures::try_join!(listed, tables)?;
     let sizes: BTreeMap<_, _> = listed.iter().map(|p| ((p.attempt, p.index, p.number), p.size)).collect();
     let missing = |attempt: u64, index: bool, number: u32, size: u64| {
         let name = format!("pack {attempt:016x}-{}{number:08x}", if index { "i" } else { "" });
@@ -41,13 +44,13 @@ async fn check_packs(host: &Host, place: &StanzaPlace, backup: &Backup) -> Resul
         }
     };
     let damaged = |reason| Error::Damaged { label, reason };
-    for layer in &backup.body.layers {
+    for (layer, table) in backup.body.layers.iter().zip(tables) {
         for (number, size) in (0..).zip(&layer.index_packs) {
             if let Some(reason) = missing(layer.attempt, true, number, *size) {
                 return Err(damaged(reason));
             }
         }
-        for (number, size) in load::pack_sizes(host, place, label, layer).await? {
+        for (number, size) in table {
             if let Some(reason) = missing(layer.attempt, false, number, size) {
                 return Err(damaged(reason));
             }

@@ -3,6 +3,7 @@
 mod model;
 
 use std::path::Path;
+use std::time::{Duration, Instant};
 
 use model::{Chain, Model, Rng};
 use pgbr_manifest::BackupLabel;
@@ -52,6 +53,29 @@ fn every_backup_of_a_chain_comes_back_as_it_was() {
             model.compare(place.path());
         }
     }
+}
+
+#[test]
+fn a_long_chain_in_a_store_far_away_is_asked_for_side_by_side() {
+    const WAIT: Duration = Duration::from_millis(100);
+    let mut rng = Rng::new(5);
+    let mut chain = Chain::new();
+    let mut model = Model::new(&mut rng);
+    chain.backup(&model, &mut rng);
+    let mut newest = None;
+    for _ in 0..30 {
+        model.change(&mut rng);
+        newest = Some(chain.backup(&model, &mut rng));
+    }
+    let place = tempfile::tempdir().unwrap();
+    let request = request(&chain.far(WAIT), newest.unwrap(), place.path());
+    let begun = Instant::now();
+    let report = chain.runtime.block_on(restore(&Host::system(), request)).unwrap();
+    let took = begun.elapsed();
+    model.compare(place.path());
+    let requests: u64 = ["gets", "lists", "puts"].iter().map(|kind| report.requests[kind]).sum();
+    let alone = WAIT * u32::try_from(requests).unwrap();
+    assert!(took < alone / 3, "{took:?} for {requests} requests, which one after the other take {alone:?}");
 }
 
 #[test]

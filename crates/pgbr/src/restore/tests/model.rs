@@ -5,9 +5,11 @@ use std::io::Write;
 use std::os::unix::fs::{MetadataExt, PermissionsExt, symlink};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::Duration;
 
 use bytes::Bytes;
 use object_store::memory::InMemory;
+use object_store::throttle::{ThrottleConfig, ThrottledStore};
 use pgbr_codec::{Cipher, Codec, Compression, Compressor, FrameKind, LaneSalt, seal_manifest};
 use pgbr_manifest::diff::{EntryWriter, ParentFile};
 use pgbr_manifest::index::{BadPages, Fields, FileFlags, FileRecord, Meta};
@@ -257,6 +259,7 @@ fn walk(dir: &Path, found: &mut BTreeSet<PathBuf>) {
 /// A repository with a chain that grows.
 pub(crate) struct Chain {
     pub(crate) runtime: Runtime,
+    pub(crate) objects: Arc<InMemory>,
     pub(crate) repo: RepoAccess,
     pub(crate) parent: Option<Made>,
     pub(crate) seconds: i64,
@@ -277,7 +280,8 @@ impl Chain {
     pub(crate) fn new() -> Self {
         let runtime =
             tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
-        let store = Store::remote(Arc::new(InMemory::new()), "memory");
+        let objects = Arc::new(InMemory::new());
+        let store = Store::remote(Arc::<InMemory>::clone(&objects), "memory");
         let host = Host::system();
         runtime.block_on(async {
             let options = CreateOptions {
@@ -296,7 +300,21 @@ impl Chain {
             };
             Stanza::create(&repo, &"demo".parse().unwrap(), cluster, 0).await.unwrap();
         });
-        Self { runtime, repo: RepoAccess::store(store), parent: None, seconds: 0 }
+        Self { runtime, objects, repo: RepoAccess::store(store), parent: None, seconds: 0 }
+    }
+
+    /// The same repository, where each request takes `wait` longer.
+    pub(crate) fn far(&self, wait: Duration) -> RepoAccess {
+        let config = ThrottleConfig {
+            wait_get_per_call: wait,
+            wait_put_per_call: wait,
+            wait_delete_per_call: wait,
+            wait_list_per_call: wait,
+            wait_list_with_delimiter_per_call: wait,
+            ..ThrottleConfig::default()
+        };
+        let slow = ThrottledStore::new(Arc::clone(&self.objects), config);
+        RepoAccess::store(Store::remote(Arc::new(slow), "memory"))
     }
 
     /// Stores the next backup of the chain, now and then in two layers.
