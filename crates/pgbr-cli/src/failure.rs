@@ -69,6 +69,7 @@ fn code(error: &Error) -> ErrorCode {
         Error::Unsupported { .. } => ErrorCode::FeatureNotSupported,
         Error::Wal { .. } | Error::Path { .. } | Error::Kept { .. } => ErrorCode::ParamInvalid,
         Error::Recurse => ErrorCode::OptionInvalid,
+        Error::Unusable { .. } => ErrorCode::RepoInvalid,
         Error::SameRepository => ErrorCode::OptionInvalidValue,
         Error::ForeignWal { .. } => ErrorCode::ArchiveMismatch,
         // The code of the failure, where all have the same.

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use pgbr::{
     Cipher, ClusterAccess, Codec, Compression, ConnectOptions, LockRequest, LockType, Password, RepoAccess,
-    StandbyUse, StanzaName,
+    RepoPlace, StandbyUse, StanzaName,
 };
 
 use crate::exit::{CliError, ErrorCode};
@@ -38,7 +38,17 @@ pub(crate) fn repo(settings: &Settings) -> Result<RepoAccess, CliError> {
 /// How to reach the repositories of a command that works on all of them: every configured one in order of priority, the lowest key
 /// first, or only the one that `--repo` names.
 pub(crate) fn repos(settings: &Settings) -> Result<Vec<(u16, RepoAccess)>, CliError> {
-    settings.repo_keys().into_iter().map(|key| Ok((key, repo_of(settings, key)?))).collect()
+    let keys = settings.repo_keys();
+    let several = keys.len() > 1;
+    let access = |key| match repo_of(settings, key) {
+        // Its secrets cannot be had, say: that is no reason to do nothing in the others.
+        Err(error) if several => {
+            let place = RepoPlace::Unusable(error.text());
+            Ok((key, RepoAccess { place, passphrase: None, key_cache: None }))
+        }
+        access => Ok((key, access?)),
+    };
+    keys.into_iter().map(access).collect()
 }
 
 /// The cipher that the settings ask for in a repository, as they spell it, where it is not the one that it gets.

@@ -420,10 +420,10 @@ impl Store {
     pub fn list(&self, directory: &Path) -> BoxStream<'static, Result<Listed>> {
         bump(&self.inner.counters.lists, 1);
         let objects = self.inner.objects.list(Some(directory));
-        let directory = directory.clone();
+        let name = self.name_of(directory);
         let listed = objects.map(move |entry| match entry {
             Ok(meta) => Ok(meta.into()),
-            Err(error) => Err(Error::from_store(&directory, error)),
+            Err(error) => Err(Error::sorted(name.clone(), &error)),
         });
         let state = (self.clone(), listed, false);
         futures::stream::try_unfold(state, |(store, mut listed, mut some)| async move {
@@ -439,6 +439,11 @@ impl Store {
         .boxed()
     }
 
+    /// What messages call a directory: the root has no name of its own.
+    fn name_of(&self, directory: &Path) -> String {
+        if directory.as_ref().is_empty() { self.inner.place.clone() } else { directory.to_string() }
+    }
+
     /// One level below a directory, sorted.
     ///
     /// # Errors
@@ -446,7 +451,7 @@ impl Store {
     pub async fn level(&self, directory: &Path) -> Result<Level> {
         bump(&self.inner.counters.lists, 1);
         let listed = self.inner.objects.list_with_delimiter(Some(directory)).await;
-        let listed = listed.map_err(|e| Error::from_store(directory, e))?;
+        let listed = listed.map_err(|e| Error::sorted(self.name_of(directory), &e))?;
         if listed.common_prefixes.is_empty() && listed.objects.is_empty() {
             self.check_reached().await?;
         }

@@ -255,6 +255,12 @@ pub enum Error {
         /// The thing.
         what: String,
     },
+    /// A repository cannot be used, for a reason that the caller had found before.
+    #[error("{reason}")]
+    Unusable {
+        /// The reason.
+        reason: String,
+    },
     /// A path that is none in a repository.
     #[error("path '{path}' {reason}")]
     Path {

@@ -8,7 +8,7 @@ use pgbr_codec::{Cipher, Passphrase};
 use pgbr_manifest::StanzaName;
 use pgbr_repo::{BackupStore, CloudOptions, FileKeyCache, KeyCache, Repo, Stanza, Store, WalStore};
 
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::host::Host;
 
 /// Where a repository lies.
@@ -21,6 +21,9 @@ pub enum RepoPlace {
     Cloud(Arc<CloudOptions>),
     /// Any other store, or a directory whose store the caller has wrapped.
     Store(Store),
+    /// None: the caller has found a reason why this repository cannot be used. Whoever tries gets an error of this text, while the other
+    /// repositories have their turn.
+    Unusable(String),
 }
 
 impl fmt::Display for RepoPlace {
@@ -29,6 +32,7 @@ impl fmt::Display for RepoPlace {
             Self::Directory(path) => path.display().fmt(f),
             Self::Cloud(options) => options.fmt(f),
             Self::Store(store) => store.fmt(f),
+            Self::Unusable(_) => f.write_str("(unusable)"),
         }
     }
 }
@@ -40,6 +44,7 @@ impl RepoPlace {
             Self::Directory(path) => Ok(Store::local(path, create)?),
             Self::Cloud(options) => Ok(Store::cloud(options)?),
             Self::Store(store) => Ok(store.clone()),
+            Self::Unusable(reason) => Err(Error::Unusable { reason: reason.clone() }),
         }
     }
 }

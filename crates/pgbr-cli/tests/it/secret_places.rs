@@ -128,6 +128,33 @@ fn a_passphrase_in_a_file() {
 }
 
 #[test]
+fn a_secret_that_cannot_be_had_keeps_nobody_from_the_other_repositories() {
+    let rig = Rig::sealed();
+    let file = write(&rig, "another one", 0o600);
+    let second = rig.pgbr.scratch().dir("second").display().to_string();
+    for (option, value) in [("type", "posix"), ("path", &second), ("cipher-type", "aes-256-gcm")] {
+        rig.pgbr.set("global", &format!("repo2-{option}"), value);
+    }
+    rig.pgbr.set("global", "repo2-cipher-pass-file", &file.display().to_string());
+    rig.pgbr.ok(["stanza-create"]);
+    let segment = rig.archived_segment();
+    fs::remove_file(&file).expect("the file is there");
+    let finished = rig.pgbr.fails(103, ["check"]);
+    assert!(
+        said(&finished).contains("of option 'repo2-cipher-pass-file': [2] No such file"),
+        "{finished:#?}"
+    );
+    rig.pgbr.ok(["info", "--repo=1"]);
+    let got = rig.pgbr.scratch().path().join("got").display().to_string();
+    rig.pgbr.ok(["archive-get", &segment, &got]);
+    let info = rig.info();
+    let codes: Vec<_> = (0..2).map(|n| info[0]["repo"][n]["status"]["code"].as_i64()).collect();
+    assert_eq!(codes, [Some(2), Some(99)]);
+    // Where it is the only one, the code is that of the reason.
+    rig.pgbr.fails(55, ["info", "--repo=2"]);
+}
+
+#[test]
 fn a_passphrase_that_a_command_prints() {
     let rig = moved();
     let file = write(&rig, PASS, 0o600);
