@@ -8,7 +8,7 @@ use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
-use pgbr_testkit::{Cluster, own, wait_until};
+use pgbr_testkit::{Cluster, Pgbr, StoreKind, own, wait_until};
 use rustix::process::{Pid, Signal, kill_process};
 
 use crate::rig::{LIMIT, PASS, Rig, STANZA, assert_one_error, said};
@@ -21,11 +21,17 @@ struct Async {
 }
 
 impl Async {
-    fn new(configure: impl FnOnce(&pgbr_testkit::Pgbr)) -> Self {
+    /// With a repository in a directory.
+    fn new(configure: impl FnOnce(&Pgbr)) -> Self {
+        Self::on(StoreKind::Posix, configure)
+    }
+
+    /// With a repository in a store of this kind.
+    fn on(kind: StoreKind, configure: impl FnOnce(&Pgbr)) -> Self {
         let builder = Cluster::builder(crate::rig::MAJOR).wal_segsize(1);
         let builder = builder.conf("min_wal_size", "2MB").conf("max_wal_size", "8MB");
         let cluster = archiving(builder).start();
-        let pgbr = pgbr_testkit::Pgbr::new(env!("CARGO_BIN_EXE_pgbr"), STANZA, &cluster);
+        let pgbr = Pgbr::on(kind, env!("CARGO_BIN_EXE_pgbr"), STANZA, &cluster);
         pgbr.set("global", "archive-async", "y");
         pgbr.set("global", "process-max", "2");
         pgbr.set("global", "log-level-file", "detail");
@@ -422,4 +428,57 @@ fn recovery_reads_ahead() {
     println!("the worker that reads ahead: {reader:?}");
     let text = said(&rig.rig.pgbr.run(["archive-get", "0000000100000000000000FF", "pg_wal/RECOVERYXLOG"]));
     assert!(text.contains("unable to find 0000000100000000000000FF in the archive"), "{text}");
+}
+
+/// The store answers one request of twenty wrongly or not at all, and then goes away for a while.
+#[test]
+fn a_store_that_fails_gets_everything_in_the_end() {
+    let rig = Async::on(StoreKind::S3, |pgbr| pgbr.encrypt(1, "aes-256-gcm", PASS));
+    let proxy = rig.rig.pgbr.proxy();
+    proxy.break_some(5, 0x5EED);
+    rig.write(60);
+    proxy.leave();
+    rig.write(5);
+    std::thread::sleep(Duration::from_secs(3));
+    proxy.come_back();
+    proxy.pass();
+    let segments = rig.settle();
+    println!("{} segments, {} requests", segments.len(), proxy.seen().len());
+    rig.assert_whole(&segments);
+}
+
+/// What a file costs a repository in a cloud store, and what a minute saves.
+#[test]
+fn requests_of_single_calls() {
+    let rig = Async::on(StoreKind::S3, |pgbr| {
+        pgbr.encrypt(1, "aes-256-gcm", PASS);
+        pgbr.set("global", "archive-async", "n");
+    });
+    rig.write(3);
+    let archived = rig.settle();
+    rig.rig.cluster.set_conf("archive_command", "false");
+    rig.rig.cluster.reload();
+    let proxy = rig.rig.pgbr.proxy();
+    let facts = rig.rig.pgbr.scratch().path().join("lock/facts");
+    let count = |args: &[&str]| {
+        proxy.forget();
+        rig.rig.pgbr.ok(args);
+        proxy.count()
+    };
+    let puts_gets = |(puts, gets): (usize, usize)| {
+        let pairs = [("PUT", puts), ("GET", gets)].into_iter().filter(|(_, n)| *n > 0);
+        pairs.map(|(method, n)| (method.to_owned(), n)).collect::<std::collections::BTreeMap<_, _>>()
+    };
+    let push = |segment: &str| count(&["archive-push", &rig.wal(segment).display().to_string()]);
+    fs::remove_dir_all(&facts).ok();
+    let (one, two) = (rig.rig.cluster.switch_wal(), rig.rig.cluster.switch_wal());
+    assert_eq!(push(&one), puts_gets((1, 2)), "cold");
+    assert_eq!(push(&two), puts_gets((1, 0)), "warm");
+    let got = rig.rig.cluster.scratch().dir("got");
+    own(&got);
+    let destination = got.join("file").display().to_string();
+    let get = || count(&["archive-get", &archived[1], &destination]);
+    assert_eq!(get(), puts_gets((0, 1)), "warm");
+    fs::remove_dir_all(&facts).unwrap();
+    assert_eq!(get(), puts_gets((0, 3)), "cold");
 }

@@ -3,13 +3,15 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use pgbr_testkit::own;
+use pgbr_testkit::{Pgbr, StoreKind, own};
 
-use crate::rig::{PASS, Rig, assert_one_error, said};
+use crate::rig::{PASS, Rig, STANZA, assert_one_error, cluster, said};
 
 /// Two repositories, the second one encrypted.
 fn two() -> Rig {
-    Rig::with(|pgbr| {
+    let cluster = cluster();
+    let pgbr = Pgbr::on(StoreKind::Posix, env!("CARGO_BIN_EXE_pgbr"), STANZA, &cluster);
+    Rig::around(cluster, pgbr, |pgbr| {
         let second = pgbr.scratch().dir("second");
         pgbr.set("global", "repo2-path", &second.display().to_string());
         pgbr.encrypt(2, "aes-256-gcm", PASS);

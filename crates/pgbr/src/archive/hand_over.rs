@@ -78,7 +78,7 @@ pub async fn hand_over(
     start: &(dyn Fn() -> io::Result<()> + Sync),
 ) -> Result<HandedOver> {
     let (name, wal_dir) = (name_of(&request.file), request.file.parent().unwrap_or(Path::new(".")));
-    let out = Outbox::new(&request.spool, &request.stanza, &request.scope);
+    let out = Outbox::new(&request.spool, &request.stanza, &push_scope(&request.scope, wal_dir));
     let id = FileId::of(&request.file)?;
     if let Some(warning) = out.archived(&name, &id) {
         return Ok(HandedOver::Archived { warning });
@@ -126,6 +126,12 @@ pub async fn hand_over(
         tokio::time::sleep(pause).await;
         pause = (pause * 3 / 2).min(PAUSES.1);
     }
+}
+
+/// What tells the pushes of a server from those of another one on this host, and of other settings.
+pub(super) fn push_scope(scope: &str, wal_dir: &Path) -> String {
+    let wal_dir = wal_dir.canonicalize().unwrap_or_else(|_| wal_dir.to_owned());
+    format!("{}\n{scope}", wal_dir.display())
 }
 
 /// The run of the worker that is at work; empty where it does not say.

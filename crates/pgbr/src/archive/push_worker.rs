@@ -19,6 +19,7 @@ use pgbr_repo::{Error as RepoError, PushOutcome, WalContent, stop_file};
 use tokio::sync::Semaphore;
 
 use super::file::{FileId, WalFile};
+use super::hand_over::push_scope;
 use super::queue::{self, Place};
 use super::source::Source;
 use super::spool::{Failure, Outbox, Told};
@@ -85,7 +86,7 @@ pub struct PushWorkerReport {
 /// # Errors
 /// Where the spool or the server's directory cannot be used. What fails with a file is told to whoever hands it over.
 pub async fn archive_push_worker(host: &Host, request: PushWorkerRequest) -> Result<PushWorkerReport> {
-    let out = Outbox::new(&request.spool, &request.stanza, &request.scope);
+    let out = Outbox::new(&request.spool, &request.stanza, &push_scope(&request.scope, &request.wal_dir));
     out.prepare()?;
     let now = host.clock.monotonic();
     let repos = request.repos.iter().map(|(key, access)| {
@@ -113,6 +114,7 @@ pub async fn archive_push_worker(host: &Host, request: PushWorkerRequest) -> Res
         success: now,
         cared: None,
         seen: None,
+        rested: now,
         request,
     };
     let worked = worker.work().await;
@@ -192,6 +194,8 @@ struct Worker<'a> {
     cared: Option<Duration>,
     /// When the server last changed its list, and until when that time may be the time of another change.
     seen: Option<(SystemTime, Duration)>,
+    /// When the queue may be looked at again.
+    rested: Duration,
 }
 
 impl Worker<'_> {
@@ -254,7 +258,7 @@ impl Worker<'_> {
             status.metadata().and_then(|found| found.modified()).map_err(Error::io("list", &status))?;
         let known = self.seen.is_some_and(|(at, until)| at == changed && now > until);
         let care = self.cared.is_none_or(|at| now.saturating_sub(at) >= CARE);
-        if known && !care {
+        if (known && !care) || now < self.rested {
             return Ok(());
         }
         if self.seen.is_none_or(|(at, _)| at != changed) {
@@ -290,6 +294,9 @@ impl Worker<'_> {
             }
         }
         self.add(ready, now);
+        // A long queue is not looked at all the time.
+        let done = self.host.clock.monotonic();
+        self.rested = done + done.saturating_sub(now) * 4;
         Ok(())
     }
 
