@@ -29,6 +29,7 @@ fn snapshots() {
     matches_snapshot("help", &text("help", Flavor::Pgbr));
     matches_snapshot("help-pgbackrest", &text("help", Flavor::Pgbackrest));
     matches_snapshot("help-backup", &text("help backup", Flavor::Pgbr));
+    matches_snapshot("help-repo-copy", &text("help repo-copy", Flavor::Pgbr));
     matches_snapshot("help-restore-pgbackrest", &text("help restore", Flavor::Pgbackrest));
     matches_snapshot("help-backup-compress-type", &text("help backup compress-type", Flavor::Pgbr));
     matches_snapshot("help-backup-compress-level", &text("help backup compress-level", Flavor::Pgbr));

@@ -8,7 +8,8 @@ use pgbr_testkit::{Bucket, Cluster, Finished, StoreKind};
 use rustix::process::Signal;
 use serde_json::Value;
 
-use crate::rig::{Frozen, PASS, Rig, assert_one_error, said};
+use crate::rig::{Frozen, PASS, Rig, assert_one_error, restore_into, said};
+use crate::world::{last_mark, set_mark};
 
 /// The commands that know all repositories; archive-push knows the first alone.
 const KNOWING: [&str; 7] = ["backup", "restore", "info", "expire", "archive-get", "annotate", "repo-copy"];
@@ -157,6 +158,39 @@ fn the_next_increment_is_made_on_top_of_a_copy() {
     assert_eq!(labels(&rig, "--repo=1"), labels(&rig, "--repo=2"));
     let target = restored(&rig, &["--repo=1"]);
     assert_eq!(target.table_digest("postgres"), digest);
+}
+
+#[test]
+fn all_wal_since_the_backup_comes_along_where_that_is_wanted() {
+    let rig = rig();
+    rig.cluster.sql("postgres", "create table mark (id int primary key)");
+    rig.backup();
+    set_mark(&rig.cluster);
+    let mark = set_mark(&rig.cluster);
+    let last = rig.archived_segment();
+    assert!(copy(&rig, &[]).success());
+    let archived = |segment: &str| {
+        second(&rig).join("pgbr/demo/archive/15-1").join(&segment[..16]).join(segment).exists()
+    };
+    assert!(!archived(&last), "only what the backup needs");
+    let report: Value = serde_json::from_str(
+        &copy(&rig, &["--wal=newest", "--output=json", "--log-level-console=off"]).stdout,
+    )
+    .expect("a report is JSON");
+    assert_eq!(
+        (report["backups"][0]["copied"].as_bool(), report["wal"]["last"].as_str()),
+        (Some(false), Some(&*last))
+    );
+    assert!(archived(&last));
+    // The copy does without the original.
+    let away = rig.pgbr.scratch().path().join("away");
+    fs::rename(rig.pgbr.repo_dir(), away).unwrap();
+    let target = rig.target();
+    rig.pgbr.ok(restore_into(&target).iter().map(String::as_str).chain(["--repo=2", "--archive-mode=off"]));
+    target.start();
+    target.wait_promoted();
+    assert_eq!(last_mark(&target), mark.id);
+    target.assert_clean();
 }
 
 #[test]

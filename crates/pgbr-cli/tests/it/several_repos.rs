@@ -7,6 +7,7 @@ use pgbr_testkit::{Cluster, Finished};
 use serde_json::{Value, json};
 
 use crate::rig::{PASS, Rig, assert_one_error, restore_into, said};
+use crate::world::set_mode;
 
 /// Two repositories, the second one encrypted, in both of which the stanza was made.
 fn two() -> Rig {
@@ -170,6 +171,93 @@ fn one_that_fails_does_not_keep_the_others_from_their_work() {
     assert!(!place.exists(), "nothing grew where the first one was");
     fs::rename(&kept, &place).unwrap();
     assert_eq!(info(&rig, &[])[0]["status"]["code"], 0);
+}
+
+#[test]
+fn one_that_cannot_be_written_to_can_be_restored_from() {
+    let rig = two();
+    let label =
+        |text: &str| text.lines().find_map(|line| Some(line.split_once("new backup label = ")?.1.to_owned()));
+    let made = label(&rig.pgbr.ok(["backup", "--type=full", "--repo=2"])).expect("a backup has a label");
+    for (path, mode) in [("lease", 0o500), ("pin", 0o500), ("", 0o500)] {
+        let dir = second(&rig).join("pgbr/demo").join(path);
+        if dir.exists() {
+            set_mode(&dir, mode);
+        }
+    }
+    let text = said(&rig.pgbr.fails(41, ["expire"]));
+    says(&text, &["ERROR: [041]: repo2: ", "expire command failed on repo2"]);
+    let (target, finished) = restored(&rig, &[]);
+    assert!(finished.success(), "{finished:#?}");
+    says(
+        &said(&finished),
+        &[
+            "repo1 is passed over: no backup set to restore",
+            "WARN: repo2: the repository cannot be written to",
+        ],
+    );
+    says(&said(&finished), &[&format!("repo2: restore backup set {made}")]);
+    assert!(target.data_dir().join("global/pg_control").exists());
+    for path in ["", "lease", "pin"] {
+        let dir = second(&rig).join("pgbr/demo").join(path);
+        if dir.exists() {
+            set_mode(&dir, 0o700);
+        }
+    }
+}
+
+/// The shape of the document, with what differs from run to run left out.
+#[test]
+fn the_document_of_two_repositories() {
+    let rig = two();
+    rig.pgbr.ok(["backup", "--type=full", "--repo=2"]);
+    rig.pgbr.ok(["backup", "--type=full", "--repo=1"]);
+    let mut shown = info(&rig, &[]);
+    forget(&mut shown);
+    let backup = |key: u64| {
+        json!({
+            "archive": {"start": "", "stop": ""}, "backrest": {"format": 5, "version": ""},
+            "database": {"id": 1, "repo-key": key}, "error": false,
+            "info": {"delta": 0, "repository": {"delta": 0, "size": 0}, "size": 0}, "label": "",
+            "lsn": {"start": "", "stop": ""}, "prior": null, "reference": null,
+            "timestamp": {"start": 0, "stop": 0}, "type": "full",
+        })
+    };
+    let archive =
+        |key: u64| json!({"database": {"id": 1, "repo-key": key}, "id": "15-1", "max": "", "min": ""});
+    let db = |key: u64| json!({"id": 1, "repo-key": key, "system-id": 0, "version": ""});
+    let status = json!({"code": 0, "message": "ok"});
+    let wanted = json!([{
+        "archive": [archive(1), archive(2)],
+        "backup": [backup(2), backup(1)],
+        "cipher": "mixed",
+        "db": [db(1), db(2)],
+        "name": "demo",
+        "repo": [
+            {"cipher": "none", "key": 1, "status": status},
+            {"cipher": "aes-256-gcm", "key": 2, "status": status},
+        ],
+        "status": {"code": 0, "lock": {"backup": {"held": false}, "restore": {"held": false}}, "message": "ok"},
+    }]);
+    assert_eq!(shown, wanted);
+}
+
+fn forget(value: &mut Value) {
+    const DIFFER: [&str; 10] =
+        ["start", "stop", "min", "max", "label", "version", "system-id", "size", "delta", "time"];
+    match value {
+        Value::Array(items) => items.iter_mut().for_each(forget),
+        Value::Object(fields) => {
+            for (name, field) in fields {
+                match field {
+                    Value::String(text) if DIFFER.contains(&name.as_str()) => text.clear(),
+                    Value::Number(number) if DIFFER.contains(&name.as_str()) => *number = 0.into(),
+                    other => forget(other),
+                }
+            }
+        }
+        _ => {}
+    }
 }
 
 #[test]
