@@ -1,6 +1,6 @@
 //! Stanzas: which clusters' backups and WAL lie under a name.
 
-use futures::stream::TryStreamExt;
+use futures::stream::{StreamExt, TryStreamExt};
 use object_store::path::Path;
 use pgbr_manifest::{ArchiveId, PgVersion, StanzaName, SystemId};
 use serde::{Deserialize, Serialize};
@@ -89,8 +89,8 @@ impl Record for StanzaRecord {
 
 /// How many entries a stanza's history has at most.
 const MAX_HISTORY: usize = 1000;
-/// How many deletions are under way at once.
-const DELETIONS: usize = 16;
+/// How many objects are taken away at a time.
+const DELETIONS: usize = 1000;
 
 impl Stanza {
     /// Makes a stanza for a cluster.
@@ -212,9 +212,14 @@ impl Stanza {
             let stays = matches!(key, Some(ParsedKey::Stanza { .. } | ParsedKey::Lease { .. }));
             async move { !stays }
         });
-        others
-            .try_for_each_concurrent(DELETIONS, |object| async move { store.delete(&object.key).await })
-            .await?;
+        // By parts, so that what is listed is not all held in memory.
+        let mut others = others.try_chunks(DELETIONS).map_err(|broken| broken.1).boxed();
+        while let Some(objects) = others.try_next().await? {
+            let keys = objects.into_iter().map(|object| object.key).collect();
+            if let Some(first) = store.delete_all(keys).await?.into_iter().next() {
+                return Err(first.error);
+            }
+        }
         for leftover in store.leftovers(&keys.stanza_dir(name)).await? {
             store.remove_leftover(leftover).await?;
         }
