@@ -1,9 +1,12 @@
 //! Each kind of object store by the real program, from the stanza to the last expire: what every change has to keep working. The whole
 //! suite runs over each of them by `scripts/test-stores.sh`.
 
-use pgbr_testkit::{AzureServer, Bucket, GcsServer, S3Server, StoreKind};
+use std::thread::sleep;
+use std::time::Duration;
 
-use crate::rig::{Rig, restore_into};
+use pgbr_testkit::{Act, AzureServer, Bucket, GcsServer, S3Server, StoreKind};
+
+use crate::rig::{Rig, restore_into, said};
 use crate::world::{assert_pgbench_whole, last_mark, set_mark};
 
 /// A full and an increment under load, a restore to a moment between them and one to the end, and the full expired.
@@ -73,5 +76,60 @@ fn over_tls() {
         rig.pgbr.set("global", "repo1-storage-ca-path", &dir);
         rig.still_archives();
         assert_eq!(rig.labels().len(), 1);
+    }
+}
+
+/// Somebody with the right to delete has emptied the bucket, which keeps versions.
+#[test]
+fn what_was_deleted_is_restored_as_it_was() {
+    let rig = Rig::in_bucket(S3Server::shared().versioned_bucket());
+    rig.cluster.sql("postgres", "create table mark (id int primary key)");
+    rig.backup();
+    let mark = set_mark(&rig.cluster);
+    rig.archived_segment();
+    // S3 tells times by seconds.
+    sleep(Duration::from_millis(1100));
+    let query = "select to_char(clock_timestamp() at time zone 'UTC', 'YYYY-MM-DD HH24:MI:SS') || '+00'";
+    let moment = rig.cluster.sql("postgres", query).trim().to_owned();
+    sleep(Duration::from_millis(1100));
+    rig.cluster.stop(pgbr_testkit::StopMode::Immediate);
+    rig.objects().list("").iter().for_each(|key| rig.objects().remove(key));
+    assert!(rig.objects().list("").is_empty());
+
+    let target = rig.target();
+    let then = format!("--repo-target-time={moment}");
+    let one = "--repo=1".to_owned();
+    rig.pgbr.fails(55, restore_into(&target));
+    rig.pgbr.ok(restore_into(&target).into_iter().chain([one, then]));
+    target.start();
+    target.wait_promoted();
+    assert_eq!(last_mark(&target), mark.id);
+    target.assert_clean();
+}
+
+/// A pack that the store will not let go of is told, and the rest goes; the next expire tries again.
+#[test]
+fn expire_tells_what_it_could_not_remove() {
+    for kind in StoreKind::CLOUD {
+        let rig = Rig::in_bucket(Bucket::of(kind));
+        let (old, new) = (rig.backup(), rig.backup());
+        let packs = format!("backup/{old}/pack/");
+        let kept = rig.objects().list(&rig.key(&packs));
+        let [first, ..] = kept.as_slice() else { panic!("{old} has packs") };
+        let locked = first.clone();
+        rig.pgbr.proxy().act(move |request| match request.method.as_str() {
+            "POST" => Act::refuse(kind, 501, "NotImplemented"),
+            "DELETE" if request.path.ends_with(&locked) => Act::refuse(kind, 403, "AccessDenied"),
+            _ => Act::Pass,
+        });
+        let finished = rig.pgbr.run(["expire", "--repo1-retention-full=1"]);
+        assert_eq!(finished.code, Some(0), "{finished:#?}");
+        let told = said(&finished);
+        assert!(told.contains("unable to remove 1 of the packs") && told.contains("AccessDenied"), "{told}");
+        assert_eq!(rig.labels(), [new.as_str()]);
+        assert_eq!(rig.objects().list(&rig.key(&packs)), [first.as_str()]);
+        rig.pgbr.proxy().pass();
+        rig.pgbr.ok(["expire", "--repo1-retention-full=1"]);
+        assert!(rig.objects().list(&rig.key(&packs)).is_empty());
     }
 }
