@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use pgbr::{
     ArchiveGetRequest, ArchivePushRequest, BackupLabel, BackupRepo, BackupReport, BackupRequest, BackupType,
-    Clock, ClusterAccess, Compression, ConnectOptions, Databases, Got, Host, InfoRequest, Places,
+    Backups, Clock, ClusterAccess, Compression, ConnectOptions, Databases, Got, Host, InfoRequest, Places,
     RecoveryAction, RecoveryGoal, RepoAccess, RestoreRequest, StandbyUse, StanzaCreateRequest, StanzaName,
     Store, SystemClock, archive_get, archive_push, backup, info, restore, stanza_create,
 };
@@ -94,9 +94,21 @@ impl<'a> Rig<'a> {
 
     /// A backup of what lies in `global` and at the top: a dozen requests, and all that a commit does.
     async fn backup(&self, host: &Host, kind: BackupType, repo: RepoAccess) -> pgbr::Result<BackupReport> {
-        let repo = BackupRepo { pack_size: 256 << 10, ..BackupRepo::new(1, repo) };
+        self.backup_to(host, kind, vec![repo]).await.map(|mut backups| backups.made.remove(0))
+    }
+
+    /// The same in several repositories, numbered from 1.
+    async fn backup_to(
+        &self,
+        host: &Host,
+        kind: BackupType,
+        repos: Vec<RepoAccess>,
+    ) -> pgbr::Result<Backups> {
+        let numbered = (1..)
+            .zip(repos)
+            .map(|(number, repo)| BackupRepo { pack_size: 256 << 10, ..BackupRepo::new(number, repo) });
         let request = BackupRequest {
-            repos: vec![repo],
+            repos: numbered.collect(),
             stanza: stanza(),
             cluster: self.access(),
             others: Vec::new(),
@@ -115,7 +127,7 @@ impl<'a> Rig<'a> {
             annotation: BTreeMap::new(),
             archive_program: String::new(),
         };
-        backup(host, request).await.map(|mut backups| backups.made.remove(0))
+        backup(host, request).await
     }
 
     /// What is listed now. All of it can be read.
@@ -284,4 +296,42 @@ async fn broken_backup(cluster: &Cluster, kind: BackupType, fault: Fault) -> Don
         rig.assert_whole(next.label).await;
     }
     Done { reached: reached(fault, &store), committed: made.is_ok(), resumed: next.resumed.is_some() }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_failing_store_spoils_no_backup_in_another() {
+    let cluster = Cluster::builder(15).conf("wal_keep_size", "8GB").start();
+    let (mut lost, mut made) = (0, 0);
+    for n in (0..).step_by(AT_ONCE * 3) {
+        let faults = (n..n + AT_ONCE * 3).step_by(3).flat_map(failures);
+        let done = futures::future::join_all(faults.map(|fault| half_broken_backup(&cluster, fault))).await;
+        lost += done.iter().filter(|done| !done.committed).count();
+        made += done.iter().filter(|done| done.reached && done.committed).count();
+        if !done.iter().any(|done| done.reached) {
+            assert!(n > 10 && lost > 8 && made > 1, "{n} requests, {lost} lost, {made} made");
+            return;
+        }
+    }
+}
+
+/// A backup to two repositories, the first or the second of which has a fault.
+async fn half_broken_backup(cluster: &Cluster, fault: Fault) -> Done {
+    let (sound, broken) = (Rig::new(cluster).await, Rig::new(cluster).await);
+    let (repo, store) = faulty(broken.path(), fault);
+    let first = matches!(fault, Fault::Fails(n) | Fault::ActsAndFails(n) | Fault::Dies(n) if n % 2 == 0);
+    let (repos, number) = if first { (vec![repo, sound.sound()], 2) } else { (vec![sound.sound(), repo], 1) };
+    let backups = sound.backup_to(&Host::system(), BackupType::Full, repos).await;
+    let backups = backups.unwrap_or_else(|error| panic!("{fault:?}: no backup in either: {error}"));
+    let report = backups.made.iter().find(|report| report.repo == number);
+    let report = report.unwrap_or_else(|| panic!("{fault:?}: none in the sound one: {backups:?}"));
+    assert_eq!(backups.made.len() + backups.failed.len(), 2, "{fault:?}");
+    assert_eq!(sound.listed().await, [report.label], "{fault:?}");
+    sound.assert_whole(report.label).await;
+    let listed = broken.listed().await;
+    let committed = backups.made.iter().any(|report| report.repo != number);
+    assert!(!committed || listed.len() == 1, "{fault:?}: {listed:?}");
+    if let [label] = listed[..] {
+        broken.assert_whole(label).await;
+    }
+    Done { reached: reached(fault, &store), committed, resumed: false }
 }
