@@ -45,6 +45,7 @@ pub fn run(
     let env: Vec<_> = env.into_iter().collect();
     let args: Vec<_> = args.into_iter().collect();
     let gets_wal = args.iter().any(|arg| arg == Command::ArchiveGet.name());
+    let worker = args.iter().any(|arg| arg.to_string_lossy().ends_with(":async"));
     // The options may not be known, the command is: a server in recovery must not take a slip in a file, or a defect, for the end of the WAL.
     let failed = |number| if gets_wal { commands::archive_get_exit(None, number) } else { number };
     let command = || match config::settings(args, env.iter().cloned()) {
@@ -56,7 +57,9 @@ pub fn run(
     };
     // What panicked, and where, has been told already.
     let ended = catch_unwind(AssertUnwindSafe(command));
-    ExitCode::from(ended.unwrap_or_else(|_| failed(ErrorCode::Assert.number())))
+    let code = ended.unwrap_or_else(|_| failed(ErrorCode::Assert.number()));
+    // Nobody waits for a worker but the first process of a container, which may be the server: it takes any other code for a crash of its own.
+    ExitCode::from(if worker { code.min(1) } else { code })
 }
 
 fn run_settings(mut settings: Settings, env: &[(OsString, OsString)]) -> u8 {

@@ -279,6 +279,9 @@ fn what_cannot_be_archived_is_told_at_once() {
     let stopped = rig.rig.pgbr.run(["archive-push", &path.display().to_string()]);
     assert_one_error(&stopped, 62, &["stop file exists"]);
     rig.rig.pgbr.ok(["start"]);
+    // A worker's failure is in its log; its exit code would tell a server that is the first process of a container of a crash.
+    rig.rig.pgbr.fails(1, ["archive-push:async", "/nowhere"]);
+    assert!(rig.log().contains("archive-push:async command end: aborted with exception"), "{}", rig.log());
     // Nothing of it stands in the way of what needs the archive's lock.
     rig.rig.pgbr.ok(["stanza-upgrade"]);
 }
@@ -430,20 +433,21 @@ fn recovery_reads_ahead() {
     assert!(text.contains("unable to find 0000000100000000000000FF in the archive"), "{text}");
 }
 
-/// The store answers one request of twenty wrongly or not at all, and then goes away for a while.
+/// The store answers one request of five wrongly or not at all, and then goes away for a while.
 #[test]
 fn a_store_that_fails_gets_everything_in_the_end() {
     let rig = Async::on(StoreKind::S3, |pgbr| pgbr.encrypt(1, "aes-256-gcm", PASS));
     let proxy = rig.rig.pgbr.proxy();
-    proxy.break_some(5, 0x5EED);
+    proxy.break_some(20, 0x5EED);
     rig.write(60);
     proxy.leave();
     rig.write(5);
     std::thread::sleep(Duration::from_secs(3));
     proxy.come_back();
-    proxy.pass();
     let segments = rig.settle();
+    proxy.pass();
     println!("{} segments, {} requests", segments.len(), proxy.seen().len());
+    assert!(proxy.seen().len() > segments.len() + 5, "nothing was tried again");
     rig.assert_whole(&segments);
 }
 
@@ -481,4 +485,39 @@ fn requests_of_single_calls() {
     assert_eq!(get(), puts_gets((0, 1)), "warm");
     fs::remove_dir_all(&facts).unwrap();
     assert_eq!(get(), puts_gets((0, 3)), "cold");
+}
+
+/// What the server waits for while the worker is ahead of it. Printed, for a machine may be busy.
+#[test]
+fn handing_over_what_is_archived_already() {
+    let rig = Async::new(|pgbr| pgbr.set("global", "log-level-console", "off"));
+    rig.write(1);
+    rig.settle();
+    rig.rig.cluster.set_conf("archive_command", "false");
+    rig.rig.cluster.reload();
+    rig.write(40);
+    let status = rig.rig.cluster.data_dir().join("pg_wal/archive_status");
+    let ready = fs::read_dir(status).unwrap().flatten();
+    let names =
+        ready.filter_map(|entry| Some(entry.file_name().to_str()?.strip_suffix(".ready")?.to_owned()));
+    let names: BTreeSet<String> = names.collect();
+    let push = |name: &String| {
+        let begun = Instant::now();
+        rig.rig.pgbr.ok(["archive-push", &rig.wal(name).display().to_string()]);
+        begun.elapsed()
+    };
+    println!("the first of {} files: {:?}", names.len(), names.iter().next().map(push));
+    let out = rig.spool().join("out");
+    wait_until(LIMIT, "the worker to be done", || names.iter().all(|n| out.join(format!("{n}.ok")).exists()));
+    let mut times: Vec<Duration> = names.iter().map(push).collect();
+    times.sort_unstable();
+    println!(
+        "the others: {:?} at least, {:?} in the middle, {:?} at most",
+        times[0],
+        times[times.len() / 2],
+        times[times.len() - 1]
+    );
+    let version = Instant::now();
+    rig.rig.pgbr.ok(["start"]);
+    println!("a command that does nothing: {:?}", version.elapsed());
 }
