@@ -208,7 +208,7 @@ fn a_worker_that_is_killed_loses_nothing() {
                 .flatten()
                 .any(|e| e.path().extension().is_some_and(|e| e == "ready"))
         };
-        while (!writer.is_finished() || waits()) && begun.elapsed() < Duration::from_secs(30) {
+        while (!writer.is_finished() || waits()) && begun.elapsed() < Duration::from_secs(20) {
             state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
             std::thread::sleep(Duration::from_millis(30 + (state >> 33) % 250));
             if let Some(pid) = rig.worker() {
