@@ -245,6 +245,42 @@ fn a_store_that_is_away_delays_and_nothing_more() {
     rig.assert_whole(&rig.settle());
 }
 
+/// One of two repositories is away: the other gets its WAL, and the server keeps its own until both have it.
+#[test]
+fn a_repository_that_is_away_keeps_the_server_from_removing_its_wal() {
+    let rig = Async::new(|pgbr| {
+        let second = pgbr.scratch().dir("second");
+        pgbr.set("global", "repo2-path", &second.display().to_string());
+        pgbr.set("global", "archive-timeout", "2");
+    });
+    rig.write(2);
+    let before = rig.settle();
+    let (place, kept) =
+        (rig.rig.pgbr.scratch().path().join("second"), rig.rig.pgbr.scratch().path().join("kept"));
+    fs::rename(&place, &kept).unwrap();
+    rig.write(20);
+    let last = rig.rig.cluster.switch_wal();
+    wait_until(LIMIT, "the first repository to have it all", || rig.object(&last).exists());
+    rig.rig.cluster.sql("postgres", "checkpoint");
+    let out = rig.spool().join("out");
+    for n in number(before.last().unwrap()) + 1..=number(&last) {
+        let name = format!("00000001{:08X}{:08X}", n / 4096, n % 4096);
+        assert!(rig.wal(&name).exists(), "{name} was removed");
+        assert!(!out.join(format!("{name}.ok")).exists(), "{name} is called archived");
+    }
+    wait_until(LIMIT, "the server to be told why", || {
+        rig.rig.cluster.log().contains("repo2: unable to reach")
+    });
+    fs::rename(&kept, &place).unwrap();
+    rig.rig.wait_archived(&last);
+    for segment in rig.settle() {
+        assert!(
+            place.join("pgbr/demo/archive/15-1").join(&segment[..16]).join(&segment).exists(),
+            "{segment}"
+        );
+    }
+}
+
 #[test]
 fn what_cannot_be_archived_is_told_at_once() {
     let rig = Async::new(|_| ());

@@ -1,6 +1,7 @@
 //! WAL in several repositories: each gets its own, and any of them serves.
 
 use std::fs;
+use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 
 use pgbr_testkit::{Pgbr, StoreKind, own};
@@ -111,4 +112,29 @@ fn wal_comes_from_the_first_repository_that_has_it_whole() {
     let unfound = get(missing, &[]);
     assert_eq!(unfound.code, Some(1), "{unfound:#?}");
     assert!(!got.exists());
+}
+
+/// A push that still knows a repository which was here before seals for keys that are gone. A backup finds that out before it is listed.
+#[test]
+fn a_backup_refuses_wal_that_was_sealed_for_another_repository() {
+    let cluster = cluster();
+    let pgbr = Pgbr::on(StoreKind::Posix, env!("CARGO_BIN_EXE_pgbr"), STANZA, &cluster);
+    let rig = Rig::around(cluster, pgbr, |pgbr| pgbr.encrypt(1, "aes-256-gcm", PASS));
+    // One with the same passphrase and other keys, whose objects come into the first.
+    let before = Pgbr::on(StoreKind::Posix, env!("CARGO_BIN_EXE_pgbr"), STANZA, &rig.cluster);
+    before.encrypt(1, "aes-256-gcm", PASS);
+    before.ok(["stanza-create"]);
+    let archive = |pgbr: &Pgbr| pgbr.repo_dir().join("pgbr/demo/archive");
+    let (from, to) = (archive(&before), archive(&rig.pgbr));
+    let push = before.archive_command().replace("%p", "\"$1\"");
+    let copy = format!("mkdir -p {1} && cp -r {0}/. {1}/", from.display(), to.display());
+    let script = rig.pgbr.scratch().file("push.sh", format!("#!/bin/sh\n{push} && {copy}\n"));
+    fs::set_permissions(&script, fs::Permissions::from_mode(0o755)).unwrap();
+    rig.cluster.set_conf("archive_command", &format!("{} %p", script.display()));
+    rig.cluster.reload();
+    let failed = rig.pgbr.run(["backup", "--type=full", "--no-expire-auto"]);
+    assert_one_error(&failed, 28, &["archive/15-1/", "does not belong here"]);
+    assert!(rig.labels().is_empty(), "a backup is listed whose WAL nobody can read");
+    rig.pgbr.archive_from(&rig.cluster);
+    rig.backup();
 }

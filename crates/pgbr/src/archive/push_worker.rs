@@ -37,7 +37,7 @@ const UNDER_WAY: (usize, usize) = (8, 64);
 /// How long what is under way may take when the worker is to end.
 const LAST_WORDS: Duration = Duration::from_secs(20);
 /// For how long nothing but failures is looked at before another worker is to try with settings that are read anew.
-const HOPE: Duration = Duration::from_secs(60);
+const HOPE: Duration = Duration::from_secs(600);
 /// How often it is seen whether the worker is still wanted, and whether what it knows of the queue is right.
 const CARE: Duration = Duration::from_millis(250);
 /// How often the queue is looked at while there is work, or was a moment ago; and later.
