@@ -261,7 +261,7 @@ async fn read(mut body: HttpResponseBody) -> Bytes {
 /// Sorts a failed request by whether it may be repeated. All may, since every create is resolved by reading it back, but for those that
 /// would fail in the same way again.
 pub(super) fn sorted(error: &reqwest::Error, at: &str) -> HttpError {
-    let kind = if is_refused_certificate(error) || error.is_builder() {
+    let kind = if is_lasting_failure_of_tls(error) || error.is_builder() {
         HttpErrorKind::Unknown
     } else if error.is_connect() {
         HttpErrorKind::Connect
@@ -290,11 +290,13 @@ fn innermost(error: &(dyn StdError + 'static)) -> String {
     last.to_string()
 }
 
-/// Whether TLS failed for a reason that stays: a certificate that is not to be trusted, or no common protocol.
-fn is_refused_certificate(error: &(dyn StdError + 'static)) -> bool {
+/// Whether TLS failed for a reason that stays: a certificate that is not to be trusted, a server that does not speak it, or none of its
+/// versions that are known here.
+fn is_lasting_failure_of_tls(error: &(dyn StdError + 'static)) -> bool {
+    use rustls::Error::{InvalidCertificate, InvalidMessage, PeerIncompatible};
     let mut next = Some(error);
     while let Some(error) = next {
-        if matches!(error.downcast_ref(), Some(rustls::Error::InvalidCertificate(_))) {
+        if let Some(InvalidCertificate(_) | InvalidMessage(_) | PeerIncompatible(_)) = error.downcast_ref() {
             return true;
         }
         // An I/O error that holds another error does not name it as its source, but that one's.

@@ -281,6 +281,20 @@ async fn a_certificate_is_checked() {
     assert!(matches!(with(&empty), Err(Error::StoreOptions { .. })));
 }
 
+#[tokio::test]
+async fn a_server_without_tls_is_not_tried_for_long() {
+    for kind in [StoreKind::S3, StoreKind::Azure] {
+        let bucket = Bucket::of(kind);
+        let began = Instant::now();
+        let https = bucket.endpoint().replacen("http://", "https://", 1);
+        let mut options = options_at(&bucket, &https);
+        options.connect.verify_tls = false;
+        let error = Store::cloud(&options).unwrap().head(&key()).await.unwrap_err();
+        assert!(matches!(error, Error::Unavailable { .. }), "{}", said(&error));
+        assert!(began.elapsed() < Duration::from_secs(10), "{kind:?}: that does not pass");
+    }
+}
+
 /// As in pgBackRest: TLS is with the host that is connected to, the endpoint's name is in the request.
 #[tokio::test]
 async fn another_host_can_be_connected_to() {
