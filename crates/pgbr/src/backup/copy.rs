@@ -866,3 +866,35 @@ fn file_record(path: &RelPath, file_meta: &pgbr_pg::FileMeta, kind: EntryKind) -
         FileRecord { path: path.clone(), meta: meta(file_meta), size, mtime_ns, ctime_ns, inode, flags };
     Ok(Candidate { record, relation })
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn frames_of_several_branches_share_a_job_where_their_bytes_are_the_same() {
+        let mut jobs = Vec::new();
+        let mut add = |branch, number, raw: Option<&[u8]>| {
+            let raw = raw.map(<[u8]>::to_vec);
+            join(&mut jobs, branch, RawFrame { number, raw, rows: Vec::new() });
+        };
+        // Each branch gives what it has gathered before, and then the run itself.
+        add(0, 7, Some(b"before"));
+        add(0, 8, None);
+        add(1, 3, Some(b"before"));
+        add(1, 4, None);
+        add(2, 0, Some(b"other"));
+        add(2, 1, None);
+        // Content that comes again is a frame of its own.
+        add(2, 2, Some(b"other"));
+        let frames = |job: &SealJob| job.frames.iter().map(|f| (f.branch, f.number)).collect::<Vec<_>>();
+        let found: Vec<_> = jobs.iter().map(|job| (job.raw.as_deref(), frames(job))).collect();
+        let wanted: [(Option<&[u8]>, Vec<(usize, u64)>); 4] = [
+            (Some(b"before"), vec![(0, 7), (1, 3)]),
+            (None, vec![(0, 8), (1, 4), (2, 1)]),
+            (Some(b"other"), vec![(2, 0)]),
+            (Some(b"other"), vec![(2, 2)]),
+        ];
+        assert_eq!(found, wanted);
+    }
+}
