@@ -27,16 +27,16 @@ impl Clock for Hasty {
     }
 }
 
-fn hasty() -> Host {
+pub(crate) fn hasty() -> Host {
     Host { clock: Arc::new(Hasty(AtomicU64::new(0))), ..Host::system() }
 }
 
-fn stanza() -> StanzaName {
+pub(crate) fn stanza() -> StanzaName {
     "main".parse().unwrap()
 }
 
 /// A repository directory by way of a store with something wrong.
-fn faulty(directory: &Path, fault: Fault) -> (RepoAccess, Arc<FaultStore>) {
+pub(crate) fn faulty(directory: &Path, fault: Fault) -> (RepoAccess, Arc<FaultStore>) {
     let mut wrapper = None;
     let store = Store::local_wrapped(directory, false, |inner| {
         let faults = FaultStore::new(inner, fault);
@@ -47,7 +47,7 @@ fn faulty(directory: &Path, fault: Fault) -> (RepoAccess, Arc<FaultStore>) {
 }
 
 /// Whether a run came as far as the request that goes wrong.
-fn reached(fault: Fault, store: &FaultStore) -> bool {
+pub(crate) fn reached(fault: Fault, store: &FaultStore) -> bool {
     match fault {
         Fault::Fails(n) | Fault::ActsAndFails(n) | Fault::Dies(n) => store.requests() > n,
         _ => true,
@@ -55,13 +55,13 @@ fn reached(fault: Fault, store: &FaultStore) -> bool {
 }
 
 /// A repository with the stanza of a cluster.
-struct Rig<'a> {
+pub(crate) struct Rig<'a> {
     cluster: &'a Cluster,
     directory: tempfile::TempDir,
 }
 
 impl<'a> Rig<'a> {
-    async fn new(cluster: &'a Cluster) -> Self {
+    pub(crate) async fn new(cluster: &'a Cluster) -> Self {
         let rig = Self { cluster, directory: tempfile::tempdir().unwrap() };
         let request = StanzaCreateRequest {
             repo: rig.sound(),
@@ -74,11 +74,11 @@ impl<'a> Rig<'a> {
         rig
     }
 
-    fn path(&self) -> &Path {
+    pub(crate) fn path(&self) -> &Path {
         self.directory.path()
     }
 
-    fn sound(&self) -> RepoAccess {
+    pub(crate) fn sound(&self) -> RepoAccess {
         RepoAccess::plain(self.path())
     }
 
@@ -93,7 +93,12 @@ impl<'a> Rig<'a> {
     }
 
     /// A backup of what lies in `global` and at the top: a dozen requests, and all that a commit does.
-    async fn backup(&self, host: &Host, kind: BackupType, repo: RepoAccess) -> pgbr::Result<BackupReport> {
+    pub(crate) async fn backup(
+        &self,
+        host: &Host,
+        kind: BackupType,
+        repo: RepoAccess,
+    ) -> pgbr::Result<BackupReport> {
         self.backup_to(host, kind, vec![repo]).await.map(|mut backups| backups.made.remove(0))
     }
 
@@ -132,38 +137,16 @@ impl<'a> Rig<'a> {
 
     /// What is listed now. All of it can be read.
     async fn listed(&self) -> Vec<BackupLabel> {
-        let request = InfoRequest { repo: self.sound(), stanza: Some(stanza()), set: None };
-        let report = info(&Host::system(), request).await.unwrap();
-        let [found] = report.stanzas.as_slice() else { panic!("one stanza: {report:?}") };
-        assert!(found.unreadable.is_empty() && found.error.is_none(), "{found:?}");
-        found.backups.iter().map(|summary| summary.label).collect()
+        listed(self.sound()).await
     }
 
     /// Restores a backup: every byte of it is read and checked.
-    async fn assert_whole(&self, label: BackupLabel) {
+    pub(crate) async fn assert_whole(&self, label: BackupLabel) {
         let host = Host::system();
         let place = self.sound().open_stanza(&host, &stanza()).await.unwrap();
         let segment = pgbr::load(&place.backups, label).await.unwrap().summary.wal.start;
         self.push(self.sound(), self.cluster.data_dir().join(format!("pg_wal/{segment}"))).await.unwrap();
-        let target = tempfile::tempdir().unwrap();
-        let request = RestoreRequest {
-            repo: self.sound(),
-            stanza: stanza(),
-            set: Some(label),
-            places: Places { pg_data: target.path().to_owned(), ..Places::default() },
-            databases: Databases::default(),
-            goal: RecoveryGoal::Immediate,
-            exclusive: false,
-            action: RecoveryAction::Pause,
-            timeline: None,
-            restore_command: "false".to_owned(),
-            recovery_options: Vec::new(),
-            archive_off: false,
-            threads: 1,
-        };
-        restore(&host, request)
-            .await
-            .unwrap_or_else(|error| panic!("{label} is listed and not whole: {error}"));
+        assert_restores(self.sound(), label).await;
     }
 
     async fn push(&self, repo: RepoAccess, file: PathBuf) -> pgbr::Result<()> {
@@ -178,6 +161,38 @@ impl<'a> Rig<'a> {
         };
         archive_push(&Host::system(), request).await.map(drop)
     }
+}
+
+/// What a repository lists. All of it can be read.
+pub(crate) async fn listed(repo: RepoAccess) -> Vec<BackupLabel> {
+    let request = InfoRequest { repo, stanza: Some(stanza()), set: None };
+    let report = info(&Host::system(), request).await.unwrap();
+    let [found] = report.stanzas.as_slice() else { panic!("one stanza: {report:?}") };
+    assert!(found.unreadable.is_empty() && found.error.is_none(), "{found:?}");
+    found.backups.iter().map(|summary| summary.label).collect()
+}
+
+/// Restores a backup: every byte of it is read and checked.
+pub(crate) async fn assert_restores(repo: RepoAccess, label: BackupLabel) {
+    let target = tempfile::tempdir().unwrap();
+    let request = RestoreRequest {
+        repo,
+        stanza: stanza(),
+        set: Some(label),
+        places: Places { pg_data: target.path().to_owned(), ..Places::default() },
+        databases: Databases::default(),
+        goal: RecoveryGoal::Immediate,
+        exclusive: false,
+        action: RecoveryAction::Pause,
+        timeline: None,
+        restore_command: "false".to_owned(),
+        recovery_options: Vec::new(),
+        archive_off: false,
+        threads: 1,
+    };
+    restore(&Host::system(), request)
+        .await
+        .unwrap_or_else(|error| panic!("{label} is listed and not whole: {error}"));
 }
 
 #[tokio::test(flavor = "multi_thread")]

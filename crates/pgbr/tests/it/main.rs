@@ -5,4 +5,5 @@
 mod archiving;
 mod example;
 mod expire;
+mod faulty_copy;
 mod faulty_store;
