@@ -88,6 +88,7 @@ pub struct PushWorkerReport {
 pub async fn archive_push_worker(host: &Host, request: PushWorkerRequest) -> Result<PushWorkerReport> {
     let out = Outbox::new(&request.spool, &request.stanza, &push_scope(&request.scope, &request.wal_dir));
     out.prepare()?;
+    out.sweep();
     let now = host.clock.monotonic();
     let repos = request.repos.iter().map(|(key, access)| {
         let source = Source::new(*key, access, &request.stanza, None).keeping();

@@ -132,6 +132,21 @@ impl Outbox {
         files.collect()
     }
 
+    /// Takes away what processes that have died were about to write.
+    pub(super) fn sweep(&self) {
+        for entry in fs::read_dir(&self.dir).into_iter().flatten().flatten() {
+            let name = entry.file_name();
+            let pid =
+                name.to_str().and_then(|name| name.strip_suffix(".tmp")?.rsplit('.').next()?.parse().ok());
+            let dead = pid
+                .and_then(rustix::process::Pid::from_raw)
+                .is_some_and(|pid| rustix::process::test_kill_process(pid) == Err(rustix::io::Errno::SRCH));
+            if dead {
+                remove(&entry.path());
+            }
+        }
+    }
+
     /// Asks for a worker with these settings: one with others ends.
     pub(super) fn want_scope(&self) -> Result<()> {
         if self.scope_wanted() { Ok(()) } else { self.write("scope", &self.scope) }
@@ -351,6 +366,12 @@ mod tests {
         assert!(out.has_ok(FILE));
         out.forget(FILE);
         assert!(!out.has_ok(FILE) && out.files().is_empty());
+        // Process numbers end far below the first; the second is this one's.
+        let staged = [2_000_000_000_u32, std::process::id()]
+            .map(|pid| ok.with_file_name(format!("{FILE}.ok.{pid}.tmp")));
+        staged.iter().for_each(|path| fs::write(path, "").unwrap());
+        out.sweep();
+        assert_eq!(staged.map(|path| path.exists()), [false, true]);
     }
 
     #[test]

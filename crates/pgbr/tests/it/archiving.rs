@@ -6,11 +6,13 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use pgbr::{
-    ArchiveGetRequest, ArchivePushRequest, Cipher, Clock, Compression, Error, Got, Host, OsEntropy,
-    Passphrase, PgVersion, PushOutcome, RepoAccess, RepoError, StanzaName, Store, SystemId, archive_get,
-    archive_push,
+    ArchiveGetRequest, ArchivePushRequest, Cipher, Clock, Compression, Error, Failure, Got, HandOverRequest,
+    HandedOver, Host, OsEntropy, Passphrase, PgVersion, PushOutcome, PushWorkerRequest, RepoAccess,
+    RepoError, StanzaName, Store, SystemId, WorkerLock, archive_get, archive_push, archive_push_worker,
+    hand_over,
 };
 use pgbr_repo::{CreateOptions, NewCluster, Repo, Requests, Stanza};
+use pgbr_testkit::{Fault, FaultStore};
 
 /// A clock that the test sets.
 struct Set(AtomicU64);
@@ -242,4 +244,123 @@ async fn one_that_fails_keeps_no_other_from_its_file() {
     let stored: Vec<bool> = outcomes.iter().map(|(_, o)| matches!(o, PushOutcome::Stored { .. })).collect();
     assert_eq!(stored, [false, true, false], "{outcomes:?}");
     assert_eq!(rig.get(&name(9)).await.unwrap(), Got::Missing);
+}
+
+/// A server with three segments that wait, a store with something wrong, and the worker between them.
+struct Waiting {
+    rig: Rig,
+    faults: Arc<FaultStore>,
+    store: Store,
+    host: Host,
+}
+
+impl Waiting {
+    const SEGMENTS: u32 = 3;
+
+    async fn new(fault: Fault) -> Self {
+        let memory = Arc::new(object_store::memory::InMemory::new());
+        let mut rig = Rig::new(0).await;
+        let sound = Store::remote(memory.clone(), "memory");
+        make(&sound, SYSTEM).await;
+        rig.stores.push(sound);
+        let faults = FaultStore::new(memory, fault);
+        let store = Store::remote(faults.clone(), "memory");
+        let status = rig.dir.path().join("archive_status");
+        std::fs::create_dir(&status).unwrap();
+        for number in 1..=Self::SEGMENTS {
+            rig.segment(number, SYSTEM);
+            std::fs::write(status.join(format!("{}.ready", name(number))), "").unwrap();
+        }
+        Self { rig, faults, store, host: Host::system() }
+    }
+
+    async fn hand_over(&self, number: u32, timeout: Duration) -> pgbr::Result<HandedOver> {
+        let request = HandOverRequest {
+            spool: self.rig.dir.path().join("spool"),
+            stanza: stanza(),
+            scope: "test".to_owned(),
+            file: self.rig.dir.path().join(name(number)),
+            lock: WorkerLock { directory: self.rig.dir.path().join("lock"), repo: 1 },
+            timeout,
+            queue_max: None,
+        };
+        hand_over(&self.host, &request, &|| Ok(())).await
+    }
+
+    async fn work(&self) {
+        let request = PushWorkerRequest {
+            repos: vec![(1, access(&self.store))],
+            stanza: stanza(),
+            wal_dir: self.rig.dir.path().to_owned(),
+            spool: self.rig.dir.path().join("spool"),
+            scope: "test".to_owned(),
+            stop_files: None,
+            compression: Compression::NONE,
+            threads: 1,
+            header_check: true,
+            batch: u64::MAX,
+            idle: Duration::ZERO,
+            describe: Arc::new(|error| Failure { code: 42, text: error.to_string() }),
+        };
+        archive_push_worker(&self.host, request).await.unwrap();
+    }
+
+    /// Whatever is called archived is in the archive.
+    async fn assert_honest(&self) -> u32 {
+        let mut called = 0;
+        for number in 1..=Self::SEGMENTS {
+            let ok = self.rig.dir.path().join("spool/archive/demo/out").join(format!("{}.ok", name(number)));
+            if ok.exists() {
+                called += 1;
+                assert_eq!(self.rig.get(&name(number)).await.unwrap(), Got::Found { repo: 1 });
+            }
+        }
+        called
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_worker_gets_over_any_request_that_fails() {
+    for n in 0.. {
+        let mut reached = false;
+        for fault in [Fault::Fails(n), Fault::ActsAndFails(n)] {
+            let waiting = Waiting::new(fault).await;
+            let calls = async {
+                for number in 1..=Waiting::SEGMENTS {
+                    let done = waiting.hand_over(number, Duration::from_secs(30)).await;
+                    assert!(matches!(done, Ok(HandedOver::Archived { .. })), "{fault:?}: {done:?}");
+                }
+            };
+            tokio::join!(calls, waiting.work());
+            assert_eq!(waiting.assert_honest().await, Waiting::SEGMENTS, "{fault:?}");
+            reached |= waiting.faults.requests() > n;
+        }
+        if !reached {
+            assert!(n > 4, "it took {n} requests");
+            break;
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_worker_whose_store_dies_calls_nothing_archived_that_is_not() {
+    let mut all = Vec::new();
+    for n in 0..6 {
+        let waiting = Waiting::new(Fault::Dies(n)).await;
+        let calls = async {
+            let told = waiting.hand_over(Waiting::SEGMENTS, Duration::from_millis(600)).await;
+            waiting.host.stop.stop();
+            told
+        };
+        let (told, ()) = tokio::join!(calls, waiting.work());
+        let called = waiting.assert_honest().await;
+        match told {
+            Ok(HandedOver::Archived { .. }) => assert!(called > 0),
+            Err(Error::Reported { code: 42, text }) => assert!(text.contains("unable to reach"), "{text}"),
+            other => panic!("{other:?}"),
+        }
+        all.push(called);
+    }
+    // Two requests open the repository, and one brings each segment there.
+    assert_eq!((all[0], all[5]), (0, Waiting::SEGMENTS), "{all:?}");
 }
