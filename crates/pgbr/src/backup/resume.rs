@@ -152,8 +152,10 @@ pub(crate) fn adopt(
     runtime: &Handle,
 ) -> Result<Adopted> {
     let mut adopted = Adopted::default();
-    for pack in &broken.rubbish {
-        runtime.block_on(place.backups.delete_pack(&broken.label, pack))?;
+    let left = runtime.block_on(place.backups.delete_packs(&broken.label, &broken.rubbish))?;
+    if let Some(first) = left.first() {
+        let (count, error) = (left.len(), &first.error);
+        host.warn(format!("{count} packs of a broken backup could not be removed, the first: {error}"));
     }
     for (attempt, packs) in &broken.runs {
         host.stop.check()?;

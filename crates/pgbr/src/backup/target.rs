@@ -396,11 +396,14 @@ impl Target {
     /// Takes away what this run has stored. Best effort: what stays is rubbish that nothing names.
     async fn sweep(&self) {
         let Ok(packs) = self.place.backups.list_packs(&self.label).await else { return };
-        for pack in packs.iter().filter(|pack| pack.attempt == self.attempt) {
-            if let Err(error) = self.place.backups.delete_pack(&self.label, pack).await {
-                self.host.warn(format!("a pack of the failed backup could not be removed: {error}"));
-                return;
-            }
+        let ours: Vec<_> = packs.into_iter().filter(|pack| pack.attempt == self.attempt).collect();
+        let left = self.place.backups.delete_packs(&self.label, &ours).await;
+        let error = match &left {
+            Ok(left) => left.first().map(|first| &first.error),
+            Err(error) => Some(error),
+        };
+        if let Some(error) = error {
+            self.host.warn(format!("a pack of the failed backup could not be removed: {error}"));
         }
     }
 

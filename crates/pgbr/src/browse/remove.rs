@@ -174,8 +174,8 @@ async fn remove(browser: &Browser, directory: &Path, keys: Vec<Path>) -> Result<
     for key in &manifests {
         browser.store.delete_durable(key).await?;
     }
-    for key in &others {
-        browser.store.delete(key).await?;
+    if let Some(first) = browser.store.delete_all(others).await?.into_iter().next() {
+        return Err(first.error.into());
     }
     browser.store.remove_empty_directories(directory).await?;
     Ok(RepoRmReport { objects })
