@@ -23,7 +23,7 @@ use pgbr_testkit::{Fault, FaultStore};
 use tokio::runtime::Runtime;
 
 use super::copy::{Branch, Copied, CopyOptions, Parent, copy_cluster};
-use super::resume::{self, Broken};
+use super::resume::{self, Adopted, Broken};
 use super::target::{self, Target};
 use crate::error::Error;
 use crate::held::Held;
@@ -297,6 +297,22 @@ struct Chain {
     broken: Vec<(u64, Vec<pgbr_repo::PackObject>)>,
 }
 
+/// A run under way.
+struct Begun {
+    attempt: u64,
+    adopted: Adopted,
+}
+
+fn options() -> CopyOptions {
+    CopyOptions {
+        threads: 2,
+        compression: Compression::NONE,
+        pages: None,
+        segment_pages: 131_072,
+        estimate: Arc::new(AtomicU64::new(0)),
+    }
+}
+
 /// What a path holds.
 #[derive(Debug, PartialEq, Eq, Clone)]
 enum Node {
@@ -359,6 +375,13 @@ impl Chain {
         trust: bool,
         breaks: bool,
     ) -> (u64, Digest) {
+        let (branch, begun) = self.begin(trust);
+        let copied = copy_cluster(&self.host, scan, &options(), vec![branch]).unwrap().remove(0).unwrap();
+        self.end(begun, copied, rng, breaks)
+    }
+
+    /// What a run stores into, on top of what there is.
+    fn begin(&self, trust: bool) -> (Branch, Begun) {
         let handle = self.runtime.handle().clone();
         let attempt = u64::from_le_bytes(self.host.random().unwrap());
         let facts = self.facts();
@@ -373,13 +396,6 @@ impl Chain {
         sources.extend(resume::layer_sources(&self.place, self.label, &self.layers, &handle));
         // All times are old enough; a file whose times are those from before is not read.
         let parent = (!sources.is_empty()).then(|| Parent::new(Merge::new(sources), taken, i64::MAX, trust));
-        let options = CopyOptions {
-            threads: 2,
-            compression: Compression::NONE,
-            pages: None,
-            segment_pages: 131_072,
-            estimate: Arc::new(AtomicU64::new(0)),
-        };
         let frame = if self.layers.is_empty() { 1 << 20 } else { 256 << 10 };
         let keys = self.place.repo.keyring();
         let salt = || LaneSalt::from_bytes(self.host.random().unwrap());
@@ -387,7 +403,12 @@ impl Chain {
         let data = DataPacks::new(keys, attempt, salt(), PACK).unwrap();
         let index = IndexPacks::new(uploads, keys, salt(), PACK).unwrap();
         let branch = Branch::new(self.host.clone(), self.key.clone(), frame, parent, data, index);
-        let copied = copy_cluster(&self.host, scan, &options, vec![branch]).unwrap().remove(0).unwrap();
+        (branch, Begun { attempt, adopted })
+    }
+
+    /// What was stored becomes a layer, or what a broken run has left.
+    fn end(&mut self, begun: Begun, copied: Copied, rng: &mut Rng, breaks: bool) -> (u64, Digest) {
+        let Begun { attempt, adopted } = begun;
         let Copied { gathered, data, index, .. } = copied;
         let written = gathered.written;
         if breaks {
@@ -535,6 +556,57 @@ fn whatever_changes_under_a_backup_the_next_quiet_one_is_exact() {
         let mut scan = world.scan().filter(|entry| !is_special(entry));
         let said = store.run(&mut scan, &mut rng, true, false);
         assert_same(&store.resolved(said), &store.actual(&world), &BTreeSet::new(), "at the end");
+    }
+}
+
+/// Three repositories by one pass, each on top of what it has: one is there each time, the others now and then, and what they are to trust
+/// and whether they break off differs.
+#[test]
+fn whatever_changes_under_a_backup_to_several_repositories_each_is_exact() {
+    for seed in 1..=SEEDS / 2 {
+        let mut world = World::new(seed);
+        let mut stores = [7, 8, 9].map(|key| Chain { key: HashKey::from_bytes([key; 32]), ..Chain::new() });
+        let mut rng = Rng::new(seed + 2000);
+        for round in 0..8 {
+            let what = format!("seed {seed}, round {round}");
+            let last = round == 7;
+            let restless = !last && rng.one_in(2);
+            let mut touched = BTreeSet::new();
+            std::thread::sleep(Duration::from_millis(20));
+            let (mut branches, mut under_way) = (Vec::new(), Vec::new());
+            for (number, store) in stores.iter_mut().enumerate() {
+                if number == 0 || last || rng.one_in(2) {
+                    let (branch, begun) = store.begin(rng.one_in(2));
+                    branches.push(branch);
+                    under_way.push((store, begun));
+                }
+            }
+            let host = Host::system();
+            let copied = if restless {
+                let mut scan = Restless { scan: world.scan(), world: &mut world, touched: &mut touched };
+                copy_cluster(&host, &mut scan, &options(), branches).unwrap()
+            } else {
+                let mut scan = world.scan().filter(|entry| !is_special(entry));
+                copy_cluster(&host, &mut scan, &options(), branches).unwrap()
+            };
+            world.mend();
+            for ((store, begun), copied) in under_way.into_iter().zip(copied) {
+                let breaks = restless && rng.one_in(3);
+                let said = store.end(begun, copied.unwrap(), &mut rng, breaks);
+                if !breaks {
+                    assert_same(&store.resolved(said), &store.actual(&world), &touched, &what);
+                }
+            }
+            std::thread::sleep(Duration::from_millis(20));
+            for _ in 0..rng.below(6) {
+                let path = world.any_place();
+                world.act(&path);
+            }
+            if rng.one_in(3) {
+                world.act_on_tablespace();
+            }
+            world.mend();
+        }
     }
 }
 
