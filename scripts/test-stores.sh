@@ -6,7 +6,7 @@
 #
 # Environment:
 #   PGBR_TEST_PG_MAJORS      PostgreSQL majors to test against (default "15")
-#   PGBR_TEST_AWAY_SECONDS   how long a store stays away in the tests of that (default here 60, else 8)
+#   PGBR_TEST_AWAY_SECONDS   how long a store stays away in the tests of that (default here 60, else 5)
 set -euo pipefail
 # shellcheck source=scripts/lib.sh
 . "$(dirname "$0")/lib.sh"
@@ -14,8 +14,8 @@ set -euo pipefail
 # Modules of crates/pgbr-cli/tests/it that are the same for every store. The others are about files, or need no repository.
 MODULES=(annotations archive_get delta guards kills layouts majors model recovery retention scenarios selective signals standbys
     stopping storm timelines upgrade)
-# The same for each store already: they name their stores themselves.
-OWN=(bad_stores flaky_store store_away stores)
+# Those that break, refuse or take away an object store.
+FAULTS=(bad_stores flaky_store store_away)
 
 export PGBR_TEST_PG_MAJORS=${PGBR_TEST_PG_MAJORS:-15}
 export PGBR_TEST_AWAY_SECONDS=${PGBR_TEST_AWAY_SECONDS:-60}
@@ -28,9 +28,8 @@ main() {
     done
     "$ROOT/scripts/setup-tests.sh"
     cd "$ROOT"
-    run_tests "" "${OWN[@]}" || failed+=("the tests of faults")
     for store in "$@"; do
-        run_tests "$store" "${MODULES[@]}" || failed+=("$store")
+        run_tests "$store" "${FAULTS[@]}" "${MODULES[@]}" || failed+=("$store")
     done
     [ "${#failed[@]}" -eq 0 ] || die "failed: ${failed[*]}"
 }
@@ -39,9 +38,9 @@ main() {
 run_tests() {
     local store=$1 start=$SECONDS
     shift
-    say "${store:-faults}: $*"
+    say "$store: $*"
     PGBR_TEST_STORE=$store cargo test -p pgbr-cli --test it -- "${@/%/::}" || return
-    say "passed in $((SECONDS - start)) s: ${store:-faults}"
+    say "passed in $((SECONDS - start)) s: $store"
 }
 
 main "$@"
