@@ -94,7 +94,7 @@ pub enum CloudKind {
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[expect(clippy::exhaustive_structs, reason = "filled in by the caller; a new field has to be decided on")]
 pub struct CloudConnect {
-    /// Connect to this host instead of the one that the endpoint names.
+    /// Connect to this host, or the host of this URL, instead of the one that the endpoint names.
     pub host: Option<String>,
     /// Connect to this port.
     pub port: Option<u16>,

@@ -8,7 +8,7 @@ pub(super) struct Endpoint {
     /// Whether TLS is spoken.
     pub(super) secure: bool,
     /// The host; an IPv6 address without its brackets.
-    pub(super) host: String,
+    host: String,
     port: Option<u16>,
 }
 

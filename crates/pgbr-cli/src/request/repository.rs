@@ -132,7 +132,7 @@ impl<'a> One<'a> {
     fn connect(self) -> Result<CloudConnect, CliError> {
         let defaults = CloudConnect::default();
         let (host, mut port) = match self.host()? {
-            Some(host) => (Some(host.host.clone()), Some(host.port())),
+            Some(host) => (Some(host.to_string()), Some(host.port())),
             None => (None, None),
         };
         let asked = self.entry("storage-port");
@@ -414,7 +414,7 @@ mod tests {
         assert_eq!((s3_options.kms_key_id.as_deref(), s3_options.requester_pays), (Some("kms"), true));
         assert_eq!(s3_options.sse_customer_key.as_ref().map(Secret::expose), Some(key.as_str()));
         let expected = CloudConnect {
-            host: Some("127.0.0.1".to_owned()),
+            host: Some("http://127.0.0.1:9000".to_owned()),
             port: Some(9000),
             ca_file: Some("/ca.pem".into()),
             ca_path: Some("/ca".into()),
@@ -426,7 +426,7 @@ mod tests {
         // A port counts with and without a host.
         assert_eq!(s3(&[S3_KEY, "repo1-storage-port=9001"], &[]).1.port, Some(9001));
         let both = s3(&[S3_KEY, "repo1-storage-port=9001\nrepo1-storage-host=h:1"], &[]).1;
-        assert_eq!((both.host.as_deref(), both.port), (Some("h"), Some(9001)));
+        assert_eq!((both.host.as_deref(), both.port), (Some("https://h:1"), Some(9001)));
         // No secret is shown.
         let shown = format!("{options:?}");
         assert!(!["AKIA", "hush", "tok\"", &key].iter().any(|secret| shown.contains(secret)), "{shown}");

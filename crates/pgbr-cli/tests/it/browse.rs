@@ -199,13 +199,17 @@ fn nothing_that_is_needed_is_removed() {
 
 /// Makes a directory and what is in it the operator's own.
 fn give(rig: &Rig, path: &Path) {
-    let owner = fs::metadata(rig.pgbr.repo_dir().join("pgbr")).unwrap();
+    let owner = fs::metadata(rig.pgbr.repo_dir().join("pgbr")).expect("it is there");
     use std::os::unix::fs::MetadataExt;
     let mut todo = vec![path.to_owned()];
     while let Some(path) = todo.pop() {
-        std::os::unix::fs::chown(&path, Some(owner.uid()), Some(owner.gid())).unwrap();
+        std::os::unix::fs::chown(&path, Some(owner.uid()), Some(owner.gid())).expect("it is there");
         if path.is_dir() {
-            todo.extend(fs::read_dir(&path).unwrap().map(|entry| entry.unwrap().path()));
+            todo.extend(
+                fs::read_dir(&path)
+                    .expect("it is there")
+                    .map(|entry| entry.expect("it can be listed").path()),
+            );
         }
     }
 }

@@ -44,6 +44,7 @@ mod standbys;
 mod state;
 mod stopping;
 mod store_away;
+mod store_options;
 mod stores;
 mod storm;
 mod strace;

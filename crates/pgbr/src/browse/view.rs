@@ -317,7 +317,7 @@ mod tests {
             for digest in [None, Some(&digest)] {
                 let shown = wal_name(&file, digest);
                 let (back, found, zst) = wal_file(&shown).unwrap();
-                assert_eq!((back, zst), (file.clone(), is_compressed(&file)), "{shown}");
+                assert_eq!((back, zst), (file, is_compressed(&file)), "{shown}");
                 assert_eq!(found, digest.map(ToString::to_string), "{shown}");
             }
         }
