@@ -25,16 +25,6 @@ pub(crate) fn stanza(settings: &Settings) -> Result<StanzaName, CliError> {
     name.parse().map_err(|e: pgbr::ManifestError| CliError::new(ErrorCode::OptionInvalidValue, e.to_string()))
 }
 
-/// How to reach the repository of a command that works on one: refused where several are configured and none is named.
-pub(crate) fn repo(settings: &Settings) -> Result<RepoAccess, CliError> {
-    if settings.repo_keys().len() > 1 {
-        let message = "more than one repository is configured, which is not supported yet";
-        return Err(CliError::new(ErrorCode::FeatureNotSupported, message)
-            .hint("set the option --repo to choose one."));
-    }
-    repo_of(settings, settings.repo_key())
-}
-
 /// How to reach the repositories of a command that works on all of them: every configured one in order of priority, the lowest key
 /// first, or only the one that `--repo` names.
 pub(crate) fn repos(settings: &Settings) -> Result<Vec<(u16, RepoAccess)>, CliError> {

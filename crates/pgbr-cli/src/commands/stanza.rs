@@ -79,7 +79,7 @@ pub(super) async fn delete(context: &Context, host: &Host) -> Outcome {
             .hint(format!("has the {program} stop command been run on this server for this stanza?")));
     }
     let request = StanzaDeleteRequest {
-        repo: request::repo(settings)?,
+        repo: request::repo_of(settings, key)?,
         stanza: stanza.clone(),
         pg_data: if settings.get_bool("force") { Vec::new() } else { request::all_pg_data(settings) },
     };
