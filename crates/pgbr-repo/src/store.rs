@@ -338,7 +338,7 @@ impl Store {
     async fn get_once(&self, key: &Path, max: u64) -> Result<Bytes, Broken> {
         let result = match self.get_opts(key, GetOptions::default()).await {
             Err(error @ object_store::Error::NotFound { .. }) => {
-                return Err(Broken::No(self.missing(key, &error).await));
+                return Err(Broken::No(self.missing(key, &error, false).await));
             }
             other => other.map_err(|e| Broken::No(Error::from_store(key, e)))?,
         };
@@ -366,7 +366,7 @@ impl Store {
         let result = match self.get_opts(key, options).await {
             Ok(result) => result,
             Err(error @ object_store::Error::NotFound { .. }) => {
-                return Err(Broken::No(self.missing(key, &error).await));
+                return Err(Broken::No(self.missing(key, &error, false).await));
             }
             Err(error) => return Err(Broken::No(self.range_error(key, range, error).await)),
         };
@@ -397,7 +397,7 @@ impl Store {
         let options = GetOptions::new().with_head(true);
         match self.get_opts(key, options).await {
             Ok(result) => Ok(result.meta.size),
-            Err(error @ object_store::Error::NotFound { .. }) => Err(self.missing(key, &error).await),
+            Err(error @ object_store::Error::NotFound { .. }) => Err(self.missing(key, &error, true).await),
             Err(error) => Err(Error::from_store(key, error)),
         }
     }
@@ -533,7 +533,8 @@ impl Store {
         bump(&self.inner.counters.deletes, 1);
         match self.inner.objects.delete(key).await {
             Ok(()) => Ok(()),
-            Err(error @ object_store::Error::NotFound { .. }) => match self.missing(key, &error).await {
+            Err(error @ object_store::Error::NotFound { .. }) => match self.missing(key, &error, false).await
+            {
                 Error::NotFound { .. } => Ok(()),
                 error => Err(error),
             },
@@ -687,6 +688,11 @@ impl Store {
         if !self.inner.repository_expected.load(Ordering::Relaxed) || self.reached_lately() {
             return Ok(());
         }
+        self.look_for_repository().await
+    }
+
+    /// As [`Store::check_reached`], whatever was seen before.
+    async fn look_for_repository(&self) -> Result<()> {
         let keys = Layout::new();
         let mut failed = None;
         for key in [keys.repo_json(), keys.repo_json_copy()] {
@@ -822,15 +828,19 @@ impl Store {
         Ok(content)
     }
 
-    /// "Not found" says something only if the repository itself is found.
-    async fn missing(&self, key: &Path, said: &object_store::Error) -> Error {
+    /// "Not found" says something only if the repository itself is found. `bare`: the answer to such a request has no body that could say
+    /// what is missing.
+    async fn missing(&self, key: &Path, said: &object_store::Error, bare: bool) -> Error {
         let told = Told::of(said);
         if told.as_ref().is_some_and(|told| told.meaning() != Meaning::Other) {
             return Error::sorted(key.to_string(), said);
         }
         let expected = self.inner.repository_expected.load(Ordering::Relaxed);
-        let reached = match told.is_some_and(|told| told.is_missing_object()) {
-            false if !expected => self.check_store().await,
+        let named = told.as_ref().is_some_and(Told::is_missing_object);
+        let reached = match (named, expected) {
+            (false, false) => self.check_store().await,
+            // Not the store's own words: it may be somebody between, whatever the store answered a moment ago.
+            (false, true) if told.is_some() && !bare => self.look_for_repository().await,
             _ => self.check_reached().await,
         };
         reached.err().unwrap_or_else(|| Error::not_found(key))

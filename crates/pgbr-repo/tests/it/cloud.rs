@@ -179,7 +179,8 @@ async fn a_bare_not_found_is_looked_into() {
         assert!(!store.exists(&key()).await.unwrap());
         // Somebody else answers, who knows nothing of objects.
         proxy.act(|_| Act::Answer(404, Vec::new(), "<html>nothing here</html>".to_owned()));
-        for error in [store.get(&key(), 10).await.unwrap_err(), store.exists(&key()).await.unwrap_err()] {
+        let fresh = behind(&bucket, &proxy, |_| {});
+        for error in [store.get(&key(), 10).await.unwrap_err(), fresh.exists(&key()).await.unwrap_err()] {
             assert!(matches!(error, Error::Unavailable { .. }), "{kind:?}: {error}");
         }
         assert!(store.delete(&key()).await.is_err());
