@@ -23,7 +23,7 @@ pub(crate) struct Progress {
 
 struct State {
     /// Not held: the lock goes when the command ends, whoever still listens then.
-    lock: Option<Weak<Lock>>,
+    locks: Vec<Weak<Lock>>,
     begun: Instant,
     shown: Instant,
     line: bool,
@@ -42,14 +42,19 @@ impl Progress {
     pub(crate) fn new(log: Arc<Logger>) -> Self {
         let now = Instant::now();
         let terminal = std::io::stderr().is_terminal();
-        Self { log, state: Mutex::new(State { lock: None, begun: now, shown: now, line: false }), terminal }
+        Self {
+            log,
+            state: Mutex::new(State { locks: Vec::new(), begun: now, shown: now, line: false }),
+            terminal,
+        }
     }
 
-    /// A command begins, which holds this lock.
-    pub(crate) fn begin(&self, lock: Option<&Arc<Lock>>) {
+    /// A command begins, and holds these locks of the repositories that it works on.
+    pub(crate) fn begin(&self, locks: &[Arc<Lock>]) {
         let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
         let now = Instant::now();
-        *state = State { lock: lock.map(Arc::downgrade), begun: now, shown: now, line: state.line };
+        let locks = locks.iter().map(Arc::downgrade).collect();
+        *state = State { locks, begun: now, shown: now, line: state.line };
     }
 
     /// A listener to work on the repository with this key, which may be one of several.
@@ -73,7 +78,7 @@ impl Progress {
             return;
         }
         state.shown = now;
-        if let Some(lock) = state.lock.as_ref().and_then(Weak::upgrade) {
+        for lock in state.locks.iter().filter_map(Weak::upgrade) {
             let percent = done.saturating_mul(10_000).checked_div(total).and_then(|p| u32::try_from(p).ok());
             let progress = LockProgress { percent, size: Some(total), size_complete: Some(done) };
             // Others would like to see how far we are; that they cannot is no reason to stop.

@@ -172,7 +172,9 @@ fn in_runtime(context: &Context) -> Outcome {
     let runtime =
         runtime.map_err(|e| CliError::new(ErrorCode::Kernel, format!("unable to start the runtime: {e}")))?;
     let outcome = runtime.block_on(async {
-        context.progress.begin(context.locks.first());
+        // They are in the order of the repositories, those that a backup leaves alone included.
+        let repositories = context.settings.backup_keys().len();
+        context.progress.begin(context.locks.get(..repositories).unwrap_or(&context.locks));
         let host = Host {
             observer: Arc::new(context.progress.of_repo(context.settings.repo_key(), false)),
             program: context.settings.flavor().version().to_owned(),

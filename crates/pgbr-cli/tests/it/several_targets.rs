@@ -95,10 +95,18 @@ fn a_repository_that_fails_takes_no_other_with_it() {
     rig.slow_down();
     let command = pgbr.command(["backup", "--type=full", "--repo=all"]);
     let second = pgbr.scratch().path().join("repo2");
-    let frozen = Frozen::at(command, || has_pack(&second));
+    let lock = pgbr.scratch().path().join("lock").join(format!("{STANZA}-backup-2.lock"));
+    let tells = || fs::read_to_string(&lock).is_ok_and(|text| text.contains("\"szCplt\""));
+    let frozen = Frozen::at(command, || has_pack(&second) && tells());
     // From now on nothing more can be put there.
     let broken = packs_of(&second).expect("it is there");
     set_mode(&broken, 0o555);
+    // Both are at it, for who looks on.
+    let running: Value = serde_json::from_str(&pgbr.ok(["info", "--output=json", "--log-level-console=off"]))
+        .expect("info prints JSON");
+    let shown = running.pointer("/0/status/lock/backup/repo").and_then(Value::as_array).cloned();
+    let keys: Vec<Value> = shown.unwrap_or_default().iter().map(|repo| repo["key"].clone()).collect();
+    assert_eq!(keys, [1, 2], "{running}");
     let finished = frozen.thaw();
     set_mode(&broken, 0o750);
     let log = said(&finished);
