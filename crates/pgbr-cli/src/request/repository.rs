@@ -104,9 +104,8 @@ impl<'a> One<'a> {
     fn directory(self) -> Result<RepoPlace, CliError> {
         if self.settings.entry("repo-target-time").is_set() {
             let message = format!("option 'repo-target-time' is not valid for repo{}", self.key);
-            return Err(CliError::new(ErrorCode::OptionInvalid, message).hint(
-                "a directory keeps no versions: the option is for buckets of type s3, azure or gcs that do.",
-            ));
+            return Err(CliError::new(ErrorCode::OptionInvalid, message)
+                .hint("a directory keeps no versions: the option is for buckets of S3 that do."));
         }
         Ok(RepoPlace::Directory(self.path().to_owned()))
     }
