@@ -83,7 +83,11 @@ fn annotations_are_added_changed_and_taken_away() {
 #[test]
 fn chains_errors_and_details_are_shown() {
     let rig = Rig::plain();
-    rig.cluster.sql("postgres", "create table cold as select n from generate_series(1, 1000) n; checkpoint");
+    // The server must not write its own copy of the page over the damage: autovacuum would, some minute.
+    rig.cluster.sql(
+        "postgres",
+        "create table cold with (autovacuum_enabled = off) as select n from generate_series(1, 1000) n; checkpoint",
+    );
     let file = rig.cluster.sql("postgres", "select pg_relation_filepath('cold')");
     let mut labels: Vec<String> = Vec::new();
     for kind in ["full", "incr", "diff", "incr", "incr"] {
