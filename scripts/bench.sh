@@ -494,7 +494,7 @@ run_s3-async() {
             name=$(basename "$segment")
             as_operator ln "$segment" "$data/pg_wal/$name"
             as_operator touch "$data/pg_wal/archive_status/$name.ready"
-            printf 'until %s --pg1-path=%s --archive-async archive-push pg_wal/%s; do :; done\n' "${COMMAND[*]}" "$data" "$name"
+            printf '%s --pg1-path=%s --archive-async archive-push pg_wal/%s\n' "${COMMAND[*]}" "$data" "$name"
             printf 'mv pg_wal/archive_status/%s.ready pg_wal/archive_status/%s.done\n' "$name" "$name"
         done
     } >"$WORK/push.sh"

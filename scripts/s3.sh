@@ -76,14 +76,10 @@ $(for kind in client_body proxy fastcgi uwsgi scgi; do printf '    %s_temp_path 
 CONF
 }
 
-# s3_bucket NAME [fresh]: makes a bucket, empty where that is said.
+# s3_bucket NAME [fresh]: makes a bucket; where that is said, in a server that holds nothing else.
 s3_bucket() {
     local url=http://127.0.0.1:$S3_BACK
-    if [ "${2:-}" = fresh ]; then
-        curl -sf "$url/$1?list-type=2&max-keys=100000" | grep -o '<Key>[^<]*' | cut -c 6- |
-            while read -r key; do printf 'url = "%s/%s/%s"\nrequest = DELETE\noutput = /dev/null\n' "$url" "$1" "$key"; done |
-            curl -sf --config - || true
-    fi
+    [ "${2:-}" != fresh ] || curl -sf -o /dev/null -X POST "$url/moto-api/reset" || die "the server could not be emptied"
     curl -sf -o /dev/null -X PUT "$url/$1" || die "the bucket $1 could not be made"
 }
 
