@@ -16,6 +16,8 @@ use crate::store::{Leftover, Resolved, Store, Undeleted};
 
 /// How many listings of backups are under way at once.
 const LISTINGS: usize = 16;
+/// How long to wait before a manifest is put again that may be there.
+const AGAIN: std::time::Duration = std::time::Duration::from_secs(2);
 /// The largest pack, in bytes: far above what is written, and a bound for what is read back.
 const MAX_PACK: u64 = 1 << 30;
 
@@ -202,7 +204,7 @@ impl BackupStore {
         if !honoured && !self.manifests(label).await?.iter().all(|found| *found == key) {
             return Err(exists());
         }
-        match self.store().create_resolved(&key, object, MANIFEST_MAX as u64).await? {
+        match self.create_decided(&key, object).await? {
             Resolved::Others(_) => return Err(exists()),
             Resolved::Ours if honoured => return Ok(()),
             Resolved::Ours => {}
@@ -214,6 +216,23 @@ impl BackupStore {
         }
         self.store().delete_durable(&key).await.map_err(undecided)?;
         Err(exists())
+    }
+
+    /// Creates a manifest. Where it cannot be told whether it was stored, the same bytes are put once more after a while: then they are there,
+    /// whichever of the two requests brought them.
+    async fn create_decided(&self, key: &Path, object: Bytes) -> Result<Resolved> {
+        match self.store().create_resolved(key, object.clone(), MANIFEST_MAX as u64).await {
+            Err(Error::Undecided { .. }) => {
+                tokio::time::sleep(AGAIN).await;
+                let again = self.store().create_resolved(key, object, MANIFEST_MAX as u64).await;
+                // Whatever failed now, the first request is still in doubt.
+                again.map_err(|error| match error {
+                    Error::Undecided { .. } => error,
+                    other => Error::Undecided { object: key.to_string(), source: Box::new(other) },
+                })
+            }
+            decided => decided,
+        }
     }
 
     /// Takes a backup's manifest away for good: the backup does not exist any more when this returns.
