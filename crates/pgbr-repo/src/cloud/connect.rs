@@ -1,6 +1,7 @@
 //! How a store is connected to: own TLS, another host than the endpoint's, limits of time, and which failures may be repeated.
 
 use std::error::Error as StdError;
+use std::net::Ipv6Addr;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -127,7 +128,15 @@ impl Elsewhere {
         if connect.host.is_none() && connect.port.is_none() {
             return Ok(None);
         }
-        let to = connect.host.as_deref().map(endpoint).transpose()?.unwrap_or_else(|| named.clone());
+        let to = match connect.host.as_deref() {
+            Some(host) if host.contains("://") => endpoint(host)?,
+            // It is spoken to as the endpoint would be.
+            Some(host) => match host.parse::<Ipv6Addr>() {
+                Ok(address) => endpoint(&format!("{}://[{address}]", named.scheme()))?,
+                Err(_) => endpoint(&format!("{}://{host}", named.scheme()))?,
+            },
+            None => named.clone(),
+        };
         let wrong = |_| format!("'{named}' is no endpoint that could be replaced");
         let scheme = Scheme::try_from(to.scheme()).map_err(wrong)?;
         let host = to.host_str().unwrap_or_default();
