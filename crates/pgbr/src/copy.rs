@@ -29,6 +29,7 @@ use crate::host::Host;
 use crate::load::{self, Backup};
 use crate::observe::Event;
 use crate::place::{RepoAccess, StanzaPlace};
+use crate::restore::check_packs;
 use crate::stanza::open_or_create;
 
 /// What to copy.
@@ -330,7 +331,7 @@ impl Copy<'_> {
             let there = existing(self.to, backup).await?;
             let copied = there.is_none();
             let copy = match there {
-                Some(there) => there,
+                Some(there) => self.sound(there, copies.last()).await?,
                 None => self.backup(backup, &copies, &mut wal).await?,
             };
             backups.push(told(backup, copied, copy.summary.sizes.stored_delta));
@@ -351,6 +352,23 @@ impl Copy<'_> {
             requests_from: crate::report::requests(&self.from.repo),
             requests_to: crate::report::requests(&self.to.repo),
         })
+    }
+
+    /// A copy that the target has, if it can be restored there as far as names and sizes tell: it builds on the copy of its parent that is
+    /// there now, and all its packs are there.
+    async fn sound(&self, there: Backup, parent: Option<&Backup>) -> Result<Backup> {
+        let label = there.summary.label;
+        let named = there.body.parent.as_ref().map(|parent| parent.digest);
+        if named != parent.map(|parent| parent.digest) {
+            let reason = "the target has a copy that builds on another copy of its parent".to_owned();
+            return Err(Error::Damaged { label, reason });
+        }
+        match check_packs(self.host, self.to, &there).await {
+            Err(Error::Damaged { label, reason }) => {
+                Err(Error::Damaged { label, reason: format!("of the copy that the target has: {reason}") })
+            }
+            checked => checked.map(|()| there),
+        }
     }
 
     /// Copies one backup. `below` is what it builds on, oldest first, as the target has it.

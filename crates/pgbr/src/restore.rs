@@ -34,6 +34,7 @@ use crate::load::{self, Backup};
 use crate::observe::Event;
 use crate::place::{RepoAccess, StanzaPlace};
 
+pub(crate) use check::check_packs;
 use check::{check_repository, warn_of_another_cluster};
 use choose::{Chosen, choose};
 pub use dry::{RestoreDryRun, Work, restore_dry_run};

@@ -282,7 +282,13 @@ fn what_is_damaged_is_not_copied_and_a_broken_copy_is_not_listed() {
     assert_eq!(packs(&second(&rig), &full), 0, "what was stored of it is gone");
     fs::write(victim, &sound).unwrap();
     assert!(copy(&rig, &[]).success());
-    assert_eq!(labels(&rig, "--repo=2"), [full]);
+    assert_eq!(labels(&rig, "--repo=2"), [full.as_str()]);
+
+    // One that has lost a pack is listed, and is no copy that is there already.
+    let lost = second(&rig).join("pgbr/demo/backup").join(&full).join("pack");
+    let data = names(&second(&rig), &full).into_iter().find(|name| !name.contains("-i")).unwrap();
+    fs::remove_file(lost.join(data)).unwrap();
+    assert_one_error(&copy(&rig, &[]), 28, &["of the copy that the target has: pack"]);
 }
 
 #[test]

@@ -28,7 +28,7 @@ pub(crate) async fn check_repository(host: &Host, place: &StanzaPlace, chain: &[
 }
 
 /// Sees that every pack is there with its size.
-async fn check_packs(host: &Host, place: &StanzaPlace, backup: &Backup) -> Result<()> {
+pub(crate) async fn check_packs(host: &Host, place: &StanzaPlace, backup: &Backup) -> Result<()> {
     let label = backup.summary.label;
     let tables = backup.body.layers.iter().map(|layer| load::pack_sizes(host, place, label, layer));
     let tables = futures::stream::iter(tables).then(|table| table).try_collect::<Vec<_>>();
