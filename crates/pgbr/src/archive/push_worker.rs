@@ -156,6 +156,8 @@ struct Rest {
 /// A file that waits.
 struct Job {
     size: u64,
+    /// What the file was when repositories got it.
+    id: Option<FileId>,
     /// Repositories that have it.
     done: BTreeSet<u16>,
     warnings: Vec<String>,
@@ -366,6 +368,11 @@ impl Worker<'_> {
                 return self.fail(&place, told);
             }
         };
+        if job.id.replace(id).is_some_and(|before| before != id) {
+            // Who has the file that was there before does not have this one.
+            job.done.clear();
+            job.warnings.clear();
+        }
         for (key, flight) in flights {
             match flight {
                 Flight::Done(outcome) => {
@@ -419,6 +426,7 @@ impl Job {
     const fn new(size: u64, archived: bool) -> Self {
         Self {
             size,
+            id: None,
             archived,
             done: BTreeSet::new(),
             warnings: Vec::new(),

@@ -176,7 +176,9 @@ fn parse_failure(text: &str) -> Option<Told> {
         Some(code) => (code, true),
         None => (head, false),
     };
-    Some(Told { failure: Failure { code: code.parse().ok()?, text: text.to_owned() }, passing })
+    // A failure that reads as success is none of ours.
+    let code = code.parse().ok().filter(|code| *code != 0)?;
+    Some(Told { failure: Failure { code, text: text.to_owned() }, passing })
 }
 
 /// The directory of a stanza's read-ahead.
@@ -388,7 +390,7 @@ mod tests {
         assert_eq!(out.files(), [FILE]);
         out.clear_failures(FILE);
         assert_eq!(out.failure(FILE), None);
-        for bad in ["", "x\ny", "999\ny", "12"] {
+        for bad in ["", "x\ny", "999\ny", "12", "0\ny"] {
             assert_eq!(parse_failure(bad), None, "{bad:?}");
         }
     }
