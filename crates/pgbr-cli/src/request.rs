@@ -28,17 +28,20 @@ pub(crate) fn stanza(settings: &Settings) -> Result<StanzaName, CliError> {
 /// How to reach the repositories of a command that works on all of them: every configured one in order of priority, the lowest key
 /// first, or only the one that `--repo` names.
 pub(crate) fn repos(settings: &Settings) -> Result<Vec<(u16, RepoAccess)>, CliError> {
-    let keys = settings.repo_keys();
-    let several = keys.len() > 1;
-    let access = |key| match repo_of(settings, key) {
+    repos_of(settings, &settings.repo_keys())
+}
+
+/// How to reach the repositories with these keys, which a command works on together.
+pub(crate) fn repos_of(settings: &Settings, keys: &[u16]) -> Result<Vec<(u16, RepoAccess)>, CliError> {
+    let access = |key: &u16| match repo_of(settings, *key) {
         // Its secrets cannot be had, say: that is no reason to do nothing in the others.
-        Err(error) if several => {
+        Err(error) if keys.len() > 1 => {
             let place = RepoPlace::Unusable(error.text());
-            Ok((key, RepoAccess { place, passphrase: None, key_cache: None }))
+            Ok((*key, RepoAccess { place, passphrase: None, key_cache: None }))
         }
-        access => Ok((key, access?)),
+        access => Ok((*key, access?)),
     };
-    keys.into_iter().map(access).collect()
+    keys.iter().map(access).collect()
 }
 
 /// The cipher that the settings ask for in a repository, as they spell it, where it is not the one that it gets.
@@ -170,6 +173,14 @@ pub(crate) fn threads(settings: &Settings) -> usize {
 pub(crate) fn facts(settings: &Settings) -> Option<PathBuf> {
     let root = rustix::process::geteuid().is_root();
     settings.get_path("lock-path").filter(|_| !root).map(|dir| dir.join("facts"))
+}
+
+/// Takes away what is kept of repositories on this host: after a change to what does not change otherwise.
+pub(crate) fn forget_facts(settings: &Settings) {
+    if let Some(directory) = facts(settings) {
+        // What cannot be removed is believed for a minute, and no longer.
+        std::fs::remove_dir_all(directory).ok();
+    }
 }
 
 /// How long WAL is waited for.

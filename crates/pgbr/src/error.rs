@@ -359,6 +359,7 @@ impl Error {
             | Self::HistoryMissing { .. }
             | Self::Damaged { .. }
             | Self::Parent { .. }
+            | Self::Unusable { .. }
             // A timeline of which one archive has the history and another has not.
             | Self::Target { .. } => true,
             _ => false,

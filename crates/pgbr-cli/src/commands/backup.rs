@@ -103,15 +103,15 @@ fn build(context: &Context, host: &Host, keys: &[u16]) -> Result<BackupRequest, 
         ));
     }
     let kind = settings.get_str("type").unwrap_or("incr").parse::<BackupType>();
-    let repo = |key: &u16| {
-        let pack_size = settings.indexed("repo", *key, "pack-size").as_size();
+    let repo = |(key, access)| {
+        let pack_size = settings.indexed("repo", key, "pack-size").as_size();
         let pack_size = pack_size.and_then(|size| usize::try_from(size).ok());
-        let observer = (keys.len() > 1).then(|| Arc::clone(&context.host_of(host, *key).observer));
-        let plain = BackupRepo::new(*key, request::repo_of(settings, *key)?);
-        Ok::<_, CliError>(BackupRepo { pack_size: pack_size.unwrap_or(plain.pack_size), observer, ..plain })
+        let observer = (keys.len() > 1).then(|| Arc::clone(&context.host_of(host, key).observer));
+        let plain = BackupRepo::new(key, access);
+        BackupRepo { pack_size: pack_size.unwrap_or(plain.pack_size), observer, ..plain }
     };
     Ok(BackupRequest {
-        repos: keys.iter().map(repo).collect::<Result<_, _>>()?,
+        repos: request::repos_of(settings, keys)?.into_iter().map(repo).collect(),
         stanza: request::stanza(settings)?,
         cluster: request::cluster(settings, &context.env, &context.log)?,
         others: request::other_clusters(settings, &context.env, &context.log)?,

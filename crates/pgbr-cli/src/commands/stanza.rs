@@ -13,7 +13,9 @@ use crate::request;
 use crate::run::{Context, Outcome};
 
 pub(super) async fn create(context: &Context, host: &Host) -> Outcome {
-    each(context, async |key, repo| create_one(context, host, key, repo).await).await
+    let created = each(context, async |key, repo| create_one(context, host, key, repo).await).await;
+    request::forget_facts(&context.settings);
+    created
 }
 
 async fn create_one(context: &Context, host: &Host, key: u16, repo: RepoAccess) -> Result<(), CliError> {
@@ -41,7 +43,9 @@ async fn create_one(context: &Context, host: &Host, key: u16, repo: RepoAccess) 
 }
 
 pub(super) async fn upgrade(context: &Context, host: &Host) -> Outcome {
-    each(context, async |key, repo| upgrade_one(context, host, key, repo).await).await
+    let upgraded = each(context, async |key, repo| upgrade_one(context, host, key, repo).await).await;
+    request::forget_facts(&context.settings);
+    upgraded
 }
 
 async fn upgrade_one(context: &Context, host: &Host, key: u16, repo: RepoAccess) -> Result<(), CliError> {
@@ -83,7 +87,9 @@ pub(super) async fn delete(context: &Context, host: &Host) -> Outcome {
         stanza: stanza.clone(),
         pg_data: if settings.get_bool("force") { Vec::new() } else { request::all_pg_data(settings) },
     };
-    match stanza_delete(host, request).await.map_err(|e| context.failure(&e))? {
+    let deleted = stanza_delete(host, request).await;
+    request::forget_facts(settings);
+    match deleted.map_err(|e| context.failure(&e))? {
         StanzaDeleted::Gone => {
             context
                 .log

@@ -150,6 +150,13 @@ fn a_secret_that_cannot_be_had_keeps_nobody_from_the_other_repositories() {
     let info = rig.info();
     let codes: Vec<_> = (0..2).map(|n| info[0]["repo"][n]["status"]["code"].as_i64()).collect();
     assert_eq!(codes, [Some(2), Some(99)]);
+    let finished = rig.pgbr.run(["backup", "--repo=1,2", "--no-archive-check"]);
+    assert!(
+        !finished.success() && said(&finished).contains("backup command failed on repo2"),
+        "{finished:#?}"
+    );
+    let info = rig.info();
+    assert_eq!(info[0]["backup"].as_array().map(Vec::len), Some(1));
     // Where it is the only one, the code is that of the reason.
     rig.pgbr.fails(55, ["info", "--repo=2"]);
 }
