@@ -32,7 +32,7 @@ pub(crate) use self::standby::find as find_servers;
 use self::standby::{Servers, Standby};
 use self::target::{Base, Target};
 use crate::cluster::{
-    ClusterAccess, Connected, check_archiving, end_segment, segments_between, wait_for_wal,
+    ClusterAccess, Connected, check_archiving, check_identity, end_segment, segments_between, wait_for_wal,
 };
 use crate::error::{Error, Result, with_causes};
 use crate::host::Host;
@@ -217,11 +217,18 @@ pub async fn backup(host: &Host, mut request: BackupRequest) -> Result<Backups> 
     let clusters: Vec<_> = [&request.cluster].into_iter().chain(&request.others).collect();
     let Servers { access, primary, standby } = find_servers(host, &clusters, request.standby).await?;
     request.cluster = access;
+    let mut known = Vec::new();
+    for (repo, own, place) in places {
+        match check_identity(&place.stanza, &primary.identity()) {
+            Ok(()) => known.push((repo, own, place)),
+            Err(error) => failed.add(&own, repo.number, error)?,
+        }
+    }
     check_cluster(&primary, &request)?;
     let timeline = primary.session.timeline_id().await?;
     let now = manifest_facts(&primary.facts, &primary.control, timeline);
     let mut bases = Vec::new();
-    for (repo, own, place) in places {
+    for (repo, own, place) in known {
         let base = Base::lay(repo.number, own.clone(), place, repo.pack_size, &request, &primary, &now);
         match base.await {
             Ok(base) => bases.push(base),

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use futures::stream::{BoxStream, StreamExt};
-use http::header::{CONTENT_LENGTH, HeaderMap, HeaderName, HeaderValue};
+use http::header::{CONTENT_LENGTH, HeaderMap, HeaderValue};
 use http::{Method, Request};
 use object_store::azure::{
     AzureAuthorizer, AzureConfigKey, AzureCredential, MicrosoftAzure, MicrosoftAzureBuilder,
@@ -102,9 +102,7 @@ impl Signed for Deletion<'_> {
         let request = Request::builder().method(Method::DELETE).uri(self.url.as_str());
         let mut request = request.body(HttpRequestBody::empty()).map_err(unusable)?;
         request.headers_mut().insert(CONTENT_LENGTH, HeaderValue::from_static("0"));
-        // A blob of which somebody has made a snapshot could not be deleted otherwise.
-        let snapshots = HeaderName::from_static("x-ms-delete-snapshots");
-        request.headers_mut().insert(snapshots, HeaderValue::from_static("include"));
+        // Without asking for snapshots to be deleted as well: a blob of which somebody has made one stays, and that is told.
         let credential = self.blobs.store.credentials().get_credential().await?;
         AzureAuthorizer::new(&credential, &self.blobs.options.account).try_authorize(&mut request)?;
         Ok(request)

@@ -13,7 +13,7 @@ use tokio::runtime::Handle;
 use super::copy::{Branch, Copied, Parent};
 use super::resume::{self, Adopted, Broken};
 use super::{BackupReport, BackupRequest, Complete, ManifestFacts, label, prior};
-use crate::cluster::{Connected, check_identity};
+use crate::cluster::Connected;
 use crate::error::{Error, Result};
 use crate::held::Held;
 use crate::host::Host;
@@ -50,7 +50,7 @@ struct Grounds {
 }
 
 impl Base {
-    /// Takes the lease of an open repository and looks what there is.
+    /// Takes the lease of an open repository, whose stanza is the cluster's, and looks what there is.
     pub(super) async fn lay(
         number: u16,
         host: Host,
@@ -60,7 +60,6 @@ impl Base {
         primary: &Connected,
         now: &ManifestFacts,
     ) -> Result<Self> {
-        check_identity(&place.stanza, &primary.identity())?;
         let lease = Held::lease(&host, &place).await?;
         match Grounds::find(&host, &place, request, primary, now).await {
             Ok(grounds) => Ok(Self { number, host, place, pack_size, lease, grounds }),

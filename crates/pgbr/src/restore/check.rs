@@ -32,9 +32,8 @@ pub(crate) async fn check_packs(host: &Host, place: &StanzaPlace, backup: &Backu
     let label = backup.summary.label;
     let tables = backup.body.layers.iter().map(|layer| load::pack_sizes(host, place, label, layer));
     let tables = futures::stream::iter(tables).then(|table| table).try_collect::<Vec<_>>();
-    let listed = async { Ok::<_, Error>(place.backups.list_packs(&label).await?) };
-    let (listed, tables) = futures::try_join!(listed, tables)?;
-    let sizes: BTreeMap<_, _> = listed.iter().map(|p| ((p.attempt, p.index, p.number), p.size)).collect();
+    let (listed, tables) = futures::join!(place.backups.list_packs(&label), tables);
+    let sizes: BTreeMap<_, _> = listed?.iter().map(|p| ((p.attempt, p.index, p.number), p.size)).collect();
     let missing = |attempt: u64, index: bool, number: u32, size: u64| {
         let name = format!("pack {attempt:016x}-{}{number:08x}", if index { "i" } else { "" });
         match sizes.get(&(attempt, index, number)) {
@@ -44,12 +43,15 @@ pub(crate) async fn check_packs(host: &Host, place: &StanzaPlace, backup: &Backu
         }
     };
     let damaged = |reason| Error::Damaged { label, reason };
-    for (layer, table) in backup.body.layers.iter().zip(tables) {
+    // A pack that is missing explains why what is in it could not be read.
+    for layer in &backup.body.layers {
         for (number, size) in (0..).zip(&layer.index_packs) {
             if let Some(reason) = missing(layer.attempt, true, number, *size) {
                 return Err(damaged(reason));
             }
         }
+    }
+    for (layer, table) in backup.body.layers.iter().zip(tables?) {
         for (number, size) in table {
             if let Some(reason) = missing(layer.attempt, false, number, size) {
                 return Err(damaged(reason));

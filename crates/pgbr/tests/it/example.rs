@@ -64,6 +64,7 @@ fn the_example_says_what_is_wrong() {
     assert_eq!((usage.code, usage.stderr.contains("usage:")), (Some(2), true), "{usage:#?}");
 
     let repo = cluster.scratch().path().join("none").display().to_string();
-    let pushed = call(&["push", &repo, "/tmp/000000010000000000000001"]);
+    let file = cluster.scratch().file("00000002.history", "1\t0/3000000\tno recovery target specified\n");
+    let pushed = call(&["push", &repo, &file.display().to_string()]);
     assert_eq!((pushed.code, pushed.stderr.contains(&repo)), (Some(1), true), "{pushed:#?}");
 }
