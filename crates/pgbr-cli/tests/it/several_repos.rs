@@ -66,6 +66,7 @@ fn commands_work_on_all_repositories_and_a_backup_on_the_first() {
     says(&rig.pgbr.ok(["check"]), &["archived to", "on repo1", "on repo2"]);
     let text = rig.pgbr.ok(["backup", "--type=full"]);
     says(&text, &["repo option not specified, defaulting to repo1"]);
+    next_second();
     rig.pgbr.ok(["backup", "--type=full", "--repo=2"]);
     let shown = backups(&rig);
     assert_eq!(shown.iter().map(|(key, _)| *key).collect::<Vec<_>>(), [1, 2], "{shown:?}");
@@ -127,6 +128,7 @@ fn commands_work_on_all_repositories_and_a_backup_on_the_first() {
 fn one_that_fails_does_not_keep_the_others_from_their_work() {
     let rig = two();
     rig.pgbr.ok(["backup", "--type=full", "--repo=2"]);
+    next_second();
     rig.pgbr.ok(["backup", "--type=full", "--repo=1"]);
     let (place, kept) = (rig.pgbr.repo_dir(), rig.pgbr.scratch().path().join("kept"));
     // The first one is sealed otherwise than the options say; then it is away.
@@ -211,6 +213,7 @@ fn one_that_cannot_be_written_to_can_be_restored_from() {
 fn the_document_of_two_repositories() {
     let rig = two();
     rig.pgbr.ok(["backup", "--type=full", "--repo=2"]);
+    next_second();
     rig.pgbr.ok(["backup", "--type=full", "--repo=1"]);
     let mut shown = info(&rig, &[]);
     forget(&mut shown);
@@ -240,6 +243,11 @@ fn the_document_of_two_repositories() {
         "status": {"code": 0, "lock": {"backup": {"held": false}, "restore": {"held": false}}, "message": "ok"},
     }]);
     assert_eq!(shown, wanted);
+}
+
+/// A label tells the second, and knows nothing of those in another repository.
+fn next_second() {
+    std::thread::sleep(std::time::Duration::from_millis(1100));
 }
 
 fn forget(value: &mut Value) {
@@ -275,6 +283,7 @@ fn what_to_do_is_said_of_the_repository_that_failed() {
 fn restore_takes_the_first_repository_that_can_serve_it() {
     let rig = two();
     rig.pgbr.ok(["backup", "--type=full", "--repo=2"]);
+    next_second();
     rig.pgbr.ok(["backup", "--type=full", "--repo=1"]);
     let shown = backups(&rig);
     let in_second = shown.iter().find(|(key, _)| *key == 2).unwrap().1.clone();
