@@ -116,15 +116,28 @@ impl Server {
     /// When it is not answered by a status of 200 to 299.
     pub(super) fn call(&self, request: Message) -> Message {
         let request = request.with("host", format!("127.0.0.1:{}", self.port));
+        let mut tries = 0;
+        loop {
+            let answer = self.ask(&request);
+            // moto stumbles where two requests make or empty buckets at once.
+            if answer.status() == 500 && tries < 10 {
+                tries += 1;
+                std::thread::sleep(Duration::from_millis(100));
+                continue;
+            }
+            let said = String::from_utf8_lossy(&answer.body);
+            assert!((200..300).contains(&answer.status()), "{}: {} {said}", request.start, answer.start);
+            return answer;
+        }
+    }
+
+    fn ask(&self, request: &Message) -> Message {
         let stream = TcpStream::connect(("127.0.0.1", self.port)).expect("the server listens");
         let answer = match self.tls {
-            None => http::exchange(stream, &request),
-            Some(certificates) => http::exchange(encrypted(stream, certificates), &request),
+            None => http::exchange(stream, request),
+            Some(certificates) => http::exchange(encrypted(stream, certificates), request),
         };
-        let answer = answer.unwrap_or_else(|error| panic!("{}: {error}", request.start));
-        let said = String::from_utf8_lossy(&answer.body);
-        assert!((200..300).contains(&answer.status()), "{}: {} {said}", request.start, answer.start);
-        answer
+        answer.unwrap_or_else(|error| panic!("{}: {error}", request.start))
     }
 }
 
