@@ -9,7 +9,8 @@ use crate::http::Message;
 #[derive(Debug)]
 pub struct S3Server {
     server: Server,
-    strict: bool,
+    /// The only bucket of a strict one.
+    only: Option<String>,
 }
 
 impl S3Server {
@@ -35,15 +36,22 @@ impl S3Server {
     /// One that refuses every request whose key it does not know, and it knows none; shared as well.
     pub fn strict() -> &'static Self {
         static SHARED: OnceLock<S3Server> = OnceLock::new();
-        SHARED.get_or_init(|| Self {
-            strict: true,
-            ..Self::start(None, &[("INITIAL_NO_AUTH_ACTION_COUNT", "1")])
+        SHARED.get_or_init(|| {
+            let started = Self::start(None, &[("INITIAL_NO_AUTH_ACTION_COUNT", "1")]);
+            let name = fresh_name();
+            started.server.call(Message::request("PUT", &format!("/{name}"), Vec::new()));
+            Self { only: Some(name), ..started }
         })
     }
 
-    /// A fresh bucket. On the strict server only the first can be made.
+    /// A fresh bucket. The strict server has one for all, into which nobody can put anything.
     pub fn bucket(&'static self) -> Bucket {
-        self.made(&[])
+        match &self.only {
+            Some(name) => {
+                Bucket::new(StoreKind::S3, name.clone(), self.server.endpoint(), self.server.tls, |_| ())
+            }
+            None => self.made(&[]),
+        }
     }
 
     /// A fresh bucket that keeps what is overwritten and deleted.
@@ -70,11 +78,8 @@ impl S3Server {
         Bucket::new(StoreKind::S3, name, self.server.endpoint(), self.server.tls, |name| self.empty(name))
     }
 
-    /// Takes the objects of a bucket out of the server's memory, as far as it lets them go.
+    /// Takes the objects of a bucket out of the server's memory.
     fn empty(&self, bucket: &str) {
-        if self.strict {
-            return;
-        }
         loop {
             let list =
                 self.server.call(Message::request("GET", &format!("/{bucket}?list-type=2"), Vec::new()));
@@ -102,6 +107,6 @@ impl S3Server {
             }
             words
         });
-        Self { server, strict: false }
+        Self { server, only: None }
     }
 }
