@@ -198,10 +198,9 @@ impl Leases {
             Resolved::Others(_) => return Err(held(self.state().await?)),
         }
         let lease = Lease { leases: self.clone(), number, term };
-        if !self.repo.store().create_honoured() {
-            // Another process may have overwritten the term.
-            lease.check().await?;
-        }
+        // Where creates are not honoured another process may have overwritten the term; where they are, this number may have been free
+        // because others took it, gave it back and cleared it away since the listing: then a higher term is there.
+        lease.check().await?;
         // Nobody looks at the terms before it any more. One that cannot be removed (no right to, or not now) is the next holder's to remove.
         for old in numbers {
             self.repo.store().delete(&Layout::new().lease(self.stanza.as_ref(), &self.name, old)).await.ok();
