@@ -8,7 +8,8 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Instant;
 
 use jiff::tz::TimeZone;
-use pgbr::{Entropy, Host, Lock, LockType, OsEntropy};
+use pgbr::{Entropy, Host, Lock, LockType, OsEntropy, Writer};
+use tokio::runtime::Runtime;
 
 use crate::commands;
 use crate::exit::{CliError, ErrorCode};
@@ -35,6 +36,8 @@ pub(crate) struct Context {
     pub(crate) progress: Arc<Progress>,
     /// Repositories that have a new backup.
     grown: Mutex<Vec<u16>>,
+    /// The right to write to them, kept for the expire behind the backup.
+    writers: Mutex<Vec<(u16, Writer)>>,
 }
 
 /// Runs the program: everything it says goes to its log, stdout and stderr.
@@ -94,21 +97,25 @@ fn run_settings(mut settings: Settings, env: &[(OsString, OsString)]) -> u8 {
 
     let env = PgEnv::from_env(env.iter().cloned());
     let progress = Arc::new(Progress::new(Arc::clone(&log)));
-    let (locks, grown) = (Vec::new(), Mutex::default());
-    let mut context = Context { settings, log, env, exec_id, zone, locks, progress, grown };
-    let outcome = take_locks(&mut context).and_then(|()| in_runtime(&context));
-    let code = end(&context, begun, outcome);
+    let (locks, grown, writers) = (Vec::new(), Mutex::default(), Mutex::default());
+    let mut context = Context { settings, log, env, exec_id, zone, locks, progress, grown, writers };
+    let runtime = take_locks(&mut context).and_then(|()| runtime(&context));
+    let outcome = runtime.as_ref().map_err(Clone::clone).and_then(|runtime| in_runtime(&context, runtime));
+    let mut code = end(&context, begun, outcome);
+    let Ok(runtime) = runtime else { return code };
     let grown = std::mem::take(context.grown.get_mut().unwrap_or_else(PoisonError::into_inner));
-    if grown.is_empty() || !context.settings.get_bool("expire-auto") {
-        return code;
+    if !grown.is_empty() && context.settings.get_bool("expire-auto") {
+        let expired = expire_after(&mut context, &grown, &runtime);
+        code = if code == 0 { expired } else { code };
     }
-    let expired = expire_after(&mut context, &grown);
-    if code == 0 { expired } else { code }
+    // What is still under way in the background has no say any more.
+    runtime.shutdown_background();
+    code
 }
 
 /// Expires what retention does not keep any more in the repositories that have a new backup, as a command of its own under the backup's
 /// locks. The other repositories have got nothing new that would push anything out.
-fn expire_after(context: &mut Context, grown: &[u16]) -> u8 {
+fn expire_after(context: &mut Context, grown: &[u16], runtime: &Runtime) -> u8 {
     context.settings.keep_repos(grown);
     context.settings.switch_command(Command::Expire);
     if let Some(path) = context.settings.log_file() {
@@ -116,7 +123,17 @@ fn expire_after(context: &mut Context, grown: &[u16]) -> u8 {
     }
     let begun = Instant::now();
     begin(&context.settings, &context.log);
-    let outcome = check_stop_file(context).and_then(|()| in_runtime(context));
+    let outcome = check_stop_file(context).and_then(|()| in_runtime(context, runtime));
+    // Where it did not come so far.
+    let left = std::mem::take(context.writers.get_mut().unwrap_or_else(PoisonError::into_inner));
+    if !left.is_empty() {
+        let host = host(context);
+        runtime.block_on(async {
+            for (_, writer) in left {
+                writer.release(&host).await;
+            }
+        });
+    }
     end(context, begun, outcome)
 }
 
@@ -162,32 +179,37 @@ fn exec_id() -> String {
     format!("{}-{}", std::process::id(), data_encoding::HEXLOWER.encode(&random))
 }
 
-fn in_runtime(context: &Context) -> Outcome {
+/// Where the command runs, and what runs behind it: connections live in it, and signs of life are given by it.
+fn runtime(context: &Context) -> Result<Runtime, CliError> {
     let mut builder = match context.settings.command() {
         _ if context.settings.role() == Role::Async => tokio::runtime::Builder::new_multi_thread(),
         Command::Backup | Command::RepoCopy | Command::Restore => tokio::runtime::Builder::new_multi_thread(),
         _ => tokio::runtime::Builder::new_current_thread(),
     };
     let runtime = builder.worker_threads(2).enable_all().build();
-    let runtime =
-        runtime.map_err(|e| CliError::new(ErrorCode::Kernel, format!("unable to start the runtime: {e}")))?;
-    let outcome = runtime.block_on(async {
+    runtime.map_err(|e| CliError::new(ErrorCode::Kernel, format!("unable to start the runtime: {e}")))
+}
+
+fn in_runtime(context: &Context, runtime: &Runtime) -> Outcome {
+    runtime.block_on(async {
         // They are in the order of the repositories, those that a backup leaves alone included.
         let repositories = context.settings.backup_keys().len();
         context.progress.begin(context.locks.get(..repositories).unwrap_or(&context.locks));
-        let host = Host {
-            observer: Arc::new(context.progress.of_repo(context.settings.repo_key(), false)),
-            program: context.settings.flavor().version().to_owned(),
-            ..Host::in_zone(context.zone.clone())
-        };
+        let host = host(context);
         watch_signals(&host);
         let outcome = commands::run(context, &host).await;
         context.progress.clear();
         outcome
-    });
-    // What is still under way in the background has no say any more.
-    runtime.shutdown_background();
-    outcome
+    })
+}
+
+/// The surroundings of a command.
+fn host(context: &Context) -> Host {
+    Host {
+        observer: Arc::new(context.progress.of_repo(context.settings.repo_key(), false)),
+        program: context.settings.flavor().version().to_owned(),
+        ..Host::in_zone(context.zone.clone())
+    }
 }
 
 /// The first signal asks the command to end; it does so at its next step.
@@ -262,6 +284,18 @@ impl Context {
     /// This repository has a new backup: what that pushes out is to be expired afterwards.
     pub(crate) fn has_grown(&self, key: u16) {
         self.grown.lock().unwrap_or_else(PoisonError::into_inner).push(key);
+    }
+
+    /// Keeps the right to write for what comes behind the backup.
+    pub(crate) fn keep(&self, writers: Vec<(u16, Writer)>) {
+        self.writers.lock().unwrap_or_else(PoisonError::into_inner).extend(writers);
+    }
+
+    /// The right to write to a repository, where it was kept.
+    pub(crate) fn take_writer(&self, key: u16) -> Option<Writer> {
+        let mut writers = self.writers.lock().unwrap_or_else(PoisonError::into_inner);
+        let at = writers.iter().position(|(number, _)| *number == key)?;
+        Some(writers.swap_remove(at).1)
     }
 
     /// What the operator is told about a failure of the engine.

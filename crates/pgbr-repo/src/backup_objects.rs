@@ -62,6 +62,16 @@ pub struct LabelObjects {
     pub manifest: bool,
 }
 
+impl LabelObjects {
+    /// Whether they are what a single run has left that came to its end: its manifest names all of its packs, for it always names some.
+    pub fn is_of_one_run(&self) -> bool {
+        let attempts = self.packs.iter().map(|pack| pack.attempt);
+        self.manifest
+            && self.runs.is_empty()
+            && attempts.clone().all(|attempt| Some(attempt) == attempts.clone().next())
+    }
+}
+
 impl RemovedManifest {
     /// The backup.
     pub const fn label(&self) -> BackupLabel {

@@ -112,6 +112,8 @@ impl Record for Term {
 const TTL: std::ops::RangeInclusive<u64> = 1..=86_400;
 /// The time-to-live of a term that cannot be read.
 const TTL_UNREADABLE: Duration = Duration::from_secs(3600);
+/// So many old terms are taken away together.
+const CLEAR_AT: usize = 8;
 
 impl Leases {
     /// A lease of `stanza`, or with `None` of the repository's own record.
@@ -200,12 +202,22 @@ impl Leases {
         let lease = Lease { leases: self.clone(), number, term };
         // Where creates are not honoured another process may have overwritten the term; where they are, this number may have been free
         // because others took it, gave it back and cleared it away since the listing: then a higher term is there.
-        lease.check().await?;
-        // Nobody looks at the terms before it any more. One that cannot be removed (no right to, or not now) is the next holder's to remove.
-        for old in numbers {
-            self.repo.store().delete(&Layout::new().lease(self.stanza.as_ref(), &self.name, old)).await.ok();
+        match self.repo.store().create_honoured() {
+            true if self.numbers().await?.last() == Some(&number) => {}
+            _ => lease.check().await?,
         }
+        self.clear(numbers).await;
         Ok(lease)
+    }
+
+    /// Takes old terms away, at which nobody looks any more: some at a time, which in a store elsewhere is a request. What cannot be removed
+    /// (no right to, or not now) is the next holder's to remove.
+    async fn clear(&self, old: Vec<u64>) {
+        if old.len() < CLEAR_AT {
+            return;
+        }
+        let key = |number| Layout::new().lease(self.stanza.as_ref(), &self.name, number);
+        self.repo.store().delete_all(old.into_iter().map(key).collect()).await.ok();
     }
 
     fn watched_as(&self) -> String {
@@ -251,16 +263,29 @@ impl Lease {
         }
     }
 
+    /// Whether it lies in a directory of this host.
+    pub fn is_local(&self) -> bool {
+        self.leases.repo.store().is_local()
+    }
+
     /// Gives the lease back. Its last term stays, marked as released: numbers are never used again.
     ///
     /// # Errors
     /// As the store failed; the lease then goes stale by itself.
-    pub async fn release(mut self) -> Result<()> {
+    pub async fn release(self) -> Result<()> {
         // A higher term is another's, whatever this one says; a term of this number may be another's where the stanza was made anew.
         match self.leases.state_of(Some(self.number)).await? {
             Some(state) if state.owner == self.term.owner => {}
             _ => return Ok(()),
         }
+        self.release_seen().await
+    }
+
+    /// As [`Lease::release`], without a look at whose it is: for a lease that gave a sign of life so lately that nobody can have taken it over.
+    ///
+    /// # Errors
+    /// As the store failed; the lease then goes stale by itself.
+    pub async fn release_seen(mut self) -> Result<()> {
         self.term.released = true;
         self.write().await
     }

@@ -138,6 +138,8 @@ pub struct Pin {
     pins: Pins,
     id: PinId,
     beat: u64,
+    /// Whether a sign of life may be there.
+    has_beaten: bool,
 }
 
 impl Pins {
@@ -174,7 +176,7 @@ impl Pins {
             Created::New => {}
             Created::AlreadyThere => self.repo.store().settle(&key).await?,
         }
-        Ok(Pin { pins: self.clone(), id, beat: 0 })
+        Ok(Pin { pins: self.clone(), id, beat: 0, has_beaten: false })
     }
 
     /// The pins there are, sorted by name.
@@ -267,6 +269,7 @@ impl Pin {
         let beat =
             Beat { record: Beat::KIND.to_owned(), name: key.to_string(), beat: self.beat.saturating_add(1) };
         let object = record::seal(&self.pins.repo, &beat)?;
+        self.has_beaten = true;
         self.pins.repo.store().overwrite(&key, object).await?;
         self.beat = beat.beat;
         Ok(())
@@ -290,7 +293,12 @@ impl Pin {
     /// # Errors
     /// As the store failed; the pin then goes stale by itself.
     pub async fn release(self) -> Result<()> {
-        self.pins.break_stale(&self.id).await
+        match self.has_beaten {
+            true => self.pins.break_stale(&self.id).await,
+            false => {
+                self.pins.repo.store().delete_durable(&Layout::new().pin(&self.pins.stanza, &self.id)).await
+            }
+        }
     }
 }
 

@@ -16,6 +16,7 @@ mod get;
 mod list;
 mod seal;
 
+use std::collections::BTreeSet;
 use std::path::PathBuf;
 
 use bytes::Bytes;
@@ -291,6 +292,31 @@ impl WalStore {
     pub async fn belongs(&self, archive: ArchiveId, segments: &[WalSegmentName]) -> Result<()> {
         let heads = segments.iter().map(|segment| self.segment_belongs(archive, *segment));
         futures::stream::iter(heads).buffer_unordered(HEADS).try_collect().await
+    }
+
+    /// Which of these segments are in the archive under names of their own and were sealed for this repository, by a small read of each
+    /// one's head. In a store that does not honour conditional creates none has such a name: [`WalStore::segments_present`] lists.
+    ///
+    /// # Errors
+    /// As the store failed.
+    pub async fn segments_here(
+        &self,
+        archive: ArchiveId,
+        segments: &[WalSegmentName],
+    ) -> Result<BTreeSet<WalSegmentName>> {
+        let heads = segments.iter().map(|segment| async move {
+            let key = Layout::new().wal(&self.stanza, archive, &WalFileName::Segment(*segment));
+            match self.head_belongs(&key).await {
+                Ok(()) => Ok(Some(*segment)),
+                Err(error) if error.is_not_found() || error.is_unverified() => Ok(None),
+                Err(error) => Err(error),
+            }
+        });
+        futures::stream::iter(heads)
+            .buffer_unordered(HEADS)
+            .try_filter_map(|here| async move { Ok(here) })
+            .try_collect()
+            .await
     }
 
     async fn segment_belongs(&self, archive: ArchiveId, segment: WalSegmentName) -> Result<()> {

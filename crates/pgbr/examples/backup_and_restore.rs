@@ -110,6 +110,7 @@ async fn back_up_and_restore(
         annotation: BTreeMap::from([("made-by".to_owned(), "an example".to_owned())]),
         // The engine sees that the server archives by a command that calls us.
         archive_program: "backup_and_restore".to_owned(),
+        keep_writers: false,
     };
     // One for each repository.
     let made = backup(&host, request).await?.made.remove(0);

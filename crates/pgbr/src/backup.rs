@@ -38,6 +38,7 @@ use crate::error::{Error, Result, with_causes};
 use crate::host::Host;
 use crate::observe::{Event, Observer};
 use crate::place::RepoAccess;
+use crate::writer::Writer;
 
 /// How often the server is asked how far its log has come.
 const PULSE: Duration = Duration::from_millis(200);
@@ -81,6 +82,8 @@ pub struct BackupRequest {
     pub annotation: BTreeMap<String, String>,
     /// What `archive_command` must contain.
     pub archive_program: String,
+    /// Whether the right to write is kept for an expire behind it, in [`Backups::writers`].
+    pub keep_writers: bool,
 }
 
 /// A repository to back up to.
@@ -124,6 +127,8 @@ pub struct Backups {
     pub made: Vec<BackupReport>,
     /// The repositories in which there is none, and why. Each was told when it happened.
     pub failed: Vec<FailedBackup>,
+    /// Where that was asked for: the right to write to each repository that has a new backup, with its number. To be used or released soon.
+    pub writers: Vec<(u16, Writer)>,
 }
 
 /// A repository in which a backup failed while it went on in others.
@@ -236,7 +241,8 @@ pub async fn backup(host: &Host, mut request: BackupRequest) -> Result<Backups> 
         }
     }
     let time = label::time(host, bases.iter().filter_map(Base::newest));
-    let mut run = Run { host, request: &request, standby, now, targets: Vec::new(), failed };
+    let (targets, writers) = (Vec::new(), Vec::new());
+    let mut run = Run { host, request: &request, standby, now, targets, failed, writers };
     for base in bases {
         let (own, number) = (base.host().clone(), base.number());
         match base.name(time, request.resume).await {
@@ -250,8 +256,11 @@ pub async fn backup(host: &Host, mut request: BackupRequest) -> Result<Backups> 
             target.give_up(error).await;
             target.release().await;
         }
+        for (_, writer) in run.writers.drain(..) {
+            writer.release(host).await;
+        }
     }
-    Ok(Backups { made: made?, failed: run.failed.list })
+    Ok(Backups { made: made?, failed: run.failed.list, writers: run.writers })
 }
 
 fn check_cluster(connected: &Connected, request: &BackupRequest) -> Result<()> {
@@ -278,6 +287,8 @@ struct Run<'a> {
     /// The repositories in which it can still succeed.
     targets: Vec<Target>,
     failed: Failed,
+    /// What is kept of those in which it was made.
+    writers: Vec<(u16, Writer)>,
 }
 
 /// The repositories in which the backup has failed.
@@ -325,7 +336,11 @@ impl Run<'_> {
             let committed = target.commit().await;
             // What a commit that failed is about stays as it is: it may be there after all.
             let (host, number) = (target.host.clone(), target.number);
-            target.release().await;
+            if self.request.keep_writers && committed.is_ok() {
+                self.writers.push((number, target.into_writer().await));
+            } else {
+                target.release().await;
+            }
             match committed {
                 Ok(report) => made.push(report),
                 Err(error) => self.failed.add(&host, number, error)?,
@@ -445,7 +460,9 @@ impl Run<'_> {
     /// Waits until all these segments are in the archives, for good.
     async fn wait_for_wal(&mut self, segments: &[WalSegmentName]) -> Result<()> {
         let timeout = self.request.archive_timeout;
-        self.each(async |target| wait_for_wal(&target.host, &target.place, segments, timeout).await).await
+        let pg_data = self.request.cluster.pg_data.clone();
+        self.each(async |target| wait_for_wal(&target.host, &target.place, &pg_data, segments, timeout).await)
+            .await
     }
 
     /// Copies; where it turns out that the times of files cannot be trusted, all over again with every file read.

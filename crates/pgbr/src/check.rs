@@ -56,6 +56,7 @@ pub async fn check(host: &Host, request: CheckRequest) -> Result<CheckReport> {
             find_servers(host, &clusters, wanted).await?.primary
         }
     };
+    let pg_data = connected.facts.data_directory.clone();
     check_identity(&place.stanza, &connected.identity())?;
     if !request.archive_check {
         return Ok(CheckReport { segment: None, standby: connected.facts.in_recovery });
@@ -65,6 +66,6 @@ pub async fn check(host: &Host, request: CheckRequest) -> Result<CheckReport> {
         return Ok(CheckReport { segment: None, standby: true });
     }
     let segment = end_segment(&connected.session, connected.facts.wal_segment_size).await?;
-    wait_for_wal(host, &place, &[segment], request.archive_timeout).await?;
+    wait_for_wal(host, &place, &pg_data, &[segment], request.archive_timeout).await?;
     Ok(CheckReport { segment: Some(segment), standby: false })
 }

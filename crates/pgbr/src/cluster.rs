@@ -16,6 +16,12 @@ use crate::place::StanzaPlace;
 const WAL_LOOK: Duration = Duration::from_millis(100);
 /// And how late, where each look is a request to a store elsewhere.
 const MAX_WAL_LOOK: Duration = Duration::from_secs(1);
+/// How often it is looked whether the server has handed a segment over: at a file of this machine.
+const STATUS_LOOK: Duration = Duration::from_millis(10);
+/// So many segments are looked for by their names, which costs a small read each; more by listing, a request a directory.
+const FEW: usize = 4;
+/// Each look of this number is by listing: a segment whose own name is taken by a damaged object lies under another one.
+const LISTED_LOOK: u32 = 4;
 
 /// How to reach a cluster: its server and its data directory.
 #[derive(Debug, Clone)]
@@ -110,10 +116,11 @@ pub(crate) async fn end_segment(session: &Session, size: WalSegmentSize) -> Resu
     Ok(WalSegmentName::containing(timeline, end.previous_byte(), size))
 }
 
-/// Waits until all these segments are in the archive, for good. They are looked for by listing, which costs one request a directory.
+/// Waits until all these segments are in the archive, for good. `pg_data` is the data directory of the server that archives them.
 pub(crate) async fn wait_for_wal(
     host: &Host,
     place: &StanzaPlace,
+    pg_data: &Path,
     segments: &[WalSegmentName],
     timeout: Duration,
 ) -> Result<()> {
@@ -122,22 +129,45 @@ pub(crate) async fn wait_for_wal(
     host.tell(Event::WaitingForWal { first: *first, last: *last });
     let begun = host.clock.monotonic();
     let (mut missing, mut pause) = (segments.to_vec(), WAL_LOOK);
-    let longest = if place.repo.store().is_local() { WAL_LOOK } else { MAX_WAL_LOOK };
+    let (mut unknown, mut looks) = (segments.to_vec(), 0_u32);
+    let store = place.repo.store();
+    let longest = if store.is_local() { WAL_LOOK } else { MAX_WAL_LOOK };
     loop {
         host.stop.check()?;
+        if !store.is_local() {
+            until_handed_over(pg_data, *last, longest).await;
+        }
         // What was seen once is not looked for again: nobody expires it while a backup is made.
-        let present = place.wal.segments_present(archive, missing.iter().copied()).await?;
+        looks += 1;
+        let present = if missing.len() <= FEW && store.create_honoured() && !looks.is_multiple_of(LISTED_LOOK)
+        {
+            let here = place.wal.segments_here(archive, &missing).await?;
+            unknown.retain(|segment| !here.contains(segment));
+            here
+        } else {
+            place.wal.segments_present(archive, missing.iter().copied()).await?
+        };
         missing.retain(|segment| !present.contains(segment));
         let Some(missing) = missing.first() else {
             place.wal.settle(archive, segments).await?;
             // Whoever pushed them may have known a repository that was here before, whose keys are lost.
-            return Ok(Box::pin(place.wal.belongs(archive, segments)).await?);
+            return Ok(Box::pin(place.wal.belongs(archive, &unknown)).await?);
         };
         if host.clock.monotonic().saturating_sub(begun) >= timeout {
             return Err(Error::ArchiveTimeout { segment: *missing, seconds: timeout.as_secs() });
         }
         tokio::time::sleep(pause).await;
         pause = (pause * 2).min(longest);
+    }
+}
+
+/// Waits, not for long, while the server says that it has not handed a segment over: to look for it in the archive would be in vain, and a
+/// request each time.
+async fn until_handed_over(pg_data: &Path, segment: WalSegmentName, at_most: Duration) {
+    let waiting = pg_data.join(format!("pg_wal/archive_status/{segment}.ready"));
+    let end = tokio::time::Instant::now() + at_most;
+    while tokio::time::Instant::now() < end && tokio::fs::try_exists(&waiting).await.unwrap_or(false) {
+        tokio::time::sleep(STATUS_LOOK).await;
     }
 }
 

@@ -28,6 +28,8 @@ use crate::held::Held;
 use crate::host::Host;
 use crate::observe::Event;
 use crate::place::{RepoAccess, StanzaPlace};
+use crate::report::requests_since;
+use crate::writer::Writer;
 
 /// What to expire.
 #[derive(Debug, Clone)]
@@ -59,6 +61,23 @@ pub async fn expire(host: &Host, request: ExpireRequest) -> Result<ExpireReport>
     let lease = Held::lease(host, &place).await?;
     let done = Expire::new(host, &place, &request, Some(&lease)).run().await;
     lease.release(host).await;
+    done
+}
+
+/// As [`expire()`], with a right to write that was kept; it is released. Where to is said by that: the repository and the stanza of the request
+/// count for nothing.
+///
+/// # Errors
+/// As [`expire()`].
+pub async fn expire_as(host: &Host, writer: Writer, request: ExpireRequest) -> Result<ExpireReport> {
+    let Writer { place, lease } = writer;
+    let before = place.repo.store().requests();
+    let lease_of = (!request.dry_run).then_some(&lease);
+    let mut done = Expire::new(host, &place, &request, lease_of).run().await;
+    lease.release(host).await;
+    if let Ok(report) = &mut done {
+        report.requests = requests_since(&place.repo, before);
+    }
     done
 }
 

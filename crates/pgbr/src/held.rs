@@ -10,7 +10,7 @@ use tokio::sync::Mutex;
 use tokio::task::JoinHandle;
 
 use crate::error::{Error, Result};
-use crate::host::Host;
+use crate::host::{Clock, Host};
 use crate::observe::Event;
 use crate::place::StanzaPlace;
 
@@ -18,6 +18,9 @@ use crate::place::StanzaPlace;
 const TTL: Duration = Duration::from_secs(60);
 /// How often a sign of life is given.
 const BEAT: Duration = Duration::from_secs(15);
+/// So long after it gave a sign of life a lease in a store elsewhere is known to be this process's without asking: nobody takes it over before
+/// having seen it without one for the time-to-live. Longer than from one sign to the next.
+const FRESH: Duration = Duration::from_secs(20);
 /// How many backups are looked for at once.
 const LOOKS: usize = 16;
 /// How often a lease is looked at that another process has.
@@ -25,8 +28,16 @@ const LOOK: Duration = Duration::from_secs(2);
 
 /// A pin or a lease that is kept alive until it is released. Dropped without that, it goes stale by itself.
 pub(crate) struct Held<T> {
-    inner: Arc<Mutex<Option<T>>>,
+    inner: Arc<Mutex<Option<Living<T>>>>,
+    clock: Arc<dyn Clock>,
     task: JoinHandle<()>,
+}
+
+/// What is held, and when it was last seen to be so.
+struct Living<T> {
+    inner: T,
+    /// When the last sign of life that arrived was sent.
+    beat_at: Duration,
 }
 
 impl<T> Drop for Held<T> {
@@ -36,24 +47,29 @@ impl<T> Drop for Held<T> {
 }
 
 impl<T: Send + 'static> Held<T> {
-    fn new(host: &Host, inner: T, what: &'static str, beat: impl AsyncBeat<T>) -> Self {
-        let inner = Arc::new(Mutex::new(Some(inner)));
-        let (shared, host) = (Arc::clone(&inner), host.clone());
+    /// `taken_at`: when it was asked for.
+    fn new(host: &Host, inner: T, taken_at: Duration, what: &'static str, beat: impl AsyncBeat<T>) -> Self {
+        let inner = Arc::new(Mutex::new(Some(Living { inner, beat_at: taken_at })));
+        let (shared, clock, host) = (Arc::clone(&inner), Arc::clone(&host.clock), host.clone());
         let task = tokio::spawn(async move {
             loop {
                 tokio::time::sleep(BEAT).await;
                 let mut slot = shared.lock().await;
-                let Some(inner) = slot.as_mut() else { return };
-                if let Err(error) = beat.beat(inner).await {
+                let Some(living) = slot.as_mut() else { return };
+                let now = host.clock.monotonic();
+                match beat.beat(&mut living.inner).await {
+                    Ok(()) => living.beat_at = now,
                     // What it means is decided where the work is committed; until then the store may come back.
-                    host.warn(format!("no sign of life could be given for the {what}: {error}"));
+                    Err(error) => {
+                        host.warn(format!("no sign of life could be given for the {what}: {error}"));
+                    }
                 }
             }
         });
-        Self { inner, task }
+        Self { inner, clock, task }
     }
 
-    async fn take(&self) -> Result<T> {
+    async fn take(&self) -> Result<Living<T>> {
         self.inner.lock().await.take().ok_or(Error::Internal { what: "a pin or lease is released twice" })
     }
 }
@@ -115,8 +131,9 @@ impl Held<Pin> {
         let pinned = labels.iter().copied().chain(own.map(|(label, _)| label)).collect();
         let attempt = own.map(|(_, attempt)| attempt);
         let request = PinRequest { kind, labels: pinned, attempt, holder, now: host.now_seconds(), ttl: TTL };
+        let asked_at = host.clock.monotonic();
         let pin = Pins::new(&place.repo, place.stanza.name()).put(request).await?;
-        let held = Self::new(host, pin, "pin", PinBeat);
+        let held = Self::new(host, pin, asked_at, "pin", PinBeat);
         let looks =
             labels.into_iter().map(|label| async move { Ok((label, place.backups.exists(&label).await?)) });
         let found: Result<Vec<_>> = futures::stream::iter(looks).buffered(LOOKS).try_collect().await;
@@ -132,7 +149,7 @@ impl Held<Pin> {
     /// Sees that nobody broke the pin.
     pub(crate) async fn check(&self) -> Result<()> {
         match self.inner.lock().await.as_ref() {
-            Some(pin) => Ok(pin.check().await?),
+            Some(pin) => Ok(pin.inner.check().await?),
             None => Err(Error::Internal { what: "a pin is checked after its release" }),
         }
     }
@@ -140,7 +157,7 @@ impl Held<Pin> {
     /// Gives it back. Where that fails it goes stale by itself, and the work that it was for has ended either way.
     pub(crate) async fn release(self, host: &Host) {
         let released = match self.take().await {
-            Ok(pin) => pin.release().await.map_err(Error::from),
+            Ok(pin) => pin.inner.release().await.map_err(Error::from),
             Err(error) => Err(error),
         };
         if let Err(error) = released {
@@ -159,16 +176,17 @@ impl Held<Lease> {
         let mut told = false;
         loop {
             host.stop.check()?;
-            let waited = host.clock.monotonic().saturating_sub(begun);
+            let now = host.clock.monotonic();
+            let waited = now.saturating_sub(begun);
             let error = match leases.try_acquire(&request, &mut watch, waited).await {
-                Ok(lease) => return Ok(Self::new(host, lease, "lease", LeaseBeat)),
+                Ok(lease) => return Ok(Self::new(host, lease, now, "lease", LeaseBeat)),
                 Err(error) => error,
             };
             let pgbr_repo::Error::LeaseHeld { holder, .. } = &error else { return Err(error.into()) };
             if host.owner.knows_dead(holder) {
                 // Nobody has to be waited for: the notes say that it was seen dead for long enough.
                 if let Ok(lease) = leases.try_acquire(&request, &mut watch, waited + TTL).await {
-                    return Ok(Self::new(host, lease, "lease", LeaseBeat));
+                    return Ok(Self::new(host, lease, now, "lease", LeaseBeat));
                 }
             }
             // A holder that lives gives a sign of life well before this.
@@ -195,9 +213,16 @@ impl Held<Lease> {
     /// Sees that nobody took the lease over.
     pub(crate) async fn check(&self) -> Result<()> {
         match self.inner.lock().await.as_ref() {
-            Some(lease) => Ok(lease.check().await?),
+            Some(lease) if self.is_fresh(lease) => Ok(()),
+            Some(lease) => Ok(lease.inner.check().await?),
             None => Err(Error::Internal { what: "a lease is checked after its release" }),
         }
+    }
+
+    /// Whether nobody can have taken it over. Where asking costs nothing, it is asked.
+    fn is_fresh(&self, lease: &Living<Lease>) -> bool {
+        let age = self.clock.monotonic().saturating_sub(lease.beat_at);
+        !lease.inner.is_local() && age < FRESH
     }
 
     /// Keeps it for its time-to-live and gives no more signs of life: nothing of it is written from now on.
@@ -208,7 +233,8 @@ impl Held<Lease> {
     /// Gives it back. Where that fails it goes stale by itself, and the work that it was for has ended either way.
     pub(crate) async fn release(self, host: &Host) {
         let released = match self.take().await {
-            Ok(lease) => lease.release().await.map_err(Error::from),
+            Ok(lease) if self.is_fresh(&lease) => lease.inner.release_seen().await.map_err(Error::from),
+            Ok(lease) => lease.inner.release().await.map_err(Error::from),
             Err(error) => Err(error),
         };
         if let Err(error) = released {

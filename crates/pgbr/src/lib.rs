@@ -43,6 +43,7 @@ mod report;
 mod restore;
 mod run;
 mod stanza;
+mod writer;
 
 pub use annotate::{AnnotateReport, AnnotateRequest, annotate};
 pub use archive::{
@@ -63,7 +64,7 @@ pub use copy::{CopiedBackup, CopiedWal, CopyReport, CopyRequest, CopyWal, repo_c
 pub use error::{Error, Result};
 pub use expire::{
     ArchiveFate, BackupFate, ExpireReport, ExpireRequest, ExpiredBackups, HoldRequest, ReleaseHoldRequest,
-    Rubbish, RunFate, WalRange, expire, hold, release_hold,
+    Rubbish, RunFate, WalRange, expire, expire_as, hold, release_hold,
 };
 pub use host::{Clock, Entropy, Host, OsEntropy, Owner, Stop, SystemClock};
 pub use info::{
@@ -80,6 +81,7 @@ pub use stanza::{
     StanzaCreateRequest, StanzaCreated, StanzaDeleteRequest, StanzaDeleted, StanzaUpgradeRequest,
     StanzaUpgraded, stanza_create, stanza_delete, stanza_upgrade,
 };
+pub use writer::Writer;
 
 // The words that requests and reports are made of, so that an embedder needs one dependency.
 pub use pgbr_codec::{Cipher, Codec, Compression, Error as CodecError, Passphrase};

@@ -51,14 +51,21 @@ pub struct Backup {
 /// # Errors
 /// When the repository cannot be listed.
 pub async fn summaries(backups: &BackupStore) -> Result<Vec<(BackupLabel, Result<Summary>)>> {
-    let labels = backups.list_labels().await?;
+    Ok(summaries_of(backups, backups.list_labels().await?).await)
+}
+
+/// The same of these labels.
+pub(crate) async fn summaries_of(
+    backups: &BackupStore,
+    labels: Vec<BackupLabel>,
+) -> Vec<(BackupLabel, Result<Summary>)> {
     let read = labels.into_iter().map(|label| async move { (label, read_summary(backups, label).await) });
     // A label without a manifest is no backup: one that is being made, or what is left of one.
     let there = |(label, read): (BackupLabel, Result<Summary>)| async move {
         let missing = matches!(&read, Err(Error::Repo(error)) if error.is_not_found());
         (!missing).then_some((label, read))
     };
-    Ok(futures::stream::iter(read).buffered(HEADS).filter_map(there).collect().await)
+    futures::stream::iter(read).buffered(HEADS).filter_map(there).collect().await
 }
 
 async fn read_summary(backups: &BackupStore, label: BackupLabel) -> Result<Summary> {

@@ -18,6 +18,7 @@ pub(super) async fn run(context: &Context, host: &Host) -> Outcome {
     }
     let request = build(context, host, &keys)?;
     let backups = backup(host, request).await.map_err(|e| context.failure(&e))?;
+    context.keep(backups.writers);
     let mut failures = Failures::new(context, keys.len());
     for report in &backups.made {
         match finish(context, host, report, keys.len() > 1).await {
@@ -129,6 +130,8 @@ fn build(context: &Context, host: &Host, keys: &[u16]) -> Result<BackupRequest, 
         exclude: settings.get_list("exclude").to_vec(),
         annotation: settings.get_hash("annotation").iter().cloned().collect(),
         archive_program: settings.flavor().program().to_owned(),
+        // A hold is put under a lease of its own.
+        keep_writers: settings.get_bool("expire-auto") && !settings.get_bool("hold"),
     })
 }
 

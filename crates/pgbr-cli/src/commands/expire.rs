@@ -4,7 +4,7 @@ use std::fmt::Write;
 
 use pgbr::{
     Asked, BackupType, ExpireReport, ExpireRequest, FullRetention, Host, ManifestError, Periods, Policy,
-    RepoAccess, expire,
+    RepoAccess, expire, expire_as,
 };
 
 use super::each::each;
@@ -20,7 +20,12 @@ pub(super) async fn run(context: &Context, host: &Host) -> Outcome {
     let mut reports = Vec::new();
     let step = async |key, repo| {
         let request = build(settings, key, repo, asked)?;
-        let report = expire(&context.host_of(host, key), request).await.map_err(|e| context.failure(&e))?;
+        let host = context.host_of(host, key);
+        let expired = match context.take_writer(key) {
+            Some(writer) => expire_as(&host, writer, request).await,
+            None => expire(&host, request).await,
+        };
+        let report = expired.map_err(|e| context.failure(&e))?;
         tell_work(context, key, &report);
         reports.push((key, report));
         Ok(())

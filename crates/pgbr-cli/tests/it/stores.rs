@@ -4,7 +4,7 @@
 use std::thread::sleep;
 use std::time::Duration;
 
-use pgbr_testkit::{Act, AzureServer, Bucket, GcsServer, S3Server, StoreKind};
+use pgbr_testkit::{Act, AzureServer, Bucket, GcsServer, S3Server, Seen, StoreKind};
 
 use crate::rig::{Rig, restore_into, said};
 use crate::world::{assert_pgbench_whole, last_mark, set_mark};
@@ -131,5 +131,36 @@ fn expire_tells_what_it_could_not_remove() {
         rig.pgbr.proxy().pass();
         rig.pgbr.ok(["expire", "--repo1-retention-full=1"]);
         assert!(rig.objects().list(&rig.key(&packs)).is_empty());
+    }
+}
+
+/// What a store elsewhere is asked by a backup, its WAL and the expire behind it is bounded whatever the size of the cluster, but for packs and
+/// segments; and the expire works under the lease of the backup.
+#[test]
+fn a_backup_asks_little_of_a_store() {
+    let rig = Rig::in_bucket(Bucket::of(StoreKind::S3));
+    rig.cluster.pgbench_init(2);
+    rig.backup();
+    rig.backup();
+    rig.pgbr.set("global", "repo1-retention-full", "3");
+    for (expired, most) in [(false, 38), (true, 50)] {
+        rig.pgbr.proxy().forget();
+        rig.pgbr.ok(["backup", "--type=full"]);
+        let seen = rig.pgbr.proxy().seen();
+        let told = || seen.iter().map(|r| format!("{} {} {:?} {}\n", r.method, r.path, r.range, r.query));
+        let count = |method: &str, part: &str| {
+            let wanted = |r: &&Seen| r.method == method && r.path.contains(part) && r.query.is_empty();
+            seen.iter().filter(wanted).count()
+        };
+        assert_eq!(
+            (count("PUT", "/pack/"), count("PUT", "/manifest")),
+            (2, 1),
+            "{}",
+            told().collect::<String>()
+        );
+        assert_eq!(count("PUT", "/lease/"), 2, "taken and given back once: {}", told().collect::<String>());
+        assert_eq!(count("DELETE", "/manifest"), usize::from(expired), "{}", told().collect::<String>());
+        assert!(seen.len() <= most, "{} are more than {most}:\n{}", seen.len(), told().collect::<String>());
+        println!("{} requests", seen.len());
     }
 }

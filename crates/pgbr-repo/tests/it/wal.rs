@@ -392,6 +392,12 @@ async fn segments_of_a_repository_that_was_here_before_are_found() {
     let found = wal.belongs(ARCHIVE, &segments[..2]).await.unwrap_err();
     assert!(matches!(&found, Error::Foreign { object, .. } if object.ends_with(theirs)), "{found}");
     assert!(wal.belongs(ARCHIVE, &segments[2..]).await.unwrap_err().is_not_found());
+    let named = wal.segments_here(ARCHIVE, &segments).await.unwrap();
+    assert_eq!(
+        named.into_iter().collect::<Vec<_>>(),
+        segments[..1],
+        "neither the other's nor the missing one"
+    );
     // The segment itself, which was stored beside it, is enough.
     push(&here, theirs, content(2, 1 << 20)).await.unwrap();
     wal.belongs(ARCHIVE, &segments[..2]).await.unwrap();

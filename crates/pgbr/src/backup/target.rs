@@ -21,6 +21,7 @@ use crate::load::{self, Backup, FirstNodes, LayerNodes};
 use crate::observe::Event;
 use crate::packs::{DataPacks, IndexPacks, Uploads, plan_uploads};
 use crate::place::StanzaPlace;
+use crate::writer::Writer;
 
 /// The most raw bytes of a frame in a full backup.
 const FULL_FRAME: usize = 1 << 20;
@@ -404,6 +405,12 @@ impl Target {
         if let Some(error) = error {
             self.host.warn(format!("a pack of the failed backup could not be removed: {error}"));
         }
+    }
+
+    /// Gives the pin back, and the lease to whoever works on.
+    pub(super) async fn into_writer(self) -> Writer {
+        self.pin.release(&self.host).await;
+        Writer { place: self.place, lease: self.lease }
     }
 
     /// Gives pin and lease back.

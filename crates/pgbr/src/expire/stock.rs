@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 
 use pgbr_manifest::retention::{Candidate, Facts};
 use pgbr_manifest::{ArchiveId, BackupLabel};
-use pgbr_repo::{Holds, PinState, Watch};
+use pgbr_repo::{Holds, LabelObjects, PinState, Watch};
 
 use super::Expire;
 use crate::error::{Error, Result};
@@ -23,6 +23,8 @@ pub(super) struct Stock {
     pub(super) archives: Vec<ArchiveId>,
     /// The pins, dead ones included.
     pub(super) pins: Vec<PinState>,
+    /// Whether all that lies there is of the backups that there are, as far as names tell, and nobody is at work.
+    pub(super) tidy: bool,
 }
 
 impl Expire<'_> {
@@ -33,7 +35,9 @@ impl Expire<'_> {
         let holds = Holds::new(&place.repo, place.stanza.name()).list().await?;
         let held: BTreeSet<BackupLabel> = holds.into_iter().map(|hold| hold.label).collect();
         let (mut candidates, mut unreadable) = (Vec::new(), Vec::new());
-        for (label, summary) in load::summaries(&place.backups).await? {
+        let survey = place.backups.survey().await?;
+        let labels = survey.iter().filter(|(_, objects)| objects.manifest).map(|(label, _)| *label);
+        for (label, summary) in load::summaries_of(&place.backups, labels.collect()).await {
             let facts = match summary {
                 Ok(summary) => Some(Facts::new(&summary, day(self.host, summary.time.stop))),
                 Err(error) if is_unreadable(&error) => {
@@ -46,11 +50,19 @@ impl Expire<'_> {
             candidates.push(Candidate { label, facts, held: held.contains(&label), in_use });
         }
         let with_manifest: BTreeSet<BackupLabel> = candidates.iter().map(|c| c.label).collect();
-        let labels = place.backups.list_labels().await?;
-        let unfinished = labels.into_iter().filter(|label| !with_manifest.contains(label)).collect();
+        let mut labels: BTreeSet<BackupLabel> = survey.keys().copied().collect();
+        if place.repo.store().is_local() {
+            // Empty directories too, which no listing of objects shows.
+            labels.extend(place.backups.list_labels().await?);
+        }
+        let unfinished: BTreeSet<_> =
+            labels.into_iter().filter(|label| !with_manifest.contains(label)).collect();
+        let tidy =
+            pins.is_empty() && unfinished.is_empty() && survey.values().all(LabelObjects::is_of_one_run);
         let mut archives: BTreeSet<ArchiveId> = place.wal.archives().await?.into_iter().collect();
         archives.insert(place.stanza.archive_id());
-        Ok(Stock { candidates, unreadable, unfinished, archives: archives.into_iter().collect(), pins })
+        let archives = archives.into_iter().collect();
+        Ok(Stock { candidates, unreadable, unfinished, archives, pins, tidy })
     }
 }
 

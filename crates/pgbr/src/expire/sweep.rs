@@ -53,7 +53,11 @@ impl Expire<'_> {
         watch: &mut Watch,
         report: &mut ExpireReport,
     ) -> Result<bool> {
-        if self.lease.is_some() {
+        if self.lease.is_some() && stock.tidy && removed.is_empty() && !self.place.repo.store().is_local() {
+            // Each look is a request there. What an expire has left behind that broke off is taken away with what goes next.
+            return Ok(false);
+        }
+        if self.lease.is_some() && !stock.pins.is_empty() {
             self.break_dead_pins(watch).await?;
         }
         let survey = self.place.backups.survey().await?;
@@ -196,8 +200,7 @@ impl Expire<'_> {
                 () => Fate::Go { named: BTreeSet::new(), pinned },
             });
         }
-        // The packs of a single run are those that the manifest names: it always names some.
-        if runs.len() <= 1 && objects.runs.is_empty() {
+        if objects.is_of_one_run() {
             return Ok(Fate::Named);
         }
         match load(&self.place.backups, label).await {

@@ -131,6 +131,7 @@ impl<'a> Rig<'a> {
             exclude: vec!["base/".to_owned()],
             annotation: BTreeMap::new(),
             archive_program: String::new(),
+            keep_writers: false,
         };
         backup(host, request).await
     }
