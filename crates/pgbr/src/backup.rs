@@ -334,6 +334,9 @@ impl Run<'_> {
         let mut made = Vec::new();
         for mut target in std::mem::take(&mut self.targets) {
             let committed = target.commit().await;
+            if let Err(error) = &committed {
+                target.keep_in_doubt(error).await;
+            }
             // What a commit that failed is about stays as it is: it may be there after all.
             let (host, number) = (target.host.clone(), target.number);
             if self.request.keep_writers && committed.is_ok() {

@@ -24,7 +24,7 @@ use pgbr_manifest::{BackupLabel, BackupType, StanzaName, WalSegmentName};
 use pgbr_repo::{ClusterId, Error as RepoError, Lease, NewCluster, Notes, Pin, PinKind, Stanza};
 
 use crate::error::{Error, Result};
-use crate::held::Held;
+use crate::held::{Held, pin_in_doubt};
 use crate::host::Host;
 use crate::load::{self, Backup};
 use crate::observe::Event;
@@ -379,6 +379,13 @@ impl Copy<'_> {
         let copied = self.put(backup, below, &mut put, wal).await;
         if copied.is_err() && !put.committing {
             self.sweep(label, &put.attempts).await;
+        }
+        if let (Err(error), Some(attempt)) = (&copied, put.attempts.last())
+            && put.committing
+            && error.is_undecided()
+        {
+            let below: Vec<_> = below.iter().map(|parent| parent.summary.label).collect();
+            pin_in_doubt(self.host, self.to, &below, (label, *attempt)).await;
         }
         for pin in put.pins {
             pin.release(self.host).await;

@@ -366,6 +366,11 @@ impl Error {
         }
     }
 
+    /// Whether nobody knows what became of a request: what it was to store may be there, or still come.
+    pub(crate) const fn is_undecided(&self) -> bool {
+        matches!(self, Self::Repo(pgbr_repo::Error::Undecided { .. }))
+    }
+
     /// Attaches what was done with which path to an [`io::Error`].
     pub(crate) fn io(doing: &'static str, path: impl AsRef<Path>) -> impl FnOnce(io::Error) -> Self {
         move |source| Self::Io { doing, path: path.as_ref().to_owned(), source }

@@ -97,6 +97,24 @@ impl AsyncBeat<Lease> for LeaseBeat {
     }
 }
 
+/// Leaves a pin behind for a manifest of which nobody knows whether it is there, or still comes: until it has been watched for its time-to-live
+/// nothing that the manifest names is taken away, and no other run takes it up. It names no process that could be known to be dead.
+pub(crate) async fn pin_in_doubt(
+    host: &Host,
+    place: &StanzaPlace,
+    below: &[BackupLabel],
+    own: (BackupLabel, u64),
+) {
+    let holder = format!("a manifest that may still come, of {}", host.owner.as_str());
+    let labels = below.iter().copied().chain([own.0]).collect();
+    let (attempt, now) = (Some(own.1), host.now_seconds());
+    let request = PinRequest { kind: PinKind::Backup, labels, attempt, holder, now, ttl: TTL };
+    // Nobody gives signs of life for it, and nobody releases it.
+    if let Err(error) = Pins::new(&place.repo, place.stanza.name()).put(request).await {
+        host.warn(format!("what backup {} stored could not be pinned: {error}", own.0));
+    }
+}
+
 /// Waits until a pin either gives a sign of life, or is old enough to be broken, or is gone: then it is broken. True where it is not
 /// there any more.
 pub(crate) async fn outlived(host: &Host, pins: &Pins, pin: &PinState) -> Result<bool> {

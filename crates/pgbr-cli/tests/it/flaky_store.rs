@@ -6,7 +6,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::thread;
 
-use pgbr_testkit::{Act, Bucket, Finished, Pgbr, StoreKind, own};
+use pgbr_testkit::{Act, Bucket, Finished, Pgbr, Seen, StoreKind, own};
 
 use crate::rig::{PASS, Rig, assert_one_error, restore_into, said};
 use crate::world::assert_pgbench_whole;
@@ -251,4 +251,25 @@ fn bytes_change_on_their_way() {
     rig.pgbr.proxy().pass();
     rig.pgbr.ok(["archive-get", &segment, &got]);
     assert_eq!(rig.snapshot(), before);
+}
+
+/// The put of a manifest failed, and nobody can look whether it is there. What it names stays until it cannot come any more.
+#[test]
+fn what_a_manifest_in_doubt_names_is_left_alone() {
+    let rig = Rig::in_bucket(Bucket::of(kind()));
+    rig.pgbr.set("global", "resume", "n");
+    let old = rig.backup();
+    let proxy = rig.pgbr.proxy();
+    let newer = move |request: &Seen| request.path.ends_with("/manifest") && !request.path.contains(&old);
+    let refused = || Act::refuse(kind(), 403, "AccessDenied");
+    proxy.act(move |request| if newer(request) { refused() } else { Act::Pass });
+    let finished = rig.pgbr.fails(42, ["backup", "--type=full"]);
+    assert!(said(&finished).contains("it is unknown whether"), "{finished:#?}");
+    proxy.pass();
+    let pins = rig.names("pin");
+    assert_eq!(pins.len(), 1, "{pins:?}");
+    let packs = rig.packs();
+    rig.pgbr.ok(["expire", "--repo1-retention-full=1"]);
+    assert_eq!((rig.packs(), rig.names("pin")), (packs, pins), "nothing of it was taken away");
+    assert_eq!(rig.labels().len(), 1);
 }

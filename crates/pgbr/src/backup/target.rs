@@ -15,7 +15,7 @@ use super::resume::{self, Adopted, Broken};
 use super::{BackupReport, BackupRequest, Complete, ManifestFacts, label, prior};
 use crate::cluster::Connected;
 use crate::error::{Error, Result};
-use crate::held::Held;
+use crate::held::{Held, pin_in_doubt};
 use crate::host::Host;
 use crate::load::{self, Backup, FirstNodes, LayerNodes};
 use crate::observe::Event;
@@ -404,6 +404,14 @@ impl Target {
         };
         if let Some(error) = error {
             self.host.warn(format!("a pack of the failed backup could not be removed: {error}"));
+        }
+    }
+
+    /// Keeps what was stored from being taken away where nobody knows what became of the commit.
+    pub(super) async fn keep_in_doubt(&self, error: &Error) {
+        if error.is_undecided() {
+            let below: Vec<_> = self.chain.iter().map(|backup| backup.summary.label).collect();
+            pin_in_doubt(&self.host, &self.place, &below, (self.label, self.attempt)).await;
         }
     }
 
