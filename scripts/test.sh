@@ -6,13 +6,15 @@
 #
 # Environment:
 #   PGBR_TEST_PG_MAJORS   PostgreSQL majors to test against (default "13 15 17 18"; known: 13 to 18)
-#   PGBR_FUZZ_SECONDS     how long each fuzz target runs (default 10, 0: not at all)
+#   PGBR_FUZZ_SECONDS     how long each fuzz target runs (default 5, 0: not at all)
+#   RUST_TEST_THREADS     tests at a time (default: two for each processor, as most wait for servers more than they compute)
 set -euo pipefail
 # shellcheck source=scripts/lib.sh
 . "$(dirname "$0")/lib.sh"
 
 export PGBR_TEST_PG_MAJORS=${PGBR_TEST_PG_MAJORS:-13 15 17 18}
 export CARGO_TERM_COLOR=${CARGO_TERM_COLOR:-never}
+export RUST_TEST_THREADS=${RUST_TEST_THREADS:-$((2 * $(nproc)))}
 
 crate=
 case "$#-${1:-}" in
@@ -42,10 +44,22 @@ step cargo fmt --all --check
 step scripts/check-arrows.sh
 step cargo clippy --workspace --all-targets -- -D warnings
 step env RUSTDOCFLAGS=-Dwarnings cargo doc --workspace --no-deps
+step cargo test --workspace --no-run
+# The tests leave the processors idle for a good part of their time: fuzzing has the rest.
+fuzz=
 if [ "${PGBR_FUZZ_SECONDS:=5}" -gt 0 ]; then
-    step scripts/fuzz.sh "$PGBR_FUZZ_SECONDS"
+    log=$(mktemp)
+    trap 'rm -f "$log"; [ -z "$fuzz" ] || kill -- "-$fuzz" 2>/dev/null || true' EXIT
+    set -m
+    (step nice -n 19 scripts/fuzz.sh "$PGBR_FUZZ_SECONDS") >"$log" 2>&1 &
+    fuzz=$!
+    set +m
 else
     say "NOT FUZZED: PGBR_FUZZ_SECONDS is 0"
 fi
-# Last, so that what is printed last is the count of tests.
 step cargo test --workspace
+if [ -n "$fuzz" ]; then
+    say "waiting for the fuzz targets"
+    wait "$fuzz" && fuzz='' || { cat "$log"; die "failed: fuzzing"; }
+    cat "$log"
+fi

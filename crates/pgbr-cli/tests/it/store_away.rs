@@ -3,6 +3,7 @@
 //! It stays away for `PGBR_TEST_AWAY_SECONDS` (by default few; 60 in `scripts/test-stores.sh`). On S3 unless `PGBR_TEST_STORE` names
 //! another store.
 
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::mpsc;
 use std::thread;
 use std::time::Duration;
@@ -50,6 +51,16 @@ fn while_it_is_away(rig: &Rig, when: impl Fn(&Seen) -> bool + Send + Sync + 'sta
     proxy.pass();
 }
 
+/// True of each put of a pack after the first so many.
+fn later_pack(first: usize) -> impl Fn(&Seen) -> bool + Send + Sync + 'static {
+    let seen = AtomicUsize::new(0);
+    move |request| {
+        request.method == "PUT"
+            && request.path.contains("/pack/")
+            && seen.fetch_add(1, Ordering::SeqCst) >= first
+    }
+}
+
 #[test]
 fn every_command_outlasts_it() {
     let rig = Rig::in_bucket(Bucket::of(kind()));
@@ -60,16 +71,8 @@ fn every_command_outlasts_it() {
     rig.cluster.pgbench_init(3);
     let load = rig.cluster.pgbench_start(2, 600);
 
-    let pack = |number: usize| {
-        let seen = std::sync::atomic::AtomicUsize::new(0);
-        move |request: &Seen| {
-            request.method == "PUT"
-                && request.path.contains("/pack/")
-                && seen.fetch_add(1, std::sync::atomic::Ordering::SeqCst) >= number
-        }
-    };
     // While packs are put, and while the manifest is.
-    while_it_is_away(&rig, pack(3), || drop(rig.backup()));
+    while_it_is_away(&rig, later_pack(3), || drop(rig.backup()));
     let manifest = |request: &Seen| request.method == "PUT" && request.path.contains("/manifest");
     while_it_is_away(&rig, manifest, || drop(rig.pgbr.ok(["backup", "--type=incr"])));
     load.stop();
@@ -99,10 +102,8 @@ fn a_store_that_stays_away_ends_a_command_and_the_next_goes_on() {
     rig.backup();
     rig.pgbr.proxy();
     rig.pgbr.set("global", "io-timeout", "1");
-    rig.pgbr.proxy().act(|request| match request.path.contains("/pack/") && request.number > 20 {
-        true => Act::Reset,
-        false => Act::Pass,
-    });
+    let late = later_pack(2);
+    rig.pgbr.proxy().act(move |request| if late(request) { Act::Reset } else { Act::Pass });
     let finished = rig.pgbr.fails(42, ["backup", "--type=full"]);
     crate::rig::assert_one_error(&finished, 42, &["unable to reach", "pack/"]);
     rig.pgbr.proxy().pass();
