@@ -23,7 +23,7 @@
 # The system's own packages give PostgreSQL and pgBackRest (installed if missing); what is measured lies in one directory
 # under /tmp, removed at the end. PGBR_BENCH_PROGRAM measures another program than a release build, PGBR_BENCH_PGBACKREST
 # another pgBackRest than the system's. Bundles are on in pgBackRest, and so are block increments where it has them: from
-# 2.46 on, and as a beta in 2.45.
+# 2.46 on, and as a beta in 2.45. With PGBR_BENCH_BUNDLE=n both are off, as they are where nobody sets them.
 set -euo pipefail
 # shellcheck source=scripts/lib.sh
 . "$(dirname "$0")/lib.sh"
@@ -191,8 +191,8 @@ prepare() {
     install -m 0755 "${PGBR_BENCH_PGBACKREST:-/usr/bin/pgbackrest}" "$WORK/bin/pgbackrest"
     install -m 0755 "$ROOT/scripts/measure.py" "$WORK/bin/measure.py"
     THEIRS=$("$WORK/bin/pgbackrest" version)
-    BLOCK=n
-    case "${THEIRS#pgBackRest }" in
+    BLOCK=n BUNDLE=${PGBR_BENCH_BUNDLE:-y}
+    [ "$BUNDLE" = n ] || case "${THEIRS#pgBackRest }" in
         2.45) BLOCK=beta ;;
         *) [ "$(printf '%s\n' 2.46 "${THEIRS#pgBackRest }" | sort -V | head -n 1)" != 2.46 ] || BLOCK=y ;;
     esac
@@ -349,7 +349,7 @@ config() {
             *) printf 'repo1-path=%s\n' "$WORK/repo-$1-$2" ;;
         esac
         [ "$cipher" = none ] || printf 'repo1-cipher-type=%s\nrepo1-cipher-pass=%s\n' "$cipher" "$PASS"
-        [ "$1" = ours ] || printf 'repo1-bundle=y\n'
+        [ "$1" = ours ] || printf 'repo1-bundle=%s\n' "$BUNDLE"
         case "$1-$BLOCK" in
             theirs-y) printf 'repo1-block=y\n' ;;
             theirs-beta) printf 'beta=y\nrepo1-block=y\n' ;;
@@ -549,7 +549,7 @@ measure_stage() {
 
 report() {
     printf '\npgbr beside pgBackRest (%s), PostgreSQL %s, zst 3, 2 processes, %s pairs\n' "${THEIRS#pgBackRest }" "$MAJOR" "$PAIRS"
-    printf 'theirs: bundle=y, block=%s; encrypted: theirs aes-256-cbc, ours aes-256-gcm; push: %s segments\n' "$BLOCK" "$SEGMENTS"
+    printf 'theirs: bundle=%s, block=%s; encrypted: theirs aes-256-cbc, ours aes-256-gcm; push: %s segments\n' "$BUNDLE" "$BLOCK" "$SEGMENTS"
     [ -z "$SIZE" ] || printf 'pgbench scale %s (%s)\n' "$SCALE" "$SIZE"
     [ -z "$TOUCHED" ] || printf 'incr: updated %s (the last time)\n' "$TOUCHED"
     [ -z "$WRONG" ] || printf 'what pgBackRest restored of its increments was not what was backed up:%s\n' "$WRONG"
