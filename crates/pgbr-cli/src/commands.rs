@@ -10,6 +10,7 @@ mod hold;
 mod info;
 mod info_json;
 mod info_text;
+mod keys;
 mod repo;
 mod repo_copy;
 mod requests;
@@ -38,6 +39,10 @@ pub(crate) async fn run(context: &Context, host: &Host) -> Outcome {
         Command::Check => check::run(context, host).await,
         Command::Expire => expire::run(context, host).await,
         Command::Info => info::run(context, host).await,
+        Command::KeyAdd | Command::KeyChange | Command::KeyRemove | Command::KeyRotate => {
+            keys::change(context, host).await
+        }
+        Command::KeyList => keys::list(context, host).await,
         Command::RepoCopy => repo_copy::run(context, host).await,
         Command::RepoGet => repo::get(context, host).await,
         Command::RepoLs => repo::ls(context).await,

@@ -118,6 +118,12 @@ pub enum Error {
         /// The key that the object names.
         found: KeyId,
     },
+    /// A retired key does not open with the repository's key of now.
+    #[error("the retired key {key_id} does not open with the repository's key")]
+    RetiredKey {
+        /// Which one.
+        key_id: KeyId,
+    },
     /// A plain object in an encrypted repository, or the other way round.
     #[error("the object has key mode '{found}', the repository '{expected}'")]
     ModeMismatch {

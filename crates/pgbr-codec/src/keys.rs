@@ -1,5 +1,6 @@
 //! Keys of a repository: one secret, class keys for its kinds of objects, a lane key for every sealing process.
 
+use std::collections::BTreeMap;
 use std::fmt;
 use std::str::FromStr;
 use std::sync::Arc;
@@ -90,6 +91,8 @@ struct Keys {
     repository: RepositoryId,
     key_id: KeyId,
     class: ClassKeys,
+    /// Of keys that seal nothing any more.
+    retired: BTreeMap<KeyId, ClassKeys>,
 }
 
 enum ClassKeys {
@@ -97,25 +100,41 @@ enum ClassKeys {
     Sealed { data: Secret, index: Secret, meta: Secret, wal: Secret, auth: Secret },
 }
 
-impl Keyring {
-    /// The keyring of a repository without encryption: its tags find damage and swaps, not a forger.
-    pub fn plain(repository: RepositoryId) -> Self {
-        let derive = |context| Zeroizing::new(blake3::derive_key(context, repository.as_bytes()));
-        let class = ClassKeys::Plain { tag: derive("pgbr 1 plain tag"), auth: derive("pgbr 1 plain auth") };
-        Self(Arc::new(Keys { repository, key_id: KeyId::NONE, class }))
-    }
-
-    /// The keyring of an encrypted repository.
-    pub fn sealed(repository: RepositoryId, key_id: KeyId, key: &RepositoryKey) -> Self {
+impl ClassKeys {
+    fn of(key: &RepositoryKey) -> Self {
         let derive = |class: &str| hkdf_sha256(&[], key.as_bytes(), &[b"pgbr class v1 ", class.as_bytes()]);
-        let class = ClassKeys::Sealed {
+        Self::Sealed {
             data: derive("data"),
             index: derive("index"),
             meta: derive("meta"),
             wal: derive("wal"),
             auth: derive("auth"),
-        };
-        Self(Arc::new(Keys { repository, key_id, class }))
+        }
+    }
+}
+
+impl Keyring {
+    /// The keyring of a repository without encryption: its tags find damage and swaps, not a forger.
+    pub fn plain(repository: RepositoryId) -> Self {
+        let derive = |context| Zeroizing::new(blake3::derive_key(context, repository.as_bytes()));
+        let class = ClassKeys::Plain { tag: derive("pgbr 1 plain tag"), auth: derive("pgbr 1 plain auth") };
+        Self(Arc::new(Keys { repository, key_id: KeyId::NONE, class, retired: BTreeMap::new() }))
+    }
+
+    /// The keyring of an encrypted repository.
+    pub fn sealed(repository: RepositoryId, key_id: KeyId, key: &RepositoryKey) -> Self {
+        Self::sealed_with(repository, key_id, key, [])
+    }
+
+    /// The same with keys that older objects are sealed under.
+    pub fn sealed_with<'a>(
+        repository: RepositoryId,
+        key_id: KeyId,
+        key: &RepositoryKey,
+        retired: impl IntoIterator<Item = (KeyId, &'a RepositoryKey)>,
+    ) -> Self {
+        let retired = retired.into_iter().map(|(id, key)| (id, ClassKeys::of(key))).collect();
+        Self(Arc::new(Keys { repository, key_id, class: ClassKeys::of(key), retired }))
     }
 
     /// The repository.
@@ -143,16 +162,23 @@ impl Keyring {
 
     /// The key of one lane and kind of object, for a worker that must not have the others.
     pub fn lane_key(&self, kind: ObjectKind, salt: LaneSalt) -> LaneKey {
-        let header = ObjectHeader {
-            kind,
-            mode: self.mode(),
-            repository: self.repository(),
-            key_id: self.key_id(),
-            salt,
-            attempt: 0,
-            pack: 0,
-        };
-        let class_key = match &self.0.class {
+        self.lane_key_of(self.key_id(), &self.0.class, kind, salt)
+    }
+
+    /// An opener for the objects of a lane that was sealed under this key, the present one or a retired one; none where it is neither.
+    pub fn lane_opener(&self, key_id: KeyId, kind: ObjectKind, salt: LaneSalt) -> Option<Opener> {
+        let class = self.class_keys(key_id)?;
+        Some(self.lane_key_of(key_id, class, kind, salt).opener())
+    }
+
+    fn class_keys(&self, key_id: KeyId) -> Option<&ClassKeys> {
+        if key_id == self.key_id() { Some(&self.0.class) } else { self.0.retired.get(&key_id) }
+    }
+
+    fn lane_key_of(&self, key_id: KeyId, class: &ClassKeys, kind: ObjectKind, salt: LaneSalt) -> LaneKey {
+        let (repository, mode) = (self.repository(), self.mode());
+        let header = ObjectHeader { kind, mode, repository, key_id, salt, attempt: 0, pack: 0 };
+        let class_key = match class {
             ClassKeys::Plain { tag, .. } => return LaneKey::new(header, tag.clone()),
             ClassKeys::Sealed { data, index, meta, wal, .. } => match kind {
                 ObjectKind::DataPack => data,
@@ -177,10 +203,8 @@ impl Keyring {
         if header.mode != mode {
             return Err(Error::ModeMismatch { expected: mode, found: header.mode });
         }
-        if header.key_id != key_id {
-            return Err(Error::OtherKey { expected: key_id, found: header.key_id });
-        }
-        Ok(self.lane_key(header.kind, header.salt).opener())
+        let opener = self.lane_opener(header.key_id, header.kind, header.salt);
+        opener.ok_or(Error::OtherKey { expected: key_id, found: header.key_id })
     }
 
     /// The value of `auth` in `repo.json` over the JSON text without it.
@@ -259,6 +283,14 @@ mod tests {
         assert!(matches!(plain.opener(&header(&Keyring::plain(other))), Err(Error::OtherRepository { .. })));
         let next = Keyring::sealed(ours, KeyId::from_bytes([8; 16]), &key);
         assert!(matches!(sealed.opener(&header(&next)), Err(Error::OtherKey { .. })));
+
+        // A key that was retired opens what it sealed, and seals nothing.
+        let newer = RepositoryKey::from_bytes([6; 32]);
+        let old_id = KeyId::from_bytes([9; 16]);
+        let both = Keyring::sealed_with(ours, KeyId::from_bytes([8; 16]), &newer, [(old_id, &key)]);
+        assert!(both.opener(&header(&sealed)).is_ok());
+        assert_eq!(header(&both).key_id, KeyId::from_bytes([8; 16]));
+        assert!(both.lane_opener(KeyId::NONE, ObjectKind::Wal, LaneSalt::from_bytes([3; 32])).is_none());
     }
 
     #[test]

@@ -61,6 +61,7 @@ mod frame;
 mod header;
 mod keys;
 mod pack;
+mod retired;
 mod sealed;
 mod slot;
 mod wal;
@@ -74,9 +75,10 @@ pub use header::{
 };
 pub use keys::{Cipher, KEY_LEN, Keyring, RepositoryKey};
 pub use pack::{FramePlace, FrameRun, FrameSize, PACK_TRAILER_LEN, PackBuilder, PackFooter};
+pub use retired::RetiredKey;
 pub use sealed::{
     MANIFEST_MAX, RECORD_MAX, SUMMARY_END, SUMMARY_LEN, manifest_digest, open_manifest, open_record,
     open_summary, pad_summary, seal_manifest, seal_record,
 };
-pub use slot::{Kdf, Passphrase, Slot, WrappingKey};
+pub use slot::{Kdf, Passphrase, SLOT_NAME_MAX, Slot, WrappingKey};
 pub use wal::{PackedPiece, WAL_PIECE, WalOpener, WalSealer, WalTrailer, open_wal, parse_digest};

@@ -15,7 +15,7 @@ use crate::{Error, KeyId, RepositoryId, RepositoryKey, Result, TAG_LEN};
 const KEY_PREFIX: &str = "pgbr-key-";
 const SLOT_INFO: &[u8] = b"pgbr slot v1";
 const CACHE_MAGIC: [u8; 8] = *b"PGBRWKC1";
-const WRAPPED_LEN: usize = KEY_LEN + TAG_LEN;
+pub(crate) const WRAPPED_LEN: usize = KEY_LEN + TAG_LEN;
 
 /// What opens a key slot. Wiped when dropped, never shown.
 #[derive(Clone)]
@@ -202,7 +202,13 @@ pub struct Slot {
     /// The repository key, encrypted, and its tag.
     #[serde(with = "hex")]
     pub wrapped: [u8; WRAPPED_LEN],
+    /// What the operator calls it; at most [`SLOT_NAME_MAX`] bytes.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub name: Option<String>,
 }
+
+/// The longest name of a slot, in bytes.
+pub const SLOT_NAME_MAX: usize = 100;
 
 impl Slot {
     /// Wraps the repository key for a passphrase. Slot id, the salt in `kdf` and nonce are fresh random bytes.
@@ -232,7 +238,13 @@ impl Slot {
         place.copy_from_slice(key.as_bytes());
         let associated = slot_data(repository, key_id, slot_id);
         tag.copy_from_slice(&seal(&wrapping, nonce, &associated, place)?);
-        Ok(Self { id: slot_id, kdf, nonce, wrapped })
+        Ok(Self { id: slot_id, kdf, nonce, wrapped, name: None })
+    }
+
+    /// The same under a name.
+    #[must_use]
+    pub fn named(self, name: Option<String>) -> Self {
+        Self { name, ..self }
     }
 
     /// Derives the slot's wrapping key from a passphrase: the expensive step, with Argon2id.
@@ -339,7 +351,12 @@ fn aes(key: &Secret) -> Result<LessSafeKey> {
 }
 
 /// Encrypts in place and gives the tag.
-fn seal(key: &Secret, nonce: [u8; 12], associated: &[u8], place: &mut [u8]) -> Result<[u8; TAG_LEN]> {
+pub(crate) fn seal(
+    key: &Secret,
+    nonce: [u8; 12],
+    associated: &[u8],
+    place: &mut [u8],
+) -> Result<[u8; TAG_LEN]> {
     let failed = Error::Crypto { primitive: "AES-256-GCM" };
     let nonce = Nonce::assume_unique_for_key(nonce);
     match aes(key)?.seal_in_place_separate_tag(nonce, Aad::from(associated), place) {
@@ -349,7 +366,12 @@ fn seal(key: &Secret, nonce: [u8; 12], associated: &[u8], place: &mut [u8]) -> R
 }
 
 /// Decrypts ciphertext and tag in place.
-fn open<'a>(key: &Secret, nonce: [u8; 12], associated: &[u8], sealed: &'a mut [u8]) -> Option<&'a [u8]> {
+pub(crate) fn open<'a>(
+    key: &Secret,
+    nonce: [u8; 12],
+    associated: &[u8],
+    sealed: &'a mut [u8],
+) -> Option<&'a [u8]> {
     let nonce = Nonce::assume_unique_for_key(nonce);
     let opened = aes(key).ok()?.open_in_place(nonce, Aad::from(associated), sealed).ok()?;
     Some(opened)

@@ -126,6 +126,10 @@ pub struct Layer {
     pub frames: Option<Root>,
     /// Length of the stream in bytes.
     pub stream: u64,
+    /// Which key of the repository its lanes are of: that in the header of its manifest, which says it for all layers, so it is not written
+    /// here. All zero without encryption.
+    #[serde(skip)]
+    pub key_id: [u8; 16],
 }
 
 /// A tablespace outside of the data directory.

@@ -6,7 +6,7 @@ use std::ops::Range;
 use bytes::Bytes;
 use futures::stream::{StreamExt, TryStreamExt};
 use object_store::path::Path;
-use pgbr_codec::{MANIFEST_MAX, SUMMARY_END, open_manifest, open_summary};
+use pgbr_codec::{KeyId, MANIFEST_MAX, ObjectHeader, SUMMARY_END, open_manifest, open_summary};
 use pgbr_manifest::{BackupLabel, StanzaName};
 
 use crate::error::{Error, Result};
@@ -361,9 +361,21 @@ impl BackupStore {
     /// # Errors
     /// As [`BackupStore::read_summary`].
     pub async fn read_manifest(&self, label: &BackupLabel) -> Result<(Vec<u8>, Vec<u8>)> {
+        let (_, summary, body) = self.read_sealed_manifest(label).await?;
+        Ok((summary, body))
+    }
+
+    /// The same with the key that it is sealed under, and with it all that it names.
+    ///
+    /// # Errors
+    /// As [`BackupStore::read_summary`].
+    pub async fn read_sealed_manifest(&self, label: &BackupLabel) -> Result<(KeyId, Vec<u8>, Vec<u8>)> {
         let key = self.find_manifest(label).await?;
         let object = self.store().get(&key, MANIFEST_MAX as u64).await?;
-        open_manifest(self.repo.keyring(), &object).map_err(|e| Error::from_codec(&key, e))
+        let failed = |e| Error::from_codec(&key, e);
+        let header = ObjectHeader::parse(&object).map_err(failed)?;
+        let (summary, body) = open_manifest(self.repo.keyring(), &object).map_err(failed)?;
+        Ok((header.key_id, summary, body))
     }
 
     pub(crate) const fn repo(&self) -> &Repo {

@@ -2,7 +2,7 @@
 
 use bytes::Bytes;
 use object_store::path::Path;
-use pgbr_codec::{open_record, seal_record};
+use pgbr_codec::{KeyId, ObjectHeader, open_record, seal_record};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
@@ -43,6 +43,13 @@ pub(crate) fn open<R: Record>(repo: &Repo, key: &Path, name: &Path, object: &[u8
 
 /// Reads a record.
 pub(crate) async fn read<R: Record>(repo: &Repo, key: &Path) -> Result<R> {
+    Ok(read_keyed(repo, key).await?.0)
+}
+
+/// Reads a record, and tells the key that it is sealed under.
+pub(crate) async fn read_keyed<R: Record>(repo: &Repo, key: &Path) -> Result<(R, KeyId)> {
     let object = repo.store().get(key, MAX_OBJECT).await?;
-    open(repo, key, key, &object)
+    let record = open(repo, key, key, &object)?;
+    let header = ObjectHeader::parse(&object).map_err(|e| Error::from_codec(key, e))?;
+    Ok((record, header.key_id))
 }

@@ -7,7 +7,8 @@ use bytes::Bytes;
 use futures::stream::TryStreamExt;
 use object_store::path::Path;
 use pgbr_codec::{
-    Cipher, Kdf, KeyId, Keyring, LaneSalt, Passphrase, RepositoryId, RepositoryKey, Slot, WrappingKey,
+    Cipher, Kdf, KeyId, Keyring, LaneSalt, Passphrase, RepositoryId, RepositoryKey, RetiredKey,
+    SLOT_NAME_MAX, Slot, WrappingKey,
 };
 use pgbr_manifest::StanzaName;
 use serde::{Deserialize, Serialize};
@@ -24,6 +25,8 @@ const FORMAT: u32 = 1;
 const MAX_REPO_JSON: u64 = 256 << 10;
 /// How many key slots a repository has at most.
 const MAX_SLOTS: usize = 64;
+/// How many keys a repository has had before the one of now, at most.
+const MAX_RETIRED: usize = 256;
 
 /// A source of random bytes: the operating system's, given by the caller.
 pub trait Entropy: Send + Sync {
@@ -59,6 +62,8 @@ struct Inner {
     store: Store,
     keyring: Keyring,
     key: Option<RepositoryKey>,
+    /// The slot that it was opened by.
+    slot: Option<[u8; 8]>,
     file: File,
     text: Bytes,
     warnings: Vec<String>,
@@ -76,6 +81,41 @@ struct File {
     key_id: Option<KeyId>,
     store: StoreTraits,
     slots: Vec<Slot>,
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    retired: Vec<RetiredKey>,
+}
+
+/// A way to the key of a repository, as far as it is nobody's secret.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct SlotInfo {
+    /// Names it.
+    pub id: [u8; 8],
+    /// What the operator calls it.
+    pub name: Option<String>,
+    /// Whether what opens it is a key that pgbr generated, not something made up by a person.
+    pub generated: bool,
+    /// Whether the repository was opened by it.
+    pub in_use: bool,
+}
+
+/// A passphrase that is to open a repository.
+#[derive(Debug, Clone)]
+#[expect(clippy::exhaustive_structs, reason = "filled in by the caller; a new field has to be decided on")]
+pub struct NewSlot {
+    /// The passphrase.
+    pub passphrase: Passphrase,
+    /// How its key is derived, with a random salt; by default as fits the passphrase.
+    pub kdf: Option<Kdf>,
+    /// What the operator calls it.
+    pub name: Option<String>,
+}
+
+impl NewSlot {
+    /// A passphrase without a name, derived as fits it.
+    pub const fn new(passphrase: Passphrase) -> Self {
+        Self { passphrase, kdf: None, name: None }
+    }
 }
 
 impl fmt::Debug for Repo {
@@ -116,8 +156,9 @@ impl Repo {
             return Err(exists(&store, keys.repo_json()));
         }
         store.expect_repository();
-        let entropy = options.entropy;
-        Ok(Self { inner: Arc::new(Inner { store, keyring, key, file, text, warnings: Vec::new(), entropy }) })
+        let (entropy, warnings) = (options.entropy, Vec::new());
+        let slot = file.slots.first().map(|slot| slot.id);
+        Ok(Self { inner: Arc::new(Inner { store, keyring, key, slot, file, text, warnings, entropy }) })
     }
 
     /// Opens the repository in a store; from the copy of `repo.json` where the first is missing or damaged, with a warning.
@@ -142,11 +183,11 @@ impl Repo {
                 Err(second) => return Err(worse(&store, first, second)),
             },
         };
-        let Opened { file, text, keyring, key, warning } = opened;
+        let Opened { file, text, keyring, key, slot, warning } = opened;
         warnings.extend(warning);
         store.set_create_honoured(file.store.create);
         store.expect_repository();
-        Ok(Self { inner: Arc::new(Inner { store, keyring, key, file, text, warnings, entropy }) })
+        Ok(Self { inner: Arc::new(Inner { store, keyring, key, slot, file, text, warnings, entropy }) })
     }
 
     /// Opens a repository by the text of its `repo.json` that was kept on this host ([`Repo::text`]), without asking the store. It is checked
@@ -162,12 +203,12 @@ impl Repo {
         entropy: Arc<dyn Entropy>,
     ) -> Result<Self> {
         let opening = Opening { store: &store, passphrase, key_cache, entropy: &*entropy };
-        let Opened { file, text, keyring, key, warning } =
+        let Opened { file, text, keyring, key, slot, warning } =
             opening.open_text(&Layout::new().repo_json(), text).await?;
         store.set_create_honoured(file.store.create);
         store.expect_repository();
         let warnings = warning.into_iter().collect();
-        Ok(Self { inner: Arc::new(Inner { store, keyring, key, file, text, warnings, entropy }) })
+        Ok(Self { inner: Arc::new(Inner { store, keyring, key, slot, file, text, warnings, entropy }) })
     }
 
     /// The text of `repo.json` as it was opened: keys are in it wrapped only.
@@ -200,17 +241,23 @@ impl Repo {
 
     /// Adds a key slot, so that one more passphrase opens the repository; gives the repository as it is now.
     ///
+    /// Only for who holds the lease of the repository's record, as all that changes slots.
+    ///
     /// # Errors
-    /// [`Error::NotEncrypted`]; [`Error::Codec`] for a passphrase that cannot be used; as the store failed.
-    pub async fn add_slot(&self, passphrase: &Passphrase, kdf: Option<Kdf>) -> Result<Self> {
-        let Some(key) = &self.inner.key else { return Err(Error::NotEncrypted) };
-        let file = &self.inner.file;
-        if file.slots.len() >= MAX_SLOTS {
-            return Err(Error::Invalid { what: "key slots", reason: format!("are {MAX_SLOTS} at most") });
-        }
-        let slot = new_slot(&*self.inner.entropy, key, file, passphrase, kdf).await?;
-        let slots = file.slots.iter().cloned().chain([slot]).collect();
-        self.replace_slots(slots).await
+    /// [`Error::NotEncrypted`]; [`Error::Codec`] for a passphrase that cannot be used; as the store failed: it opens with it, or does not.
+    pub async fn add_slot(&self, new: NewSlot) -> Result<Self> {
+        let slots = self.inner.file.slots.clone();
+        self.put_slot(slots, new).await
+    }
+
+    /// Puts a passphrase in the place of the one that the repository was opened with; gives the repository as it is now.
+    ///
+    /// # Errors
+    /// As [`Repo::add_slot`]: either of the two opens it.
+    pub async fn change_slot(&self, new: NewSlot) -> Result<Self> {
+        let mut slots = self.inner.file.slots.clone();
+        slots.retain(|slot| Some(slot.id) != self.inner.slot);
+        self.put_slot(slots, new).await
     }
 
     /// Removes the key slot with this id; gives the repository as it is now.
@@ -218,15 +265,83 @@ impl Repo {
     /// # Errors
     /// [`Error::Invalid`] for an unknown slot or the last one; as the store failed.
     pub async fn remove_slot(&self, id: [u8; 8]) -> Result<Self> {
-        let slots: Vec<Slot> = self.inner.file.slots.iter().filter(|s| s.id != id).cloned().collect();
+        let file = &self.inner.file;
+        let slots: Vec<Slot> = file.slots.iter().filter(|s| s.id != id).cloned().collect();
         let invalid = |reason: &str| Err(Error::Invalid { what: "key slot", reason: reason.to_owned() });
-        if slots.len() == self.inner.file.slots.len() {
+        if slots.len() == file.slots.len() {
             return invalid("is not one of the repository's");
         }
         if slots.is_empty() {
             return invalid("cannot be removed: nothing else opens the repository");
         }
-        self.replace_slots(slots).await
+        let slot = self.inner.slot.filter(|own| *own != id);
+        self.replace(File { slots, ..file.clone() }, self.inner.keyring.clone(), self.inner.key.clone(), slot)
+            .await
+    }
+
+    /// Gives the repository a new key: objects are sealed under it from now on, those that are there stay readable. Only `new` opens it then:
+    /// the other passphrases, which nobody here knows, are gone with their slots. Gives the repository as it is now.
+    ///
+    /// Only for who holds the leases of all stanzas besides: whoever writes with the old key does not know the new one.
+    ///
+    /// # Errors
+    /// As [`Repo::add_slot`]: it opens with the passphrases of before, or with the new one.
+    pub async fn rotate_key(&self, new: NewSlot) -> Result<Self> {
+        let Inner { key: Some(old), file, entropy, .. } = &*self.inner else {
+            return Err(Error::NotEncrypted);
+        };
+        if file.retired.len() >= MAX_RETIRED {
+            return Err(Error::Invalid {
+                what: "retired keys",
+                reason: format!("are {MAX_RETIRED} at most"),
+            });
+        }
+        let entropy = &**entropy;
+        let old_id = file.key_id.unwrap_or(KeyId::NONE);
+        let (key_id, key) =
+            (KeyId::from_bytes(random(entropy)?), RepositoryKey::from_bytes(random(entropy)?));
+        let before = retired_keys(file, old_id, old)?;
+        let before = before.iter().map(|(id, key)| (*id, key)).chain([(old_id, old)]);
+        let mut retired = Vec::new();
+        for (id, old) in before.clone() {
+            let wrapped = RetiredKey::wrap((id, old), file.repository_id, (key_id, &key), random(entropy)?);
+            retired.push(wrapped.map_err(in_repo_json)?);
+        }
+        let mut file = File { key_id: Some(key_id), slots: Vec::new(), retired, ..file.clone() };
+        let slot = new_slot(entropy, &key, &file, new).await?;
+        let keyring = Keyring::sealed_with(file.repository_id, key_id, &key, before);
+        let id = Some(slot.id);
+        file.slots = vec![slot];
+        self.replace(file, keyring, Some(key), id).await
+    }
+
+    async fn put_slot(&self, mut slots: Vec<Slot>, new: NewSlot) -> Result<Self> {
+        let Inner { key, slot, keyring, file, entropy, .. } = &*self.inner;
+        let Some(key) = key else { return Err(Error::NotEncrypted) };
+        if slots.len() >= MAX_SLOTS {
+            return Err(Error::Invalid { what: "key slots", reason: format!("are {MAX_SLOTS} at most") });
+        }
+        let added = new_slot(&**entropy, key, file, new).await?;
+        // What was opened by a slot that is replaced is open by the one in its place.
+        let slot = slot.filter(|own| slots.iter().any(|slot| slot.id == *own)).or(Some(added.id));
+        slots.push(added);
+        self.replace(File { slots, ..file.clone() }, keyring.clone(), Some(key.clone()), slot).await
+    }
+
+    /// The key slots.
+    pub fn slot_infos(&self) -> Vec<SlotInfo> {
+        let info = |slot: &Slot| SlotInfo {
+            id: slot.id,
+            name: slot.name.clone(),
+            generated: matches!(slot.kdf, Kdf::Hkdf { .. }),
+            in_use: self.inner.slot == Some(slot.id),
+        };
+        self.inner.file.slots.iter().map(info).collect()
+    }
+
+    /// How many keys the repository had before the one of now.
+    pub fn retired_keys(&self) -> usize {
+        self.inner.file.retired.len()
     }
 
     /// The ids of the key slots.
@@ -309,30 +424,44 @@ impl Repo {
     }
 
     /// The copy first: a crash in between leaves a `repo.json` that is right, if old.
-    async fn replace_slots(&self, slots: Vec<Slot>) -> Result<Self> {
+    async fn replace(
+        &self,
+        file: File,
+        keyring: Keyring,
+        key: Option<RepositoryKey>,
+        slot: Option<[u8; 8]>,
+    ) -> Result<Self> {
         let keys = Layout::new();
-        let Inner { store, keyring, key, file, warnings, entropy, .. } = &*self.inner;
+        let Inner { store, warnings, entropy, .. } = &*self.inner;
         if store.get(&keys.repo_json(), MAX_REPO_JSON).await? != self.inner.text {
             return Err(Error::Invalid {
                 what: "repo.json",
                 reason: "was changed since it was opened: open it again".to_owned(),
             });
         }
-        let file = File { slots, ..file.clone() };
-        let text = file.render(keyring)?;
+        let text = file.render(&keyring)?;
+        if text.len() as u64 > MAX_REPO_JSON {
+            let reason = format!("would have more than {MAX_REPO_JSON} bytes");
+            return Err(Error::Invalid { what: "repo.json", reason });
+        }
         store.overwrite(&keys.repo_json_copy(), text.clone()).await?;
         store.overwrite(&keys.repo_json(), text.clone()).await?;
-        let inner = Inner {
-            store: store.clone(),
-            keyring: keyring.clone(),
-            key: key.clone(),
-            file,
-            text,
-            warnings: warnings.clone(),
-            entropy: Arc::clone(entropy),
-        };
-        Ok(Self { inner: Arc::new(inner) })
+        let (store, warnings, entropy) = (store.clone(), warnings.clone(), Arc::clone(entropy));
+        Ok(Self { inner: Arc::new(Inner { store, keyring, key, slot, file, text, warnings, entropy }) })
     }
+}
+
+/// The keys that older objects are sealed under.
+fn retired_keys(file: &File, key_id: KeyId, key: &RepositoryKey) -> Result<Vec<(KeyId, RepositoryKey)>> {
+    let open = |retired: &RetiredKey| {
+        let opened = retired.unwrap_with(file.repository_id, (key_id, key));
+        Ok((retired.key_id, opened.map_err(in_repo_json)?))
+    };
+    file.retired.iter().map(open).collect()
+}
+
+fn in_repo_json(source: pgbr_codec::Error) -> Error {
+    Error::Codec { object: "repo.json".to_owned(), source }
 }
 
 /// Random bytes from a source.
@@ -378,6 +507,9 @@ impl File {
         if encrypted != has_key || encrypted == file.slots.is_empty() || file.slots.len() > MAX_SLOTS {
             return Err(bad("cipher, key id and key slots do not fit"));
         }
+        if file.retired.len() > if encrypted { MAX_RETIRED } else { 0 } {
+            return Err(bad("it has more retired keys than there can be"));
+        }
         Ok((file, fields, auth))
     }
 }
@@ -395,6 +527,7 @@ struct Opened {
     text: Bytes,
     keyring: Keyring,
     key: Option<RepositoryKey>,
+    slot: Option<[u8; 8]>,
     warning: Option<String>,
 }
 
@@ -406,21 +539,29 @@ impl Opening<'_> {
 
     async fn open_text(&self, key: &Path, text: Bytes) -> Result<Opened> {
         let (file, fields, auth) = File::parse(key, &text)?;
-        let (keyring, repository_key, warning) = match (file.key_id, self.passphrase) {
-            (None, Some(_)) => return Err(Error::NotEncrypted),
-            (None, None) => (Keyring::plain(file.repository_id), None, None),
-            (Some(_), None) => return Err(Error::PassphraseMissing),
-            (Some(key_id), Some(passphrase)) => {
-                let (key, warning) = self.unwrap(&file, key_id, passphrase).await?;
-                (Keyring::sealed(file.repository_id, key_id, &key), Some(key), warning)
-            }
-        };
-        match keyring.auth_matches(fields.as_bytes(), &auth) {
-            true => Ok(Opened { file, text, keyring, key: repository_key, warning }),
+        let authentic = |keyring: &Keyring| match keyring.auth_matches(fields.as_bytes(), &auth) {
+            true => Ok(()),
             false => Err(Error::corrupt(
                 key,
                 "it is not authentic: damaged or changed by somebody without the key",
             )),
+        };
+        match (file.key_id, self.passphrase) {
+            (None, Some(_)) => Err(Error::NotEncrypted),
+            (None, None) => {
+                let keyring = Keyring::plain(file.repository_id);
+                authentic(&keyring)?;
+                Ok(Opened { file, text, keyring, key: None, slot: None, warning: None })
+            }
+            (Some(_), None) => Err(Error::PassphraseMissing),
+            (Some(key_id), Some(passphrase)) => {
+                let (key, slot, warning) = self.unwrap(&file, key_id, passphrase).await?;
+                authentic(&Keyring::sealed(file.repository_id, key_id, &key))?;
+                let retired = retired_keys(&file, key_id, &key)?;
+                let retired = retired.iter().map(|(id, key)| (*id, key));
+                let keyring = Keyring::sealed_with(file.repository_id, key_id, &key, retired);
+                Ok(Opened { file, text, keyring, key: Some(key), slot: Some(slot), warning })
+            }
         }
     }
 
@@ -430,13 +571,13 @@ impl Opening<'_> {
         file: &File,
         key_id: KeyId,
         passphrase: &Passphrase,
-    ) -> Result<(RepositoryKey, Option<String>)> {
+    ) -> Result<(RepositoryKey, [u8; 8], Option<String>)> {
         let open = |slot: &Slot, key: &WrappingKey| slot.unwrap_with(key, file.repository_id, key_id).ok();
         for slot in &file.slots {
             let kept = self.key_cache.and_then(|cache| cache.load(&slot.id));
             let kept = kept.and_then(|sealed| WrappingKey::open_from_cache(&sealed, passphrase, slot));
             if let Some(key) = kept.and_then(|key| open(slot, &key)) {
-                return Ok((key, None));
+                return Ok((key, slot.id, None));
             }
         }
         let cheap = |slot: &&Slot| matches!(slot.kdf, Kdf::Hkdf { .. });
@@ -448,7 +589,7 @@ impl Opening<'_> {
             };
             if let Some(key) = open(slot, &wrapping) {
                 let warning = if cheap(&slot) { None } else { self.keep(slot, passphrase, &wrapping) };
-                return Ok((key, warning));
+                return Ok((key, slot.id, warning));
             }
         }
         Err(Error::WrongPassphrase)
@@ -503,33 +644,35 @@ async fn new_file(
         key_id: None,
         store,
         slots: Vec::new(),
+        retired: Vec::new(),
     };
     let Some(passphrase) = &options.passphrase else {
         return Ok((file, Keyring::plain(repository_id), None));
     };
     let (key_id, key) = (KeyId::from_bytes(random(entropy)?), RepositoryKey::from_bytes(random(entropy)?));
     file.key_id = Some(key_id);
-    file.slots = vec![new_slot(entropy, &key, &file, passphrase, options.kdf.clone()).await?];
+    let slot = NewSlot { passphrase: passphrase.clone(), kdf: options.kdf.clone(), name: None };
+    file.slots = vec![new_slot(entropy, &key, &file, slot).await?];
     let keyring = Keyring::sealed(repository_id, key_id, &key);
     Ok((file, keyring, Some(key)))
 }
 
-async fn new_slot(
-    entropy: &dyn Entropy,
-    key: &RepositoryKey,
-    file: &File,
-    passphrase: &Passphrase,
-    kdf: Option<Kdf>,
-) -> Result<Slot> {
+async fn new_slot(entropy: &dyn Entropy, key: &RepositoryKey, file: &File, new: NewSlot) -> Result<Slot> {
+    let NewSlot { passphrase, kdf, name } = new;
+    if name.as_ref().is_some_and(|name| name.len() > SLOT_NAME_MAX) {
+        let reason = format!("is longer than {SLOT_NAME_MAX} bytes");
+        return Err(Error::Invalid { what: "name of a key slot", reason });
+    }
     let (id, nonce, salt) = (random(entropy)?, random(entropy)?, random(entropy)?);
-    let kdf = kdf.unwrap_or_else(|| Kdf::for_passphrase(passphrase, salt));
+    let kdf = kdf.unwrap_or_else(|| Kdf::for_passphrase(&passphrase, salt));
     let (repository, key_id) = (file.repository_id, file.key_id.unwrap_or(KeyId::NONE));
-    let (key, passphrase) = (key.clone(), passphrase.clone());
+    let key = key.clone();
     let wrapped = tokio::task::spawn_blocking(move || {
         Slot::wrap(&key, repository, key_id, &passphrase, id, kdf, nonce)
     });
     let wrapped = wrapped.await.unwrap_or(Err(pgbr_codec::Error::Crypto { primitive: "key derivation" }));
-    wrapped.map_err(|source| Error::Codec { object: "a key slot".to_owned(), source })
+    let wrapped = wrapped.map_err(|source| Error::Codec { object: "a key slot".to_owned(), source })?;
+    Ok(wrapped.named(name))
 }
 
 /// Which of the two copies' errors says more: what could be read wins over what could not.

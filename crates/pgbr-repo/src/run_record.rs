@@ -81,8 +81,9 @@ impl BackupStore {
         let mut runs = Vec::new();
         for object in level.objects {
             let Some(ParsedKey::Run { attempt, .. }) = ParsedKey::parse(&object.key) else { continue };
-            let facts = match record::read::<RunRecord>(self.repo(), &object.key).await {
-                Ok(record) => Some(record.facts),
+            let facts = match record::read_keyed::<RunRecord>(self.repo(), &object.key).await {
+                // All that a manifest names is sealed under one key: what a run stored before the key was changed is of no use to another.
+                Ok((record, key_id)) => (key_id == self.repo().keyring().key_id()).then_some(record.facts),
                 Err(error) if error.is_not_found() => continue,
                 Err(error) if error.is_unverified() => None,
                 Err(error) => return Err(error),

@@ -648,6 +648,7 @@ fn complete(target: &mut Target, run: &Parts, request: &BackupRequest) -> Result
         index: written.index,
         frames: data.frames,
         stream: data.stream,
+        key_id: *target.place.repo.keyring().key_id().as_bytes(),
     };
     let body = Body {
         format: MANIFEST_FORMAT,

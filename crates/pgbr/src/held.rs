@@ -188,6 +188,11 @@ impl Held<Lease> {
     /// Takes the lease of the stanza's writers. Waits where its holder may be dead and cannot be asked.
     pub(crate) async fn lease(host: &Host, place: &StanzaPlace) -> Result<Self> {
         let leases = Leases::new(&place.repo, Some(place.stanza.name()), LeaseName::backup());
+        Self::lease_of(host, leases).await
+    }
+
+    /// The same of any lease.
+    pub(crate) async fn lease_of(host: &Host, leases: Leases) -> Result<Self> {
         let request = LeaseRequest { holder: host.owner.as_str().to_owned(), ttl: TTL };
         let mut watch = Watch::new();
         let begun = host.clock.monotonic();
@@ -213,7 +218,7 @@ impl Held<Lease> {
             }
             if !told {
                 let text =
-                    format!("another process holds the stanza ({holder}); waiting to see whether it lives");
+                    format!("another process holds the lease ({holder}); waiting to see whether it lives");
                 host.tell(Event::Note { text });
                 told = true;
             }

@@ -34,6 +34,7 @@ mod expire;
 mod held;
 mod host;
 mod info;
+mod keys;
 mod load;
 mod observe;
 mod packs;
@@ -70,6 +71,7 @@ pub use host::{Clock, Entropy, Host, OsEntropy, Owner, Stop, SystemClock};
 pub use info::{
     InfoReport, InfoRequest, RepoAnswer, RepoView, StanzaInfo, StanzaState, StanzaView, combine_info, info,
 };
+pub use keys::{KeyChange, KeyReport, KeySlot, key_change, key_list};
 pub use load::{Backup, load, summaries};
 pub use observe::{Event, Observer, Silent};
 pub use place::{RepoAccess, RepoPlace, StanzaPlace};
@@ -95,7 +97,7 @@ pub use pgbr_pg::{ConnectOptions, Error as PgError, Password, RecoveryAction, Re
 pub use pgbr_repo::{
     AzureCredentials, AzureOptions, Cause, CloudConnect, CloudKind, CloudOptions, ClusterId,
     Error as RepoError, GcsCredentials, GcsOptions, HeldLock, HoldRecord, HoldState, Lock, LockHolder,
-    LockProgress, LockRequest, LockType, NoteChanges, PushOutcome, S3Credentials, S3Options, Secret,
+    LockProgress, LockRequest, LockType, NewSlot, NoteChanges, PushOutcome, S3Credentials, S3Options, Secret,
     StopFile, Store, UriStyle, create_stop_file, held_locks, lock_holder, lock_path, remove_stop_file,
     stop_file,
 };

@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use futures::StreamExt;
-use pgbr_codec::{Decompressor, Keyring, LaneSalt, ObjectKind, Opener};
+use pgbr_codec::{Decompressor, KeyId, Keyring, LaneSalt, ObjectKind, Opener};
 use pgbr_manifest::index::{FrameCursor, NodeKind, NodePlace, NodeSource, Root};
 use pgbr_manifest::manifest::{Body, Layer, Parent, Summary};
 use pgbr_manifest::{BackupLabel, Digest};
@@ -79,11 +79,12 @@ async fn read_summary(backups: &BackupStore, label: BackupLabel) -> Result<Summa
 /// # Errors
 /// When it is missing, damaged, or another backup's.
 pub async fn load(backups: &BackupStore, label: BackupLabel) -> Result<Backup> {
-    let (summary_json, body_json) = backups.read_manifest(&label).await?;
+    let (key_id, summary_json, body_json) = backups.read_sealed_manifest(&label).await?;
     let digest = Digest(pgbr_codec::manifest_digest(&summary_json, &body_json));
     let summary = Summary::from_json(summary_json.trim_ascii_end())?;
     of_label(label, &summary)?;
-    let body = Body::from_json(&body_json)?;
+    let mut body = Body::from_json(&body_json)?;
+    body.layers.iter_mut().for_each(|layer| layer.key_id = *key_id.as_bytes());
     if body.id != summary.id || body.parent.as_ref().map(|p| p.label) != summary.prior {
         return Err(Error::Damaged {
             label,
@@ -180,9 +181,12 @@ pub(crate) fn read_ahead(readers: usize) -> u64 {
     (CHAIN_READ_AHEAD / (readers.max(1) as u64)).clamp(MIN_READ_AHEAD, READ_AHEAD)
 }
 
-/// Opens the frames of a lane whose salt the manifest keeps.
-pub(crate) fn lane_opener(keys: &Keyring, kind: ObjectKind, salt: Digest) -> Opener {
-    keys.lane_key(kind, LaneSalt::from_bytes(salt.0)).opener()
+/// Opens the frames of a lane of a layer whose salt the manifest keeps.
+pub(crate) fn lane_opener(keys: &Keyring, layer: &Layer, kind: ObjectKind, salt: Digest) -> Opener {
+    let salt = LaneSalt::from_bytes(salt.0);
+    // The manifest was opened with this key, so it is there.
+    let opener = keys.lane_opener(KeyId::from_bytes(layer.key_id), kind, salt);
+    opener.unwrap_or_else(|| keys.lane_key(kind, salt).opener())
 }
 
 /// Gives the index nodes of one layer. Lives on a plain thread and drives a tokio runtime elsewhere.
@@ -241,7 +245,7 @@ impl std::fmt::Debug for LayerNodes {
 
 impl LayerNodes {
     pub(crate) fn new(place: &StanzaPlace, label: BackupLabel, layer: &Arc<Layer>, runtime: Handle) -> Self {
-        let opener = lane_opener(place.repo.keyring(), ObjectKind::IndexPack, layer.index_lane);
+        let opener = lane_opener(place.repo.keyring(), layer, ObjectKind::IndexPack, layer.index_lane);
         let (backups, layer) = (place.backups.clone(), Arc::clone(layer));
         let (decompressor, far) = (Decompressor::new(), !place.repo.store().is_local());
         let (read_ahead, window, coming) = (READ_AHEAD, None, Vec::new());

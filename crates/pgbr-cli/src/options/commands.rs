@@ -32,6 +32,11 @@ commands! {
     Expire, EXPIRE;
     Help, HELP;
     Info, INFO;
+    KeyAdd, KEY_ADD;
+    KeyChange, KEY_CHANGE;
+    KeyList, KEY_LIST;
+    KeyRemove, KEY_REMOVE;
+    KeyRotate, KEY_ROTATE;
     Manifest, MANIFEST;
     RepoCopy, REPO_COPY;
     RepoGet, REPO_GET;
@@ -206,7 +211,7 @@ impl CommandRule {
 
 /// Every command, in the order of [`Command`], which is that of their names.
 #[rustfmt::skip]
-pub static COMMANDS: [CommandRule; 23] = [
+pub static COMMANDS: [CommandRule; 28] = [
     cmd(Command::Annotate, "annotate", "Add or modify backup annotation.", "Annotations are set, changed or (with an empty value) removed on the backup that the set option names. With hold it is put on hold, so that expire keeps it; with --no-hold its holds are released.").lock(LockKind::Backup),
     cmd(Command::ArchiveGet, "archive-get", "Get a WAL segment from the archive.", "PostgreSQL runs this command as its restore_command. Parameters are the name of the WAL segment and where to put it. The exit code is 1 only when the repository was reached and does not have the segment; when it could not be read, a recovery that would end by promoting is stopped with exit code 250.").lock(LockKind::Archive).parameters().has_async(),
     cmd(Command::ArchivePush, "archive-push", "Push a WAL segment to the archive.", "PostgreSQL runs this command as its archive_command. The parameter is the path of the WAL segment. A segment that is already there with the same content is a success; with other content it is an error.").lock(LockKind::Archive).parameters().has_async(),
@@ -215,6 +220,11 @@ pub static COMMANDS: [CommandRule; 23] = [
     cmd(Command::Expire, "expire", "Expire backups that exceed retention.", "Removes backups that the retention options do not keep, what interrupted runs have left, and WAL that no remaining backup needs. It runs by itself after each backup (see expire-auto). With dry-run it says for each backup and for each range of WAL why it would stay or go. The newest backup stays, and so do backups on hold, backups that a running command uses and backups that cannot be read, with all that they build on. When several repositories are configured, each is expired by its own rules unless the repo option names one; the expire that follows a backup keeps to the repository of that backup.").lock(LockKind::Backup).log_file(),
     cmd(Command::Help, "help", "Get help.", "Three levels of help are provided. If no command is given then general help is displayed. If a command is given then its options are listed. If an option is given as well then it is described in detail.").parameters().quiet(),
     cmd(Command::Info, "info", "Retrieve information about backups.", "Shows stanzas, their archives and their backups, for one stanza or for all of them, as text or as JSON.").quiet(),
+    cmd(Command::KeyAdd, "key-add", "Add a passphrase to an encrypted repository.", "One more passphrase opens the repository: nothing is encrypted again, and the others go on working. The new one comes from new-cipher-pass-file, new-cipher-pass-command or the environment, or is generated and printed. The repository is opened with the passphrase in the configuration. The repo option says which repository is meant where there are several.").log_file(),
+    cmd(Command::KeyChange, "key-change", "Change the passphrase of an encrypted repository.", "A new passphrase takes the place of the one in the configuration, in one step: nothing is encrypted again. From then on the configuration of every host needs the new one. Where hosts have to be changed one after the other, use key-add, then key-remove.").log_file(),
+    cmd(Command::KeyList, "key-list", "List the passphrases of an encrypted repository.", "Shows what opens the repository: the id and the name of each passphrase, never the passphrase itself.").quiet(),
+    cmd(Command::KeyRemove, "key-remove", "Remove a passphrase from an encrypted repository.", "The passphrase in the slot that the slot option names (see key-list) opens the repository no more. The last one stays.").log_file(),
+    cmd(Command::KeyRotate, "key-rotate", "Replace the key of an encrypted repository.", "Everything that is stored from now on is sealed under a new key; what is there stays readable and is not encrypted again. One passphrase opens the repository afterwards: the one in the configuration, or a new one. All others are gone, and can be added again by key-add. No backup and no expire may run meanwhile; archiving goes on.").log_file(),
     cmd(Command::Manifest, "manifest", "Query manifest.", "Shows what a backup holds.").internal().quiet().not_yet(),
     cmd(Command::RepoCopy, "repo-copy", "Copy a backup to another repository.", "Copies the backup that the set option names, by default the newest one, from one repository to another (to-repo), with all that it builds on and the WAL that it needs. What the other repository has already is not copied again; repository and stanza are made where they are missing. Everything is read back and compared with its hashes before the copy is listed. A copy is a backup like any other: it can be restored, and a diff or incr can be made on top of it in its repository.").lock(LockKind::Backup).log_file(),
     cmd(Command::RepoGet, "repo-get", "Get a file from a repository.", "Writes a file of the repository to stdout, decrypted unless the raw option is given. The parameter is the path within the repository, as repo-ls shows it. WAL whose name ends in .zst is given as a zstd stream, and without that ending as it is. Where the file is missing the command fails, or with ignore-missing exits with code 1.").parameters().quiet(),
@@ -266,6 +276,10 @@ mod tests {
             [
                 "backup",
                 "expire",
+                "key-add",
+                "key-change",
+                "key-remove",
+                "key-rotate",
                 "repo-copy",
                 "restore",
                 "server",

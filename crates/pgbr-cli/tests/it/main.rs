@@ -15,6 +15,7 @@ mod dry_run;
 mod flaky_store;
 mod guards;
 mod help;
+mod keys;
 mod kills;
 mod layouts;
 mod listing;

@@ -18,7 +18,7 @@ fn names(wanted: impl Fn(&OptionRule) -> bool) -> Vec<&'static str> {
 #[test]
 fn names_are_sorted_and_bounded() {
     assert!(OPTIONS.is_sorted_by(|a, b| a.name < b.name));
-    assert_eq!(OPTIONS.len(), 199 + 11);
+    assert_eq!(OPTIONS.len(), 199 + 15);
     for rule in &OPTIONS {
         assert!(rule.name.len() < 60 && !rule.name.starts_with("no-") && !rule.name.starts_with("reset-"));
         let group = rule.name.split_once('-').map(|(head, _)| head);
@@ -34,20 +34,20 @@ fn names_are_sorted_and_bounded() {
 #[test]
 fn how_many_there_are() {
     // pgBackRest's own numbers, plus ours: `restore-config` (a path), `repo-pack-size` (a size), four rules of retention by calendar,
-    // `hold` and `hold-reason`, and `to-repo`, `verify` and `wal` of `repo-copy`.
-    assert_eq!(names(|r| r.section == Section::CommandLine).len(), 33 + 6);
+    // `hold` and `hold-reason`, `to-repo`, `verify` and `wal` of `repo-copy`, and four of the commands about keys.
+    assert_eq!(names(|r| r.section == Section::CommandLine).len(), 33 + 10);
     assert_eq!(names(|r| r.section == Section::Stanza).len(), 14);
     assert_eq!(names(|r| r.group == Some(Group::Pg)).len(), 18);
     assert_eq!(names(|r| r.group == Some(Group::Repo)).len(), 79 + 5);
     for (kind, count) in [
-        (Kind::Boolean, 42 + 2),
+        (Kind::Boolean, 42 + 3),
         (Kind::Choice, 25 + 1),
         (Kind::Hash, 9),
         (Kind::Integer, 22 + 5),
         (Kind::List, 6),
         (Kind::Path, 16 + 1),
         (Kind::Size, 11 + 1),
-        (Kind::Text, 63 + 1),
+        (Kind::Text, 63 + 4),
         (Kind::Time, 5),
     ] {
         assert_eq!(names(|r| r.kind == kind).len(), count, "{kind:?}");
@@ -61,6 +61,11 @@ fn how_many_there_are() {
         (Command::Expire, 102 + 5),
         (Command::Help, 2),
         (Command::Info, 95),
+        (Command::KeyAdd, 94),
+        (Command::KeyChange, 94),
+        (Command::KeyList, 92),
+        (Command::KeyRemove, 92),
+        (Command::KeyRotate, 94),
         (Command::Manifest, 110),
         (Command::RepoCopy, 101),
         (Command::RepoGet, 93),
@@ -86,6 +91,7 @@ fn sets_that_matter() {
     assert_eq!(
         names(|r| r.secret),
         [
+            "new-cipher-pass",
             "repo-azure-account",
             "repo-azure-endpoint",
             "repo-azure-key",

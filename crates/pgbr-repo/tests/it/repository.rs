@@ -4,7 +4,7 @@ use std::path::Path;
 use std::sync::Mutex;
 
 use pgbr_codec::{Cipher, Kdf, Passphrase};
-use pgbr_repo::{Error, FileKeyCache, KeyCache, Layout, Repo, Result, Store};
+use pgbr_repo::{Error, FileKeyCache, KeyCache, Layout, NewSlot, Repo, Result, Stanza, Store};
 
 use crate::fixture::*;
 use pgbr_testkit::failures;
@@ -268,10 +268,12 @@ async fn passphrases_are_added_and_removed_and_their_keys_kept() {
     let dir = tempfile::tempdir().unwrap();
     let made = repo(dir.path()).await;
     let second = Passphrase::new("made up by a person".to_owned());
-    let both = made.add_slot(&second, Some(cheap_argon2())).await.unwrap();
+    let cheap =
+        |passphrase: &Passphrase| NewSlot { kdf: Some(cheap_argon2()), ..NewSlot::new(passphrase.clone()) };
+    let both = made.add_slot(cheap(&second)).await.unwrap();
     assert_eq!(both.slots().len(), 2);
     assert!(
-        matches!(made.add_slot(&second, None).await, Err(Error::Invalid { .. })),
+        matches!(made.add_slot(NewSlot::new(second.clone())).await, Err(Error::Invalid { .. })),
         "it was opened before the change"
     );
 
@@ -312,25 +314,124 @@ async fn a_cache_that_cannot_be_used_is_a_warning() {
     assert_eq!(opened.warnings().len(), 1);
 }
 
+async fn opens_with(directory: &Path, passphrase: &Passphrase) -> Result<Repo> {
+    Repo::open(local(directory), Some(passphrase), None, entropy()).await
+}
+
 #[tokio::test]
-async fn a_failed_change_of_slots_locks_nobody_out() {
-    let second = Passphrase::generated(&[8; 32]);
-    let mut n = 0;
-    loop {
-        let mut requests = 0;
-        for fault in failures(n) {
-            let dir = tempfile::tempdir().unwrap();
-            repo(dir.path()).await;
-            let (faulty, wrapper) = faulty_repo(dir.path(), fault).await;
-            let changed = faulty.add_slot(&second, None).await;
-            requests = wrapper.requests();
-            open(local(dir.path())).await.unwrap();
-            let added = Repo::open(local(dir.path()), Some(&second), None, entropy()).await;
-            assert!(added.is_ok() || changed.is_err(), "{fault:?}");
-        }
-        n += 1;
-        if n > requests {
-            return;
+async fn a_passphrase_is_changed_in_one_step_and_slots_have_names() {
+    let dir = tempfile::tempdir().unwrap();
+    let made = repo(dir.path()).await;
+    let (safe, second) = (Passphrase::generated(&[8; 32]), Passphrase::generated(&[9; 32]));
+    let named = |passphrase: &Passphrase, name: &str| NewSlot {
+        name: Some(name.to_owned()),
+        ..NewSlot::new(passphrase.clone())
+    };
+    made.add_slot(named(&safe, "in the safe")).await.unwrap();
+    let opened = open(local(dir.path())).await.unwrap();
+    let changed = opened.change_slot(named(&second, "autumn")).await.unwrap();
+    let slots = |repo: &Repo| -> Vec<(Option<String>, bool, bool)> {
+        repo.slot_infos().into_iter().map(|slot| (slot.name, slot.generated, slot.in_use)).collect()
+    };
+    let listed = [("in the safe", false), ("autumn", true)];
+    let listed = listed.map(|(name, in_use)| (Some(name.to_owned()), true, in_use));
+    assert_eq!(slots(&changed), listed);
+    assert_eq!(slots(&opens_with(dir.path(), &second).await.unwrap()), listed);
+    opens_with(dir.path(), &safe).await.unwrap();
+    assert!(matches!(open(local(dir.path())).await, Err(Error::WrongPassphrase)));
+    let long = named(&passphrase(), &"x".repeat(101));
+    assert!(matches!(changed.add_slot(long).await, Err(Error::Invalid { .. })));
+}
+
+#[tokio::test]
+async fn a_new_key_seals_what_comes_and_what_was_there_stays_readable() {
+    let dir = tempfile::tempdir().unwrap();
+    let made = repo(dir.path()).await;
+    let other = Passphrase::generated(&[8; 32]);
+    let made = made.add_slot(NewSlot::new(other.clone())).await.unwrap();
+    let name = |n: u32| format!("s{n}").parse().unwrap();
+    let (mut now, mut ids) = (made, Vec::new());
+    for n in 0..4 {
+        Stanza::create(&now, &name(n), cluster(7), NOW).await.unwrap();
+        ids.push(now.keyring().key_id());
+        now = now.rotate_key(NewSlot::new(passphrase())).await.unwrap();
+        assert_eq!((now.slots().len(), now.retired_keys()), (1, ids.len()));
+    }
+    assert!(matches!(opens_with(dir.path(), &other).await, Err(Error::WrongPassphrase)));
+    ids.push(now.keyring().key_id());
+    ids.dedup();
+    assert_eq!(ids.len(), 5, "each generation has a key of its own");
+    let opened = open(local(dir.path())).await.unwrap();
+    assert_eq!(opened.id(), now.id());
+    for n in 0..4 {
+        assert_eq!(Stanza::open(&opened, &name(n)).await.unwrap().current().system_id, cluster(7).system_id);
+    }
+    // Passphrases come and go as before.
+    opened.add_slot(NewSlot::new(other.clone())).await.unwrap();
+    let opened = opens_with(dir.path(), &other).await.unwrap();
+    Stanza::open(&opened, &name(0)).await.unwrap();
+    let plain_dir = tempfile::tempdir().unwrap();
+    let plain = Repo::create(local(plain_dir.path()), plain()).await.unwrap();
+    assert!(matches!(plain.rotate_key(NewSlot::new(other)).await, Err(Error::NotEncrypted)));
+}
+
+/// Every request of every change of keys fails, lies or is the last one: what was readable is, by the passphrase of before or by the new one,
+/// and the same change made again succeeds.
+#[tokio::test]
+async fn a_failed_change_of_keys_locks_nobody_out() {
+    let (second, third) = (Passphrase::generated(&[8; 32]), Passphrase::generated(&[9; 32]));
+    let mut swept = 0;
+    for change in ["add", "change", "remove", "rotate"] {
+        let apply = async |repo: Repo| match change {
+            "add" => repo.add_slot(NewSlot::new(third.clone())).await,
+            "change" => repo.change_slot(NewSlot::new(third.clone())).await,
+            "remove" => repo.remove_slot(repo.slots()[0]).await,
+            _ => repo.rotate_key(NewSlot::new(third.clone())).await,
+        };
+        // A process of its own, after whatever became of the one before.
+        let open_any = async |dir: &Path| {
+            let mut opened = Vec::new();
+            for phrase in [&passphrase(), &second, &third] {
+                opened.extend(opens_with(dir, phrase).await.ok());
+            }
+            opened
+        };
+        for n in 0.. {
+            let mut requests = 0;
+            for fault in failures(n) {
+                swept += 1;
+                let dir = tempfile::tempdir().unwrap();
+                let made = repo(dir.path()).await.add_slot(NewSlot::new(second.clone())).await.unwrap();
+                Stanza::create(&made, &stanza(), cluster(7), NOW).await.unwrap();
+                let (faulty, wrapper) = faulty_repo(dir.path(), fault).await;
+                let changed = apply(faulty).await;
+                requests = wrapper.requests();
+                let opened = open_any(dir.path()).await;
+                assert!(!opened.is_empty(), "{change}, {fault:?}");
+                for repo in &opened {
+                    Stanza::open(repo, &stanza()).await.unwrap();
+                }
+                if changed.is_ok() {
+                    let old = opens_with(dir.path(), &passphrase()).await.is_ok();
+                    let new = opens_with(dir.path(), &third).await.is_ok();
+                    let expected = match change {
+                        "add" => (true, true),
+                        "change" | "rotate" => (false, true),
+                        _ => (false, false),
+                    };
+                    assert_eq!((old, new), expected, "{change}, {fault:?}");
+                    continue;
+                }
+                // Once more, by whatever opens its first copy.
+                let Ok(repo) = opens_with(dir.path(), &passphrase()).await else { continue };
+                let again = apply(repo).await.unwrap();
+                Stanza::open(&again, &stanza()).await.unwrap();
+            }
+            if n > requests {
+                break;
+            }
         }
     }
+    println!("{swept} failures");
+    assert!(swept > 60, "{swept} are too few to tell");
 }

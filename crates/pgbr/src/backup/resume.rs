@@ -200,7 +200,7 @@ fn adopt_run(
         let (pack, header, footer) = footer?;
         layer.add(&mut index, pack, &header, footer)?;
     }
-    layer.finish(index, attempt)
+    layer.finish(index, attempt, *keys.key_id().as_bytes())
 }
 
 async fn read_footer(
@@ -319,7 +319,7 @@ impl Rebuilt {
         self.index.push(index, Record::End(end))
     }
 
-    fn finish(mut self, mut index: IndexPacks, attempt: u64) -> Result<(Layer, u64)> {
+    fn finish(mut self, mut index: IndexPacks, attempt: u64, key_id: [u8; 16]) -> Result<(Layer, u64)> {
         self.close(&mut index)?;
         let (frames, stream) = self.table.finish(&mut index)?;
         let (root, length) = self.index.finish(&mut index)?;
@@ -336,6 +336,7 @@ impl Rebuilt {
             index: root,
             frames,
             stream,
+            key_id,
         };
         Ok((layer, self.raw))
     }

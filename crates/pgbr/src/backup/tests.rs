@@ -425,6 +425,7 @@ impl Chain {
                 index: written.index,
                 frames: data.frames,
                 stream: data.stream,
+                key_id: [0; 16],
             });
         }
         (written.entries, written.digest)

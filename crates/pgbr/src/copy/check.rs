@@ -85,7 +85,7 @@ fn compare(
         label,
         table: FrameCursor::new(layer.frames),
         nodes: LayerNodes::new(place, label, layer, runtime.clone()),
-        opener: lane_opener(place.repo.keyring(), ObjectKind::DataPack, lane),
+        opener: lane_opener(place.repo.keyring(), layer, ObjectKind::DataPack, lane),
         decompressor: Decompressor::new(),
         packs,
         pack: None,

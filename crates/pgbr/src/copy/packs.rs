@@ -69,6 +69,7 @@ pub(super) async fn copy_layer(
         index,
         frames,
         stream: layer.stream,
+        key_id: *copy.to.repo.keyring().key_id().as_bytes(),
     };
     Ok((copied, data + packed.stored))
 }

@@ -64,7 +64,8 @@ pub(crate) struct SourceKeys {
 impl SourceKeys {
     pub(crate) fn new(place: &StanzaPlace, layer: &ChainLayer) -> Self {
         let keys = place.repo.keyring();
-        let opener = |salt: &pgbr_manifest::Digest| lane_opener(keys, ObjectKind::DataPack, *salt);
+        let opener =
+            |salt: &pgbr_manifest::Digest| lane_opener(keys, &layer.layer, ObjectKind::DataPack, *salt);
         let openers = layer.layer.data_lanes.iter().map(opener).collect();
         Self { label: layer.label, attempt: layer.layer.attempt, openers }
     }

@@ -278,6 +278,7 @@ fn body(summary: &Summary, parent: Option<Parent>, attempts: &[u64]) -> Body {
         index: None,
         frames: None,
         stream: 0,
+        key_id: [0; 16],
     };
     Body {
         format: 1,

@@ -464,6 +464,7 @@ impl Chain {
             index: written.index,
             frames: packed.frames,
             stream: packed.stream,
+            key_id: [0; 16],
         };
         (layer, written.entries, written.digest)
     }

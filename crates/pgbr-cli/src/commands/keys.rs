@@ -1,0 +1,141 @@
+//! key-list, key-add, key-change, key-remove and key-rotate.
+
+use std::fmt::Write;
+
+use pgbr::{
+    Entropy, Host, KeyChange, KeyReport, KeySlot, NewSlot, OsEntropy, Passphrase, RepoAccess, key_change,
+    key_list,
+};
+use zeroize::Zeroizing;
+
+use crate::exit::{CliError, ErrorCode};
+use crate::options::Command;
+use crate::request;
+use crate::run::{Context, Outcome, print};
+
+pub(super) async fn list(context: &Context, host: &Host) -> Outcome {
+    let (key, repo) = repository(context)?;
+    let report = key_list(&context.host_of(host, key), &repo).await.map_err(|e| context.failure(&e))?;
+    match context.settings.get_str("output") {
+        Some("json") => print(&format!("{}\n", serde_json::to_value(&report).unwrap_or_default()))?,
+        _ => print(&text(&report))?,
+    }
+    Ok(0)
+}
+
+/// Changes what opens a repository, and says what does from now on.
+pub(super) async fn change(context: &Context, host: &Host) -> Outcome {
+    let (key, repo) = repository(context)?;
+    let (change, generated) = asked(context, &repo)?;
+    let changed = key_change(&context.host_of(host, key), &repo, change).await;
+    request::forget_facts(&context.settings);
+    let report = changed.map_err(|e| context.failure(&e))?;
+    // Nobody can ask for it again.
+    if let Some(passphrase) = generated {
+        print(&format!("{}\n", passphrase.expose()))?;
+    }
+    context.log.info(&format!("repo{key}: {}", done(context.settings.command(), &report)));
+    for line in text(&report).lines() {
+        context.log.detail(&format!("repo{key}: {line}"));
+    }
+    Ok(0)
+}
+
+fn done(command: Command, report: &KeyReport) -> String {
+    let count = match report.slots.len() {
+        1 => "1 passphrase opens".to_owned(),
+        count => format!("{count} passphrases open"),
+    };
+    match command {
+        Command::KeyChange => format!(
+            "the passphrase is changed: every configuration needs the new one now ({count} the repository)"
+        ),
+        Command::KeyRotate => format!(
+            "objects are sealed under key {} from now on; {} earlier key(s) open what is there ({count} the repository)",
+            report.key_id, report.retired
+        ),
+        _ => format!("{count} the repository"),
+    }
+}
+
+/// The repository that is meant: where there are several it has to be said.
+fn repository(context: &Context) -> Result<(u16, RepoAccess), CliError> {
+    let settings = &context.settings;
+    if settings.repo_keys().len() > 1 {
+        let message = format!("{} command requires option: repo", settings.command().name());
+        let hint = "there are several repositories, and each has passphrases of its own.";
+        return Err(CliError::new(ErrorCode::OptionRequired, message).hint(hint));
+    }
+    let key = settings.repo_key();
+    Ok((key, request::repo_of(settings, key)?))
+}
+
+/// What is asked for, and the passphrase if it is made here.
+fn asked(context: &Context, repo: &RepoAccess) -> Result<(KeyChange, Option<Passphrase>), CliError> {
+    let command = context.settings.command();
+    if command == Command::KeyRemove {
+        return Ok((KeyChange::Remove(slot(context)?), None));
+    }
+    let (passphrase, generated) = new_passphrase(context, repo)?;
+    let name = context.settings.get_str("slot-name").map(str::to_owned);
+    let new = NewSlot { name, ..NewSlot::new(passphrase.clone()) };
+    let change = match command {
+        Command::KeyAdd => KeyChange::Add(new),
+        Command::KeyChange => KeyChange::Change(new),
+        _ => KeyChange::Rotate(new),
+    };
+    Ok((change, generated.then_some(passphrase)))
+}
+
+fn slot(context: &Context) -> Result<[u8; 8], CliError> {
+    let slot = context.settings.get_str("slot").unwrap_or_default();
+    let bytes = data_encoding::HEXLOWER_PERMISSIVE.decode(slot.as_bytes()).ok();
+    bytes.and_then(|bytes| bytes.try_into().ok()).ok_or_else(|| {
+        let message = format!("'{slot}' is not valid for 'slot' option");
+        CliError::new(ErrorCode::OptionInvalidValue, message)
+            .hint("key-list shows the ids: 16 hex digits each.")
+    })
+}
+
+/// The new passphrase, and whether it was made here.
+fn new_passphrase(context: &Context, repo: &RepoAccess) -> Result<(Passphrase, bool), CliError> {
+    let settings = &context.settings;
+    let (given, generate) = (settings.entry("new-cipher-pass"), settings.get_bool("generate"));
+    if given.is_set() && generate {
+        let message = "option 'generate' is not valid with option 'new-cipher-pass'";
+        return Err(CliError::new(ErrorCode::OptionInvalid, message));
+    }
+    if generate {
+        let mut bytes = Zeroizing::new([0; 32]);
+        OsEntropy.fill(&mut *bytes).map_err(|e| context.failure(&e.into()))?;
+        return Ok((Passphrase::generated(&bytes), true));
+    }
+    match (given.as_secret(), &repo.passphrase) {
+        (Some(given), _) => Ok((Passphrase::new(given.as_str()), false)),
+        // It could not be read.
+        (None, _) if given.is_set() => {
+            Err(settings.unusable.get(&1).cloned().unwrap_or_else(|| missing(context)))
+        }
+        (None, Some(present)) if settings.command() == Command::KeyRotate => Ok((present.clone(), false)),
+        (None, _) => Err(missing(context)),
+    }
+}
+
+fn missing(context: &Context) -> CliError {
+    let message = format!("{} command requires option: new-cipher-pass", context.settings.command().name());
+    CliError::new(ErrorCode::OptionRequired, message)
+        .hint("use --new-cipher-pass-file=PATH or --new-cipher-pass-command, or let --generate make one and print it.")
+}
+
+fn text(report: &KeyReport) -> String {
+    let mut text = String::new();
+    for KeySlot { id, name, generated, in_use } in &report.slots {
+        let kind = if *generated { "generated" } else { "passphrase" };
+        let name = name.as_ref().map(|name| format!(" \"{}\"", name.escape_default())).unwrap_or_default();
+        let used = if *in_use { ", in use here" } else { "" };
+        // Writing to a string does not fail.
+        writeln!(text, "slot {id}{name}: {kind}{used}").ok();
+    }
+    writeln!(text, "key {}, {} earlier key(s)", report.key_id, report.retired).ok();
+    text
+}
