@@ -137,7 +137,7 @@ impl Repo {
             (Cipher::None, Some(_)) => return Err(Error::NotEncrypted),
             _ => {}
         }
-        refuse_if_used(&store).await?;
+        let rubbish = refuse_if_used(&store).await?;
         let probe_id = data_encoding::HEXLOWER.encode(&random::<16>(&*options.entropy)?);
         let traits = probe(&store, &probe_id).await?;
         store.remove_empty_directories(&Layout::new().probe_root()).await?;
@@ -156,6 +156,9 @@ impl Repo {
             return Err(exists(&store, keys.repo_json()));
         }
         store.expect_repository();
+        // Whoever still probes beside us has lost. It is in nobody's way where it cannot be removed.
+        store.delete_all(rubbish).await.ok();
+        store.remove_empty_directories(&Layout::new().probe_root()).await?;
         let (entropy, warnings) = (options.entropy, Vec::new());
         let slot = file.slots.first().map(|slot| slot.id);
         Ok(Self { inner: Arc::new(Inner { store, keyring, key, slot, file, text, warnings, entropy }) })
@@ -615,15 +618,17 @@ async fn derive(slot: &Slot, passphrase: &Passphrase) -> pgbr_codec::Result<Wrap
     derived.unwrap_or(Err(pgbr_codec::Error::Crypto { primitive: "key derivation" }))
 }
 
-async fn refuse_if_used(store: &Store) -> Result<()> {
+/// Finds out that nothing is there but what an interrupted probe has left, and gives that.
+async fn refuse_if_used(store: &Store) -> Result<Vec<Path>> {
     let mut listed = store.list(&Layout::new().root());
+    let mut rubbish = Vec::new();
     while let Some(object) = listed.try_next().await? {
-        // What an interrupted probe has left is in nobody's way.
         if ParsedKey::parse(&object.key).is_some() || !object.key.as_ref().contains("/repo.json.probe/") {
             return Err(exists(store, object.key));
         }
+        rubbish.push(object.key);
     }
-    Ok(())
+    Ok(rubbish)
 }
 
 fn exists(store: &Store, object: Path) -> Error {

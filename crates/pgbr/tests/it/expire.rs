@@ -28,7 +28,7 @@ use pgbr_testkit::{Fault, FaultStore, failures};
 
 const DAY: i64 = 86_400;
 /// When the first backup ended.
-const BEGAN: i64 = 1_790_000_000;
+pub(crate) const BEGAN: i64 = 1_790_000_000;
 
 /// A clock that stands where it is put; its hours fly, so that what a dead run has left goes stale between two looks.
 struct Set {
@@ -47,12 +47,12 @@ impl Clock for Set {
     }
 }
 
-fn host_at(now: i64, step: u64) -> Host {
+pub(crate) fn host_at(now: i64, step: u64) -> Host {
     let clock = Set { now: AtomicI64::new(now), monotonic: AtomicU64::new(0), step };
     Host { clock: Arc::new(clock), zone: jiff::tz::TimeZone::UTC, ..Host::system() }
 }
 
-fn stanza() -> StanzaName {
+pub(crate) fn stanza() -> StanzaName {
     "main".parse().unwrap()
 }
 
@@ -61,9 +61,9 @@ fn segment(number: u32) -> WalSegmentName {
 }
 
 /// A stanza, and what was put into it.
-struct Shop {
-    dir: tempfile::TempDir,
-    place: StanzaPlace,
+pub(crate) struct Shop {
+    pub(crate) dir: tempfile::TempDir,
+    pub(crate) place: StanzaPlace,
     made: BTreeMap<BackupLabel, Made>,
     next: u32,
     cluster: DatabaseRef,
@@ -101,7 +101,7 @@ impl Shop {
     }
 
     /// Backups a day apart: `F` a full, `D` and `I` on top of the last full and the last backup.
-    async fn of(kinds: &str) -> Self {
+    pub(crate) async fn of(kinds: &str) -> Self {
         let mut shop = Self::new().await;
         for kind in kinds.chars() {
             shop.backup(kind).await;
@@ -110,7 +110,7 @@ impl Shop {
     }
 
     /// The same in another directory.
-    async fn copy(&self) -> Self {
+    pub(crate) async fn copy(&self) -> Self {
         let dir = tempfile::tempdir().unwrap();
         for (path, content) in tree(self.dir.path()) {
             let path = dir.path().join(path.strip_prefix(self.dir.path()).unwrap());
@@ -205,7 +205,7 @@ impl Shop {
         host_at(BEGAN + i64::from(self.next) * DAY, 70)
     }
 
-    async fn listed(&self) -> Vec<BackupLabel> {
+    pub(crate) async fn listed(&self) -> Vec<BackupLabel> {
         self.place.backups.list_backups().await.unwrap()
     }
 
@@ -214,7 +214,7 @@ impl Shop {
     }
 
     /// What must hold at every moment.
-    async fn assert_sound(&self, why: &str) {
+    pub(crate) async fn assert_sound(&self, why: &str) {
         let survey = self.place.backups.survey().await.unwrap();
         let listed: BTreeSet<BackupLabel> = self.listed().await.into_iter().collect();
         for label in &listed {
@@ -319,7 +319,7 @@ fn full(count: u32) -> Policy {
 }
 
 /// All files below a directory with their contents.
-fn tree(root: &Path) -> BTreeMap<PathBuf, Vec<u8>> {
+pub(crate) fn tree(root: &Path) -> BTreeMap<PathBuf, Vec<u8>> {
     let mut found = BTreeMap::new();
     let mut todo = vec![root.to_owned()];
     while let Some(dir) = todo.pop() {

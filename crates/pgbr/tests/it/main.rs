@@ -7,3 +7,4 @@ mod example;
 mod expire;
 mod faulty_copy;
 mod faulty_store;
+mod sweep;
