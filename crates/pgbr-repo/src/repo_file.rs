@@ -226,8 +226,25 @@ impl Repo {
     /// # Errors
     /// As the store failed.
     pub async fn heal(&self) -> Result<bool> {
+        let lacking = self.lacking().await?;
+        for key in &lacking {
+            self.store().overwrite(key, self.inner.text.clone()).await?;
+        }
+        Ok(!lacking.is_empty())
+    }
+
+    /// Whether `repo.json` and its copy are both what was opened.
+    ///
+    /// # Errors
+    /// As the store failed.
+    pub async fn is_whole(&self) -> Result<bool> {
+        Ok(self.lacking().await?.is_empty())
+    }
+
+    /// Which of `repo.json` and its copy are missing or are not what was opened.
+    async fn lacking(&self) -> Result<Vec<Path>> {
         let keys = Layout::new();
-        let mut healed = false;
+        let mut lacking = Vec::new();
         for key in [keys.repo_json_copy(), keys.repo_json()] {
             let same = match self.store().get(&key, MAX_REPO_JSON).await {
                 Ok(text) => text == self.inner.text,
@@ -235,11 +252,10 @@ impl Repo {
                 Err(error) => return Err(error),
             };
             if !same {
-                self.store().overwrite(&key, self.inner.text.clone()).await?;
-                healed = true;
+                lacking.push(key);
             }
         }
-        Ok(healed)
+        Ok(lacking)
     }
 
     /// Adds a key slot, so that one more passphrase opens the repository; gives the repository as it is now.

@@ -5,11 +5,12 @@ mod upgrade;
 
 use pgbr_manifest::StanzaName;
 use pgbr_pg::read_control_file;
-use pgbr_repo::{CreateOptions, Error as RepoError, NewCluster, Repo, Stanza};
+use pgbr_repo::{CreateOptions, Error as RepoError, LeaseName, Leases, NewCluster, Repo, Stanza};
 
 use crate::backup::{StandbyUse, find_servers};
 use crate::cluster::ClusterAccess;
 use crate::error::{Error, Result};
+use crate::held::Held;
 use crate::host::Host;
 use crate::observe::Event;
 use crate::place::RepoAccess;
@@ -76,10 +77,31 @@ async fn identify(
     })
 }
 
+/// Writes a copy of the repository's record again that is missing or damaged: whoever made the repository may not have lived to do it.
+async fn make_whole(host: &Host, access: &RepoAccess, repo: Repo) -> Result<Repo> {
+    if repo.is_whole().await? {
+        return Ok(repo);
+    }
+    let lease = Held::lease_of(host, Leases::new(&repo, None, LeaseName::record())).await?;
+    let healed = async {
+        // As it is now that nobody else changes it.
+        let repo = access.open(host).await?;
+        if repo.heal().await? {
+            host.tell(Event::Note {
+                text: "wrote a copy of repo.json that was missing or damaged".to_owned(),
+            });
+        }
+        Ok(repo)
+    };
+    let healed = healed.await;
+    lease.release(host).await;
+    healed
+}
+
 pub(crate) async fn open_or_create(host: &Host, access: &RepoAccess) -> Result<Repo> {
     match access.open(host).await {
         Err(Error::Repo(RepoError::NoRepository { .. })) => {}
-        opened => return opened,
+        opened => return make_whole(host, access, opened?).await,
     }
     let store = access.place.store(true)?;
     let options = CreateOptions {
