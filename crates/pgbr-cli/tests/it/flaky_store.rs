@@ -130,10 +130,15 @@ fn condition(kind: StoreKind) -> &'static str {
     }
 }
 
-/// A rig on a store that overwrites where it was to create.
+/// A rig on a store that overwrites where it was to create. Azure heeds conditions, and nobody in between can take one away: its signatures
+/// cover them.
 fn on_a_careless_store() -> Rig {
-    Rig::in_bucket_with(Bucket::of(kind()), |pgbr| {
-        let condition = condition(kind());
+    let kind = match kind() {
+        StoreKind::Azure => StoreKind::S3,
+        kind => kind,
+    };
+    Rig::in_bucket_with(Bucket::of(kind), move |pgbr| {
+        let condition = condition(kind);
         pgbr.proxy().act(move |_| Act::Without(condition));
         pgbr.set("global", "repo1-pack-size", "1MiB");
     })
