@@ -198,6 +198,29 @@ impl Repo {
         Ok(healed)
     }
 
+    /// What is wrong with `repo.json` and with its copy, each by its key; nothing where both are as they were opened.
+    ///
+    /// Of two that differ one may be older: that of a change of key slots which broke off between the two.
+    ///
+    /// # Errors
+    /// As the store failed.
+    pub async fn check_copies(&self) -> Result<Vec<(Path, Error)>> {
+        let keys = Layout::new();
+        let mut wrong = Vec::new();
+        for key in [keys.repo_json(), keys.repo_json_copy()] {
+            match self.store().get(&key, MAX_REPO_JSON).await {
+                Ok(text) if text == self.inner.text => {}
+                Ok(_) => {
+                    let error = Error::corrupt(&key, "it is not what the repository was opened with");
+                    wrong.push((key, error));
+                }
+                Err(error) if error.is_not_found() || error.is_damage() => wrong.push((key, error)),
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(wrong)
+    }
+
     /// Adds a key slot, so that one more passphrase opens the repository; gives the repository as it is now.
     ///
     /// # Errors

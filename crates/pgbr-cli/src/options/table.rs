@@ -16,7 +16,7 @@ const SFTP: &[&str] = &[
 
 /// Every option, sorted by name.
 #[rustfmt::skip]
-pub static OPTIONS: [OptionRule; 210] = [
+pub static OPTIONS: [OptionRule; 211] = [
     opt("allow-root", Boolean, ALL, "Allow the command to run as the root user.").global().default("n").own(&[own(RESTORE).default("y")]),
     opt("annotation", Hash, ANNOTATE | BACKUP, "Annotate backup with user-defined key/value pairs.").global().listed(Command),
     opt("archive-async", Boolean, ARCHIVE_GET | ARCHIVE_PUSH, "Push/get WAL segments asynchronously.").global().default("n").listed(Command),
@@ -76,7 +76,7 @@ pub static OPTIONS: [OptionRule; 210] = [
     opt("neutral-umask", Boolean, WITH_UMASK, "Use a neutral umask.").global().default("y"),
     opt("oldest", Boolean, EXPIRE, "Expire the oldest eligible backup set.").default("n").own(&[own(EXPIRE).needs("stanza", &[])]),
     opt("online", Boolean, BACKUP | STANZA_CREATE | STANZA_UPGRADE, "Perform an online backup (the only kind so far).").default("y").negatable().own(&[own(STANZA_CREATE).help("Create on an online cluster."), own(STANZA_UPGRADE).help("Update an online cluster.")]),
-    opt("output", Choice, EXPIRE | INFO | MANIFEST | REPO_COPY | REPO_LS | RESTORE | VERIFY | VERSION, "Output format.").default("text").values(&["text", "json"]).own(&[own(VERIFY).default("none").values(&["none", "text"]).help("Output type."), own(VERSION).default("text").values(&["text", "num"]).help("Output type."), own(EXPIRE | REPO_COPY | REPO_LS | INFO).help("Output format."), own(RESTORE).needs("dry-run", &["y"]).help("Output format of a dry run.")]),
+    opt("output", Choice, EXPIRE | INFO | MANIFEST | REPO_COPY | REPO_LS | RESTORE | VERIFY | VERSION, "Output format.").default("text").values(&["text", "json"]).own(&[own(VERIFY).default("none").values(&["none", "text", "json"]).help("Output type."), own(VERSION).default("text").values(&["text", "num"]).help("Output type."), own(EXPIRE | REPO_COPY | REPO_LS | INFO).help("Output format."), own(RESTORE).needs("dry-run", &["y"]).help("Output format of a dry run.")]),
     opt("page-header-check", Boolean, BACKUP, "Check PostgreSQL page headers.").global().default("y").listed(Maintainer).no_effect("only the checksums of pages are checked"),
     opt("pg", Integer, MANIFEST, "PostgreSQL Cluster.").range("1", "256").internal().not_yet(),
     opt("pg-database", Text, WITH_DB, "PostgreSQL database.").pg().default("postgres").needs("pg-path", &[]),
@@ -102,6 +102,7 @@ pub static OPTIONS: [OptionRule; 210] = [
     opt("process", Integer, ROLES_ONLY, "Process number of a local/remote child.").range("0", "1024").internal().not_yet(),
     opt("process-max", Integer, WITH_JOBS | REPO_COPY, "Max processes to use for compress/transfer.").global().default("1").range("1", "999"),
     opt("protocol-timeout", Time, WITH_PROTOCOL, "Protocol timeout.").global().default("31m").range("100ms", "7d").no_effect("no other host is contacted"),
+    opt("quick", Boolean, VERIFY, "Look at existence and sizes only.").default("n"),
     opt("raw", Boolean, REPO_GET, "Do not transform data.").default("n").listed(General),
     opt("recovery-option", Hash, RESTORE, "Set an option in postgresql.auto.conf or recovery.conf.").global().needs("type", &["default", "immediate", "lsn", "name", "time", "standby", "xid"]).listed(Command),
     opt("recurse", Boolean, REPO_LS | REPO_RM, "Include all subpaths in output.").default("n").own(&[own(REPO_RM).help("Remove all sub file/paths.")]),
