@@ -161,3 +161,133 @@ fn sound(grown: &Grown) {
     grown.rig.pgbr.fails(32, ["verify", "--set=nonsense"]);
     assert!(grown.rig.names("pin").is_empty(), "the pin was given back");
 }
+
+/// Places in an object of so many bytes at which a byte is changed: its beginning, its end, and some in between that depend on its length
+/// alone.
+fn places(len: usize) -> BTreeSet<usize> {
+    let some = [0, 5, 45, 75, 90, len / 3, len / 2, len - len / 7, len.saturating_sub(40), len - 1];
+    some.into_iter().filter(|at| *at < len).collect()
+}
+
+/// What became of changed bytes.
+#[derive(Default)]
+struct Tally {
+    tried: usize,
+    errors: usize,
+    warnings: usize,
+    /// Restores of backups that were hurt, and of backups that were not.
+    refused: usize,
+    right: usize,
+}
+
+#[test]
+fn one_changed_byte_is_found_plain() {
+    one_changed_byte(&Grown::new(Rig::plain()));
+}
+
+#[test]
+fn one_changed_byte_is_found_sealed() {
+    one_changed_byte(&Grown::new(Rig::sealed()));
+}
+
+/// One byte of each object after the other is changed.
+fn one_changed_byte(grown: &Grown) {
+    let objects = grown.rig.objects();
+    let mut tally = Tally::default();
+    let right = grown.tree(&grown.incr).expect("it can be restored");
+    let mut keys = objects.list("pgbr");
+    keys.retain(|key| !key.contains("/lease/") && !key.contains("/verify/"));
+    let kinds: BTreeSet<_> = keys.iter().map(|key| kind_of(key)).collect();
+    assert_eq!(kinds.len(), 9, "{kinds:?}");
+    let mut segments = 0;
+    for key in &keys {
+        let content = objects.get(key);
+        if kind_of(key) == "segment" {
+            segments += 1;
+        }
+        for (turn, at) in places(content.len()).into_iter().enumerate() {
+            // Many segments are alike: of most of them one place has to do.
+            if kind_of(key) == "segment" && segments > 2 && turn != segments % 10 {
+                continue;
+            }
+            let mut changed = content.clone();
+            changed[at] ^= 0x10;
+            objects.put(key, &changed);
+            grown.found_as_it_is(key, at, &right, &mut tally);
+        }
+        objects.put(key, &content);
+    }
+    let Tally { tried, errors, warnings, refused, right } = tally;
+    println!(
+        "bytes changed: {tried}, found as errors: {errors}, as warnings: {warnings}; of restores {refused} were refused and {right} gave the right bytes"
+    );
+    assert_eq!(tried, errors + warnings);
+    assert!(refused > 20 && right > 5);
+    assert_clean(&grown.rig, &[]);
+}
+
+fn kind_of(key: &str) -> &'static str {
+    let name = key.rsplit('/').next().unwrap_or_default();
+    match name {
+        "repo.json" => "repo",
+        "repo.json.copy" => "copy of repo",
+        "stanza.json" => "stanza",
+        "stanza.json.copy" => "copy of stanza",
+        "manifest" => "manifest",
+        _ if key.contains("/pack/") && name.contains("-i") => "index pack",
+        _ if key.contains("/pack/") => "data pack",
+        _ if name.ends_with(".history") => "history",
+        _ if key.contains("/archive/") => "segment",
+        other => panic!("an object of an unknown kind: {other}"),
+    }
+}
+
+impl Grown {
+    /// What a restore of a backup gives; nothing where it is refused.
+    fn tree(&self, label: &str) -> Option<crate::rig::Snapshot> {
+        let target = self.rig.target();
+        let set = format!("--set={label}");
+        let words = restore_into(&target);
+        let options = [set.as_str(), "--type=immediate"];
+        let finished = self.rig.pgbr.run(words.iter().map(String::as_str).chain(options));
+        assert!(!said(&finished).contains("panicked"), "{finished:#?}");
+        let mut tree = snapshot(target.data_dir());
+        // It names the directory.
+        tree.remove("postgresql.auto.conf");
+        finished.success().then_some(tree)
+    }
+
+    /// A changed byte of an object is found, and named, and a restore of the newest backup gives the right bytes or none.
+    fn found_as_it_is(&self, key: &str, at: usize, right: &crate::rig::Snapshot, tally: &mut Tally) {
+        let what = format!("{key} at {at}");
+        let (report, finished) = verify(&self.rig, &[]);
+        tally.tried += 1;
+        let (errors, warnings) = (found(&report, "error"), found(&report, "warning"));
+        let name = key.rsplit('/').next().unwrap_or_default();
+        let named = |found: &[(String, String)]| found.iter().any(|(_, object)| object.ends_with(name));
+        if kind_of(key).contains("repo") || kind_of(key).contains("stanza") {
+            assert!(errors.is_empty() && named(&warnings), "{what}: {finished:#?}");
+            tally.warnings += 1;
+            return;
+        }
+        assert!(named(&errors), "{what}: {errors:?}");
+        tally.errors += 1;
+        let hurt = invalid(&report).contains(&self.incr);
+        let sample = kind_of(key) == "manifest" || kind_of(key).contains("pack") || kind_of(key) == "segment";
+        if !sample || (at != 45 && at % 3 != 0) {
+            return;
+        }
+        match self.tree(&self.incr) {
+            // Of the WAL only the first segment is looked at by a restore.
+            None => {
+                assert!(hurt, "{what}: a restore fails, and verify calls the backup valid");
+                tally.refused += 1;
+            }
+            Some(tree) => {
+                assert!(&tree == right, "{what}: a restore gives wrong bytes and says nothing");
+                assert!(!hurt || kind_of(key) == "segment", "{what}: a restore gives all, and verify calls it invalid");
+                tally.right += 1;
+            }
+        }
+    }
+}
