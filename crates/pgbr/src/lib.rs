@@ -84,8 +84,8 @@ pub use stanza::{
 };
 pub use verify::{
     BackupStatus, FileCounts, Finding, FindingKind, FindingLevel, Recovery, RecoveryEnd, SegmentRange,
-    Unneeded, VerifiedArchive, VerifiedBackup, VerifyCounts, VerifyCoverage, VerifyReport, VerifyRequest,
-    verify,
+    Unneeded, VerifiedArchive, VerifiedBackup, VerifyBudget, VerifyCounts, VerifyCoverage, VerifyReport,
+    VerifyRequest, verify,
 };
 pub use writer::Writer;
 

@@ -23,20 +23,23 @@ mod wal;
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
+use futures::StreamExt;
 use pgbr_manifest::manifest::Summary;
 use pgbr_manifest::{BackupLabel, StanzaName};
-use pgbr_repo::{Error as RepoError, Pin, PinKind};
+use pgbr_repo::{Error as RepoError, LedgerOf, Ledgers, Pin, PinKind};
 
 use self::books::Books;
-use self::budget::{Budget, Due};
+pub use self::budget::VerifyBudget;
+use self::budget::{Book, Budget, Due, Unit};
 use self::lists::Listed;
 use self::packs::Cases;
-use self::report::Findings;
 pub use self::report::{
     BackupStatus, FileCounts, Finding, FindingKind, FindingLevel, Recovery, RecoveryEnd, SegmentRange,
     Unneeded, VerifiedArchive, VerifiedBackup, VerifyCounts, VerifyCoverage, VerifyReport,
 };
+use self::report::{Cause, Findings};
 use self::stock::Stock;
+use self::wal::Archive;
 use crate::error::{Error, Result, with_causes};
 use crate::held::Held;
 use crate::host::Host;
@@ -55,6 +58,8 @@ pub struct VerifyRequest {
     pub set: Option<BackupLabel>,
     /// Whether only existence and sizes are looked at: manifests and histories are read, and nothing else.
     pub quick: bool,
+    /// How much is read, beginning with what was read longest ago; none: everything.
+    pub budget: Option<VerifyBudget>,
     /// How many packs and WAL files are looked at, at once.
     pub threads: usize,
 }
@@ -68,7 +73,11 @@ pub async fn verify(host: &Host, request: VerifyRequest) -> Result<VerifyReport>
     let stock = Stock::take(&place).await?;
     let labels = wanted(&place, &request, &stock).await?;
     let pin = pin(host, &place, &labels).await?;
-    let verified = Verify::new(host, &place, &request, stock).run(labels).await;
+    let verified = async {
+        let book = read_ledgers(host, &place, &request, &stock).await?;
+        Verify::new(host, &place, &request, stock, book).run(labels).await
+    };
+    let verified = verified.await;
     if let Some(pin) = pin {
         pin.release(host).await;
     }
@@ -108,6 +117,31 @@ async fn pin(host: &Host, place: &StanzaPlace, labels: &[BackupLabel]) -> Result
     }
 }
 
+/// The ledgers, where it matters what was read before.
+async fn read_ledgers(
+    host: &Host,
+    place: &StanzaPlace,
+    request: &VerifyRequest,
+    stock: &Stock,
+) -> Result<Book> {
+    let (mut book, ledgers) = (Book::default(), Ledgers::new(&place.repo, place.stanza.name()));
+    if request.quick || (request.budget.is_none() && request.set.is_none()) {
+        return Ok(book);
+    }
+    let read = stock.ledgers.iter().map(|of| {
+        let ledgers = &ledgers;
+        async move { (of, ledgers.read(of).await) }
+    });
+    let mut read = futures::stream::iter(read).buffered(LEDGERS);
+    while let Some((of, parts)) = read.next().await {
+        book.read(of.clone(), parts?.unwrap_or_default(), host.now_seconds());
+    }
+    Ok(book)
+}
+
+/// How many ledgers are read or written at once.
+const LEDGERS: usize = 16;
+
 /// A verify under way.
 struct Verify<'a> {
     host: &'a Host,
@@ -120,12 +154,24 @@ struct Verify<'a> {
     /// The lists of files that could be read.
     listed: BTreeMap<BackupLabel, Listed>,
     recovery: BTreeMap<BackupLabel, Vec<Recovery>>,
+    /// Objects of WAL that were found damaged.
+    wal_damage: BTreeMap<String, (Cause, String)>,
+    /// The directories of WAL that there are.
+    logs_seen: BTreeSet<LedgerOf>,
+    /// Whether ledgers cannot be written.
+    read_only: bool,
     /// Bytes that are to be read, as far as is known.
     total: u64,
 }
 
 impl<'a> Verify<'a> {
-    fn new(host: &'a Host, place: &'a StanzaPlace, request: &'a VerifyRequest, stock: Stock) -> Self {
+    fn new(
+        host: &'a Host,
+        place: &'a StanzaPlace,
+        request: &'a VerifyRequest,
+        stock: Stock,
+        book: Book,
+    ) -> Self {
         Self {
             host,
             place,
@@ -133,9 +179,12 @@ impl<'a> Verify<'a> {
             stock,
             findings: Findings::default(),
             counts: VerifyCounts::default(),
-            budget: Budget::default(),
+            budget: Budget::new(host, request.budget, book),
             listed: BTreeMap::new(),
             recovery: BTreeMap::new(),
+            wal_damage: BTreeMap::new(),
+            logs_seen: BTreeSet::new(),
+            read_only: request.quick,
             total: 0,
         }
     }
@@ -149,18 +198,74 @@ impl<'a> Verify<'a> {
         let mut cases = Cases::of(self.place, backups.iter());
         self.total = self.bytes_of(&books);
         self.index_sizes(&mut cases);
-        if self.request.quick {
-            self.data_sizes(&mut cases, &backups).await?;
-        } else {
-            self.packs(&mut cases, &Due::All).await?;
-            self.lists(&books, &cases, &Due::All).await?;
-        }
+        let archives = self.archives(&books, &others).await?;
+        let rest = match (self.request.quick, self.request.budget) {
+            (true, _) => {
+                self.data_sizes(&mut cases, &backups).await?;
+                Due::Nothing
+            }
+            (false, None) => {
+                self.packs(&mut cases, &Due::All).await?;
+                self.lists(&books, &cases, &Due::All).await?;
+                Due::All
+            }
+            (false, Some(_)) => {
+                self.by_age(&books, &mut cases, &archives).await?;
+                Due::Nothing
+            }
+        };
         self.blocked(&books, &cases);
-        let mut archives = Vec::new();
-        for archive in self.archives(&books, &others).await? {
-            archives.push(self.archive(&archive, &Due::All).await?);
+        let mut verified = Vec::new();
+        for archive in &archives {
+            verified.push(self.archive(archive, &rest).await?);
         }
-        self.report(&books, archives).await
+        self.keep_ledgers().await?;
+        self.drop_ledgers().await;
+        self.report(&books, &cases, verified).await
+    }
+
+    /// Reads what was read longest ago, until the budget is spent.
+    async fn by_age(&mut self, books: &Books, cases: &mut Cases, archives: &[Archive]) -> Result<()> {
+        for due in self.budget.plan() {
+            self.packs(cases, &due).await?;
+            self.lists(books, cases, &due).await?;
+            for archive in archives {
+                self.wal_due(archive, &due).await?;
+            }
+            self.keep_ledgers().await?;
+        }
+        self.harmed_lists(books, cases).await
+    }
+
+    /// Writes the ledgers that have changed. One that cannot be written makes the next run read more, and that is all.
+    async fn keep_ledgers(&mut self) -> Result<()> {
+        let ledgers = Ledgers::new(&self.place.repo, self.place.stanza.name());
+        for (of, parts) in self.budget.take_changed() {
+            if !self.read_only
+                && let Err(error) = ledgers.write(&of, parts).await
+            {
+                self.read_only = true;
+                self.host.warn(format!("when what was verified cannot be noted: {error}"));
+            }
+            self.budget.forget(&of);
+        }
+        Ok(())
+    }
+
+    /// Takes away ledgers of backups and WAL that are gone.
+    async fn drop_ledgers(&self) {
+        let is_gone = |of: &LedgerOf| match of {
+            LedgerOf::Backup(label) => !self.stock.labels.contains_key(label),
+            LedgerOf::Log(..) => !self.logs_seen.contains(of),
+        };
+        let gone: Vec<LedgerOf> = self.stock.ledgers.iter().filter(|of| is_gone(of)).cloned().collect();
+        let ledgers = Ledgers::new(&self.place.repo, self.place.stanza.name());
+        if !self.read_only
+            && self.request.set.is_none()
+            && let Err(error) = ledgers.remove(&gone).await
+        {
+            self.host.warn(format!("notes on what was verified and is gone stay: {error}"));
+        }
     }
 
     /// The two copies of what the repository says of itself, and of the stanza's record.
@@ -215,7 +320,14 @@ impl<'a> Verify<'a> {
         Ok(format!("it cannot be read: {}", with_causes(&error)))
     }
 
-    async fn report(mut self, books: &Books, archives: Vec<VerifiedArchive>) -> Result<VerifyReport> {
+    async fn report(
+        mut self,
+        books: &Books,
+        cases: &Cases,
+        archives: Vec<VerifiedArchive>,
+    ) -> Result<VerifyReport> {
+        self.count_packs(cases);
+        books.chains.keys().for_each(|label| self.budget.count(&Unit::list(*label)));
         let mut gone = books.gone.clone();
         for label in self.hurt_backups(books) {
             if !self.place.backups.exists(&label).await? {
@@ -244,7 +356,7 @@ impl<'a> Verify<'a> {
             findings_left_out,
             unneeded,
             counts: self.counts,
-            coverage: None,
+            coverage: self.budget.coverage(),
             requests: crate::report::requests(&self.place.repo),
         })
     }

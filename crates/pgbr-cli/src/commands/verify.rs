@@ -1,6 +1,9 @@
 //! verify.
 
-use pgbr::{FindingLevel, Host, RepoAccess, VerifyReport, VerifyRequest, verify};
+use jiff::tz::TimeZone;
+use pgbr::{
+    FindingLevel, Host, RepoAccess, VerifyBudget, VerifyCoverage, VerifyReport, VerifyRequest, verify,
+};
 
 use super::each::each;
 use super::verify_text;
@@ -8,7 +11,7 @@ use crate::exit::{CliError, ErrorCode};
 use crate::request;
 use crate::run::{Context, Outcome, print};
 use crate::settings::Settings;
-use crate::size::format_size;
+use crate::size::{format_size, parse_size, parse_time};
 
 pub(super) async fn run(context: &Context, host: &Host) -> Outcome {
     let settings = &context.settings;
@@ -17,13 +20,13 @@ pub(super) async fn run(context: &Context, host: &Host) -> Outcome {
     let step = async |key, repo| {
         let host = context.host_of(host, key);
         let report = verify(&host, build(settings, repo)?).await.map_err(|e| context.failure(&e))?;
-        tell(context, key, several, &report);
+        tell(context, &host, key, several, &report);
         let ended = judge(&report);
         reports.push((key, report));
         ended
     };
     let done = each(context, step).await;
-    show(settings, several, &reports)?;
+    show(host, settings, several, &reports)?;
     done
 }
 
@@ -33,17 +36,36 @@ fn build(settings: &Settings, repo: RepoAccess) -> Result<VerifyRequest, CliErro
         CliError::new(ErrorCode::OptionInvalidValue, e.to_string())
             .hint("use the info command to see the backups there are")
     })?;
+    let (quick, budget) = (settings.get_bool("quick"), budget(settings)?);
+    if quick && budget.is_some() {
+        let message = "option 'budget' is not valid with option 'quick'";
+        return Err(CliError::new(ErrorCode::OptionInvalid, message).hint("quick reads hardly anything"));
+    }
     Ok(VerifyRequest {
         repo,
         stanza: request::stanza(settings)?,
         set,
-        quick: settings.get_bool("quick"),
+        quick,
+        budget,
         threads: request::threads(settings),
     })
 }
 
+/// A time (`30m`, `2h`) or a size (`50GiB`). What could be either, as `30m`, is a time.
+fn budget(settings: &Settings) -> Result<Option<VerifyBudget>, CliError> {
+    let Some(text) = settings.get_str("budget") else { return Ok(None) };
+    let invalid = || {
+        CliError::new(ErrorCode::OptionInvalidValue, format!("'{text}' is not valid for 'budget' option"))
+            .hint("a budget is a time as 30m or 2h, or a size as 500MiB or 50GiB")
+    };
+    let is_number = text.bytes().all(|byte| byte.is_ascii_digit());
+    let time = parse_time(text).filter(|_| !is_number).map(VerifyBudget::Time);
+    let size = || parse_size(text).filter(|_| !is_number).map(VerifyBudget::Bytes);
+    time.or_else(size).map(Some).ok_or_else(invalid)
+}
+
 /// Logs what was found: errors as errors, though the command goes on.
-fn tell(context: &Context, key: u16, several: bool, report: &VerifyReport) {
+fn tell(context: &Context, host: &Host, key: u16, several: bool, report: &VerifyReport) {
     let log = &context.log;
     let repo = if several { format!("repo{key}: ") } else { String::new() };
     for finding in &report.findings {
@@ -76,7 +98,26 @@ fn tell(context: &Context, key: u16, several: bool, report: &VerifyReport) {
         counts.wal,
         format_size(counts.bytes)
     ));
+    if let Some(coverage) = &report.coverage {
+        log.info(&format!("{repo}{}", covered(coverage, &host.zone)));
+    }
     super::requests::tell(context, key, &report.requests);
+}
+
+/// What a budget has left.
+pub(super) fn covered(coverage: &VerifyCoverage, zone: &TimeZone) -> String {
+    let VerifyCoverage { read, left, never, oldest, .. } = coverage;
+    let mut text = format!("{read} of {} packs, lists and WAL segments were read", read + left);
+    if *left > 0 {
+        text.push_str(&format!("; {left} are left, of which {never} were never read"));
+    }
+    if let Some(time) = oldest.and_then(|oldest| jiff::Timestamp::from_second(oldest).ok()) {
+        text.push_str(&format!(
+            "; the oldest of the others was read at {}",
+            time.to_zoned(zone.clone()).strftime("%Y-%m-%d %H:%M:%S%:z")
+        ));
+    }
+    text
 }
 
 /// How the command ends for one repository.
@@ -91,7 +132,12 @@ fn judge(report: &VerifyReport) -> Result<(), CliError> {
 }
 
 /// Prints what the options ask for: with several repositories one object, or one paragraph, for each.
-fn show(settings: &Settings, several: bool, reports: &[(u16, VerifyReport)]) -> Result<(), CliError> {
+fn show(
+    host: &Host,
+    settings: &Settings,
+    several: bool,
+    reports: &[(u16, VerifyReport)],
+) -> Result<(), CliError> {
     match settings.get_str("output") {
         Some("json") => {
             let json = |(key, report): &(u16, VerifyReport)| {
@@ -107,7 +153,7 @@ fn show(settings: &Settings, several: bool, reports: &[(u16, VerifyReport)]) -> 
         Some("text") => {
             for (key, report) in reports {
                 let head = if several { format!("repo{key}:\n") } else { String::new() };
-                print(&(head + &verify_text::render(report, settings.get_bool("verbose"))))?;
+                print(&(head + &verify_text::render(report, settings.get_bool("verbose"), &host.zone)))?;
             }
             Ok(())
         }

@@ -2,6 +2,7 @@
 
 use std::fmt::Write;
 
+use jiff::tz::TimeZone;
 use pgbr::{
     BackupStatus, FileCounts, FindingLevel, RecoveryEnd, VerifiedArchive, VerifiedBackup, VerifyReport,
 };
@@ -9,7 +10,7 @@ use pgbr::{
 use crate::size::format_size;
 
 /// All of it; what is as it should be with `verbose` only.
-pub(super) fn render(report: &VerifyReport, verbose: bool) -> String {
+pub(super) fn render(report: &VerifyReport, verbose: bool, zone: &TimeZone) -> String {
     let mut text =
         format!("stanza: {}\nstatus: {}", report.stanza, if report.clean { "ok" } else { "error" });
     if verbose && report.archives.is_empty() {
@@ -29,6 +30,9 @@ pub(super) fn render(report: &VerifyReport, verbose: bool) -> String {
     finding_lines(&mut text, report, verbose);
     if verbose {
         unneeded_lines(&mut text, report);
+    }
+    if let Some(coverage) = &report.coverage {
+        write!(text, "\n  budget: {}", super::verify::covered(coverage, zone)).ok();
     }
     text + "\n"
 }

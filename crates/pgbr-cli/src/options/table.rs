@@ -16,7 +16,7 @@ const SFTP: &[&str] = &[
 
 /// Every option, sorted by name.
 #[rustfmt::skip]
-pub static OPTIONS: [OptionRule; 211] = [
+pub static OPTIONS: [OptionRule; 212] = [
     opt("allow-root", Boolean, ALL, "Allow the command to run as the root user.").global().default("n").own(&[own(RESTORE).default("y")]),
     opt("annotation", Hash, ANNOTATE | BACKUP, "Annotate backup with user-defined key/value pairs.").global().listed(Command),
     opt("archive-async", Boolean, ARCHIVE_GET | ARCHIVE_PUSH, "Push/get WAL segments asynchronously.").global().default("n").listed(Command),
@@ -33,6 +33,7 @@ pub static OPTIONS: [OptionRule; 211] = [
     opt("archive-timeout", Time, ARCHIVE_GET | ARCHIVE_PUSH | BACKUP | CHECK, "Archive timeout.").global().default("1m").range("100ms", "1d").listed(Command),
     opt("backup-standby", Choice, BACKUP | CHECK, "Backup from the standby cluster.").global().default("n").values(&["n", "prefer", "y"]).bool_like().negatable().listed(Command),
     opt("beta", Boolean, ALL, "Allow beta features.").global().default("n").internal().no_effect("pgbr has no beta features"),
+    opt("budget", Text, VERIFY, "How long to read, or how much, beginning with what was read longest ago."),
     opt("buffer-size", Size, WITH_IO, "Buffer size for I/O operations.").global().default("1MiB").values(&["16KiB", "32KiB", "64KiB", "128KiB", "256KiB", "512KiB", "1MiB", "2MiB", "4MiB", "8MiB", "16MiB"]).no_effect("pgbr chooses its own buffer sizes"),
     opt("checksum-page", Boolean, BACKUP, "Validate data page checksums.").global().listed(Command),
     opt("cmd", Text, WITH_JOBS, "pgBackRest command.").global().default_bin(),

@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 use pgbr_testkit::{Cluster, Finished, StopMode};
 use serde_json::Value;
 
-use crate::rig::{Frozen, LIMIT, MAJOR, Rig, STANZA, restore_into, said, snapshot};
+use crate::rig::{Frozen, MAJOR, Rig, STANZA, restore_into, said, snapshot};
 use crate::world::archive_all;
 
 /// What verify exits with where it finds an error.
@@ -103,7 +103,7 @@ fn found(report: &Value, level: &str) -> Vec<(String, String)> {
 /// The backups that a report calls invalid.
 fn invalid(report: &Value) -> BTreeSet<String> {
     let backups = report["backups"].as_array().expect("a list of backups");
-    let of = backups.iter().filter(|backup| backup["status"] != "valid");
+    let of = backups.iter().filter(|backup| backup["status"] != "valid" && backup["status"] != "in-progress");
     of.map(|backup| backup["label"].as_str().expect("a label").to_owned()).collect()
 }
 
@@ -199,15 +199,13 @@ fn one_changed_byte(grown: &Grown) {
     keys.retain(|key| !key.contains("/lease/") && !key.contains("/verify/"));
     let kinds: BTreeSet<_> = keys.iter().map(|key| kind_of(key)).collect();
     assert_eq!(kinds.len(), 9, "{kinds:?}");
-    let mut segments = 0;
-    for key in &keys {
+    let mut seen: BTreeSet<&str> = BTreeSet::new();
+    for (turn, key) in keys.iter().enumerate() {
         let content = objects.get(key);
-        if kind_of(key) == "segment" {
-            segments += 1;
-        }
-        for (turn, at) in places(content.len()).into_iter().enumerate() {
-            // Many segments are alike: of most of them one place has to do.
-            if kind_of(key) == "segment" && segments > 2 && turn != segments % 10 {
+        let first = seen.insert(kind_of(key));
+        for (place, at) in places(content.len()).into_iter().enumerate() {
+            // Objects of a kind are alike: all places of the first, and of each other one three, which differ from object to object.
+            if !first && place % 3 != turn % 3 {
                 continue;
             }
             let mut changed = content.clone();
@@ -222,7 +220,7 @@ fn one_changed_byte(grown: &Grown) {
         "bytes changed: {tried}, found as errors: {errors}, as warnings: {warnings}; of restores {refused} were refused and {right} gave the right bytes"
     );
     assert_eq!(tried, errors + warnings);
-    assert!(refused > 20 && right > 5);
+    assert!(refused > 5 && right > 5);
     assert_clean(&grown.rig, &[]);
 }
 
@@ -274,7 +272,7 @@ impl Grown {
         tally.errors += 1;
         let hurt = invalid(&report).contains(&self.incr);
         let sample = kind_of(key) == "manifest" || kind_of(key).contains("pack") || kind_of(key) == "segment";
-        if !sample || (at != 45 && at % 3 != 0) {
+        if !sample || tally.tried % 3 != 0 {
             return;
         }
         match self.tree(&self.incr) {
@@ -285,9 +283,329 @@ impl Grown {
             }
             Some(tree) => {
                 assert!(&tree == right, "{what}: a restore gives wrong bytes and says nothing");
-                assert!(!hurt || kind_of(key) == "segment", "{what}: a restore gives all, and verify calls it invalid");
+                assert!(
+                    !hurt || kind_of(key) == "segment",
+                    "{what}: a restore gives all, and verify calls it invalid"
+                );
                 tally.right += 1;
             }
         }
     }
+}
+
+#[test]
+fn a_damaged_frame_hurts_who_still_needs_it() {
+    let grown = Grown::new(Rig::sealed());
+    let Grown { full, diff, incr, .. } = &grown;
+    let objects = grown.rig.objects();
+    let of_full = grown.rig.key(&format!("backup/{full}/pack"));
+    let packs: Vec<_> = objects.list(&of_full).into_iter().filter(|key| !key.contains("-i")).collect();
+    let right = grown.tree(incr).expect("it can be restored");
+    let (mut all, mut replaced) = (0, 0);
+    'packs: for key in &packs {
+        let content = objects.get(key);
+        for at in (200..content.len() - 300).step_by(content.len() / 12) {
+            let mut changed = content.clone();
+            changed[at] ^= 0x10;
+            objects.put(key, &changed);
+            let (report, _) = verify(&grown.rig, &[&format!("--set={incr}")]);
+            let hurt = invalid(&report);
+            let tree = grown.tree(incr);
+            assert!(hurt.contains(full), "{key} at {at}: {report:#}");
+            assert_eq!(hurt.contains(incr), tree.is_none(), "{key} at {at}: {report:#}");
+            assert!(tree.is_none_or(|tree| tree == right), "{key} at {at}");
+            let backups = report["backups"].as_array().expect("backups");
+            let named = |label: &str| {
+                let of = backups.iter().find(|backup| backup["label"] == label).expect("it is told");
+                (
+                    of["files"]["checksum-invalid"].as_u64(),
+                    of["damaged-files"].as_array().map_or(0, Vec::len) as u64,
+                )
+            };
+            assert_eq!(named(full).0, Some(named(full).1), "{report:#}");
+            assert!(named(full).1 > 0, "{report:#}");
+            if hurt.contains(incr) {
+                all += 1
+            } else {
+                replaced += 1
+            }
+            // What a newer layer has replaced hurts the one in between, which has it from the full.
+            assert!(hurt.contains(diff) || !hurt.contains(incr), "{report:#}");
+            objects.put(key, &content);
+            if all >= 3 && replaced >= 2 {
+                break 'packs;
+            }
+        }
+        objects.put(key, &content);
+    }
+    println!("frames damaged: {all} hurt the newest backup, {replaced} did not");
+    assert!(all > 0 && replaced > 0);
+}
+
+#[test]
+fn what_is_missing_is_named_with_whom_it_hurts() {
+    let grown = Grown::new(Rig::plain());
+    let Grown { rig, full, diff, incr, .. } = &grown;
+    let objects = rig.objects();
+    let all = BTreeSet::from([full.clone(), diff.clone(), incr.clone()]);
+    let first = |label: &str, index: bool| {
+        let packs = objects.list(&rig.key(&format!("backup/{label}/pack")));
+        packs.into_iter().find(|key| key.contains("-i") == index).expect("a backup has packs")
+    };
+    let manifest = |label: &str| rig.key(&format!("backup/{label}/manifest"));
+    let half = |content: &[u8]| Some(content[..content.len() / 2].to_vec());
+    type Harm<'a> = &'a dyn Fn(&[u8]) -> Option<Vec<u8>>;
+    let (gone, cut): (Harm<'_>, Harm<'_>) = (&|_| None, &half);
+    let after = |labels: &[&String]| labels.iter().map(|label| (*label).clone()).collect::<BTreeSet<_>>();
+    for (key, harm, kind, hurt) in [
+        (first(full, false), gone, "pack-missing", all.clone()),
+        (first(full, false), cut, "pack-size", all.clone()),
+        (first(full, true), gone, "pack-missing", all.clone()),
+        (first(diff, true), cut, "pack-size", after(&[diff, incr])),
+        (first(incr, false), gone, "pack-missing", after(&[incr])),
+        (manifest(full), gone, "chain", all.clone()),
+        (manifest(diff), cut, "manifest", after(&[diff, incr])),
+    ] {
+        let content = objects.get(&key);
+        match harm(&content) {
+            Some(changed) => objects.put(&key, &changed),
+            None => objects.remove(&key),
+        }
+        for options in [&[][..], &["--quick"]] {
+            let what = format!("{key} {kind} {options:?}");
+            let (report, _) = verify(rig, options);
+            let errors = found(&report, "error");
+            assert!(errors.iter().any(|(found, _)| found == kind), "{what}: {errors:?}");
+            assert_eq!(invalid(&report), hurt, "{what}: {report:#}");
+            if !options.is_empty() {
+                let counts = &report["counts"];
+                assert_eq!(
+                    (&counts["packs"], &counts["wal"], &counts["lists"]),
+                    (&0.into(), &1.into(), &0.into()),
+                    "{what}"
+                );
+            }
+        }
+        for label in [full, diff, incr] {
+            assert_eq!(grown.tree(label).is_none(), hurt.contains(label), "{key}: {label}");
+        }
+        objects.put(&key, &content);
+    }
+    assert_clean(rig, &[]);
+    assert_clean(rig, &["--quick"]);
+}
+
+/// A segment so many after another one.
+fn behind(segment: &str, count: u32) -> String {
+    let number = u32::from_str_radix(&segment[16..], 16).expect("hex digits") + count;
+    format!("{}{number:08X}", &segment[..16])
+}
+
+#[test]
+fn lost_wal_is_named_with_whom_it_limits() {
+    let grown = Grown::new(Rig::plain());
+    let Grown { rig, full, diff, incr, .. } = &grown;
+    let objects = rig.objects();
+    let (first, last) = grown.wal(full);
+    let of_diff = grown.wal(diff);
+    let of_incr = grown.wal(incr);
+    let history = rig.key("archive/15-1/00000002.history");
+    let timeline_2 = rig.names("archive/15-1/0000000200000000").into_iter().next().expect("it was archived");
+    let second = rig.key(&format!("archive/15-1/0000000200000000/{timeline_2}"));
+    let labels = |labels: &[&String]| labels.iter().map(|label| (*label).clone()).collect::<BTreeSet<_>>();
+    let (none, all) = (labels(&[]), labels(&[full, diff, incr]));
+    for (lost, kind, hurt, limited) in [
+        (vec![rig.wal_key(&first)], "wal-needed", labels(&[full]), none.clone()),
+        (vec![rig.wal_key(&behind(&last, 1))], "wal-gap", none.clone(), labels(&[full])),
+        (vec![rig.wal_key(&of_diff.0)], "wal-needed", labels(&[diff]), labels(&[full])),
+        (vec![rig.wal_key(&behind(&of_incr.1, 1))], "wal-gap", none.clone(), all.clone()),
+        (vec![history.clone()], "history-missing", none.clone(), all.clone()),
+        (vec![second], "wal-gap", none.clone(), all),
+    ] {
+        let kept: Vec<_> = lost.iter().map(|key| (key, objects.get(key))).collect();
+        lost.iter().for_each(|key| objects.remove(key));
+        for options in [&[][..], &["--quick"]] {
+            let what = format!("{lost:?} {options:?}");
+            let (report, finished) = verify(rig, options);
+            let name = lost[0].rsplit('/').next().expect("a key has a name");
+            assert!(
+                found(&report, "error").contains(&(kind.to_owned(), name.to_owned())),
+                "{what}: {finished:#?}"
+            );
+            let findings = report["findings"].as_array().expect("findings");
+            let about = |list: &str| -> BTreeSet<String> {
+                let of = findings.iter().filter(|finding| finding["object"] == name);
+                of.flat_map(|f| f[list].as_array().expect("labels"))
+                    .map(|l| l.as_str().expect("a label").to_owned())
+                    .collect()
+            };
+            assert_eq!(
+                (about("backups"), about("limits")),
+                (hurt.clone(), limited.clone()),
+                "{what}: {report:#}"
+            );
+            assert_eq!(invalid(&report), hurt, "{what}");
+            assert!(finished.stderr.contains(name), "{what}: {finished:#?}");
+        }
+        kept.into_iter().for_each(|(key, content)| objects.put(key, &content));
+    }
+    // What expire would leave of it, were the diff the first backup that WAL is kept for.
+    let mut between = Vec::new();
+    let mut next = behind(&last, 1);
+    while next < of_diff.0 {
+        between.push(rig.wal_key(&next));
+        next = behind(&next, 1);
+    }
+    assert!(between.len() >= 2, "{between:?}");
+    between.iter().for_each(|key| objects.remove(key));
+    let report = assert_clean(rig, &[]);
+    assert_eq!(found(&report, "info").len(), 1, "{report:#}");
+    assert_eq!(report["backups"][0]["recovery"][0]["end"], "expired", "{report:#}");
+}
+
+#[test]
+fn what_retention_leaves_is_sound() {
+    let rig = Rig::plain();
+    rig.pgbr.set("global", "repo1-retention-full", "9");
+    let labels: Vec<_> = (0..3)
+        .map(|_| {
+            let label = backup(&rig, "full");
+            rig.archived_segment();
+            rig.archived_segment();
+            label
+        })
+        .collect();
+    rig.pgbr.ok(["expire", "--repo1-retention-archive=1"]);
+    let report = assert_clean(&rig, &[]);
+    let ends: Vec<_> =
+        report["backups"].as_array().expect("backups").iter().map(|b| &b["recovery"][0]["end"]).collect();
+    assert_eq!(ends, ["expired", "expired", "archive-ends"], "{report:#}");
+    rig.pgbr.ok(["expire", &format!("--set={}", labels[1])]);
+    assert_clean(&rig, &[]);
+    let ledgers: BTreeSet<_> = rig.names("verify").into_iter().filter(|name| name.ends_with('F')).collect();
+    assert_eq!(
+        ledgers,
+        [&labels[0], &labels[2]].into_iter().cloned().collect(),
+        "the ledger of a backup that is gone went, too"
+    );
+}
+
+#[test]
+fn what_nothing_needs_is_told() {
+    let rig = Rig::plain();
+    let label = rig.backup();
+    let objects = rig.objects();
+    for key in [
+        format!("backup/{label}/pack/0123456789abcdef-00000000"),
+        "archive/15-1/notes.txt".to_owned(),
+        "other/x".to_owned(),
+    ] {
+        objects.put(&rig.key(&key), b"12345");
+    }
+    let report = assert_clean(&rig, &[]);
+    let unneeded: Vec<_> = report["unneeded"]
+        .as_array()
+        .expect("a list")
+        .iter()
+        .map(|u| (u["object"].as_str().expect("a key"), u["bytes"].as_u64()))
+        .collect();
+    for word in ["0123456789abcdef", "notes.txt", "other/x"] {
+        assert!(
+            unneeded.iter().any(|(object, bytes)| object.contains(word) && *bytes == Some(5)),
+            "{word}: {unneeded:?}"
+        );
+    }
+    assert_eq!(unneeded.len(), 3);
+    let text = rig.pgbr.ok(["verify", "--output=text", "--verbose", "--log-level-console=info"]);
+    assert!(text.contains("not needed: ") && text.contains("3 object(s) of 15B are not needed"), "{text}");
+}
+
+#[test]
+fn commands_at_work_are_no_damage() {
+    let rig = Rig::plain();
+    rig.backup();
+    rig.slow_down();
+    let running = rig.frozen_backup();
+    let report = assert_clean(&rig, &[]);
+    let states: Vec<_> =
+        report["backups"].as_array().expect("backups").iter().map(|b| &b["status"]).collect();
+    assert_eq!((states.len(), states[1].as_str()), (2, Some("in-progress")), "{report:#}");
+    assert_eq!(report["unneeded"].as_array().map(Vec::len), Some(0), "{report:#}");
+    assert_clean(&rig, &["--quick"]);
+    assert!(running.thaw().success());
+    // A verify that is at work keeps its backups.
+    let labels = rig.labels();
+    let pinned = || !rig.names("pin").is_empty();
+    let verifying = Frozen::at(rig.pgbr.command(["verify"]), pinned);
+    let kept = said(&rig.pgbr.run(["expire", &format!("--set={}", labels[0])]));
+    assert_eq!(rig.labels(), labels, "{kept}");
+    let ended = verifying.thaw();
+    assert!(ended.success(), "{ended:#?}");
+}
+
+#[test]
+fn a_budget_covers_everything_in_the_end() {
+    let grown = Grown::new(Rig::sealed());
+    let rig = &grown.rig;
+    let size: u64 = rig.objects().sizes("pgbr").values().sum();
+    let half = format!("--budget={}", size.div_ceil(2) + (1 << 20));
+    let half = format!("{half}B");
+    let read = |report: &Value, name: &str| report["coverage"][name].as_u64().expect("a number");
+    let (first, _) = verify(rig, &[&half]);
+    let all = read(&first, "read") + read(&first, "left");
+    assert!(read(&first, "left") > 0 && read(&first, "never") == read(&first, "left"), "{first:#}");
+    let (second, _) = verify(rig, &[&half]);
+    // All that the first has left, and then what that has read, from the beginning.
+    assert_eq!((read(&second, "never"), second["clean"].as_bool()), (0, Some(true)), "{second:#}");
+    assert!(
+        read(&second, "read") >= read(&first, "left") && read(&second, "read") + read(&second, "left") == all,
+        "{second:#}"
+    );
+    // What is damaged is read again in each run, whatever is left of the budget.
+    let segment = rig.names("archive/15-1/0000000100000000").pop().expect("there is WAL");
+    let key = rig.wal_key(&segment);
+    let content = rig.objects().get(&key);
+    let mut changed = content.clone();
+    changed[content.len() / 2] ^= 1;
+    rig.objects().put(&key, &changed);
+    let (found_it, _) = verify(rig, &[]);
+    assert_eq!(found_it["clean"], false);
+    for _ in 0..2 {
+        let (again, _) = verify(rig, &["--budget=1B"]);
+        assert_eq!((again["clean"].as_bool(), read(&again, "read")), (Some(false), 0), "{again:#}");
+        assert_eq!(again["counts"]["packs"], 0, "{again:#}");
+    }
+    rig.objects().put(&key, &content);
+    let (mended, _) = verify(rig, &["--budget=1h"]);
+    assert_eq!((read(&mended, "left"), mended["clean"].as_bool()), (0, Some(true)), "{mended:#}");
+    for (options, code) in
+        [(vec!["--budget=12"], 32), (vec!["--budget=soon"], 32), (vec!["--budget=1h", "--quick"], 31)]
+    {
+        rig.pgbr.fails(code, ["verify"].iter().chain(&options));
+    }
+}
+
+#[test]
+fn one_repository_of_several_is_told_apart() {
+    let rig = Rig::with(|pgbr| {
+        let second = pgbr.scratch().dir("second");
+        pgbr.set("global", "repo2-path", &second.display().to_string());
+    });
+    rig.backup();
+    rig.pgbr.ok(["backup", "--type=full", "--repo=2"]);
+    let key = rig.names("backup").into_iter().find(|name| name.contains("/pack/")).expect("there are packs");
+    rig.objects().remove(&rig.key(&format!("backup/{key}")));
+    let finished = rig
+        .pgbr
+        .fails(DAMAGE, ["verify", "--output=json", "--log-level-console=off", "--log-level-stderr=error"]);
+    let json: Value = serde_json::from_str(&finished.stdout).expect("it is JSON");
+    let clean: Vec<_> = json
+        .as_array()
+        .expect("a list")
+        .iter()
+        .map(|r| (r["repo-key"].as_u64(), r["clean"].as_bool()))
+        .collect();
+    assert_eq!(clean, [(Some(1), Some(false)), (Some(2), Some(true))]);
+    assert!(finished.stderr.contains("repo1: pgbr/demo/backup/"), "{finished:#?}");
+    rig.pgbr.ok(["verify", "--repo=2"]);
 }

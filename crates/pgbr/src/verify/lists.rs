@@ -36,12 +36,28 @@ pub(super) struct Listed {
 }
 
 impl Verify<'_> {
-    /// Reads the lists that are due, and those of backups that something was found wrong with.
+    /// Reads the lists that are due.
     pub(super) async fn lists(&mut self, books: &Books, cases: &Cases, due: &Due) -> Result<()> {
-        let wanted = books.chains.iter().filter(|(label, chain)| {
-            let harmed = cases.of_chain(&chain.backups).iter().any(|case| !case.harm.is_none());
-            chain.whole && (harmed || due.has(&Unit::List { label: **label }))
-        });
+        let takes = |label: &BackupLabel, chain: &Chain| {
+            let packs =
+                chain.backups.iter().flat_map(|backup| &backup.body.layers).flat_map(|l| &l.index_packs);
+            due.takes(&Unit::list(*label), packs.sum())
+        };
+        let wanted = books.chains.iter().filter(|(label, chain)| chain.whole && takes(label, chain));
+        let wanted = wanted.map(|(label, _)| *label).collect();
+        self.read_lists(books, cases, wanted).await
+    }
+
+    /// Reads those of backups that something was found wrong with, whenever they were read before: who is hurt is told as it is.
+    pub(super) async fn harmed_lists(&mut self, books: &Books, cases: &Cases) -> Result<()> {
+        let harmed = |chain: &Chain| cases.of_chain(&chain.backups).iter().any(|case| !case.harm.is_none());
+        let wanted = books.chains.iter().filter(|(_, chain)| chain.whole && harmed(chain));
+        let wanted = wanted.map(|(label, _)| *label).collect();
+        self.read_lists(books, cases, wanted).await
+    }
+
+    async fn read_lists(&mut self, books: &Books, cases: &Cases, labels: Vec<BackupLabel>) -> Result<()> {
+        let wanted = labels.iter().filter_map(|label| Some((label, books.chains.get(label)?)));
         let threads = self.request.threads.max(1);
         let reads: Vec<_> =
             wanted.filter_map(|(label, chain)| Some((*label, Read::new(self, chain, cases)?))).collect();
@@ -69,12 +85,12 @@ impl Verify<'_> {
         for number in cases.of_chain(chain).iter().flat_map(|case| &case.harm.blocks) {
             self.findings.hurts(*number, label);
         }
-        let unit = Unit::List { label };
+        let unit = Unit::list(label);
         match read {
             Ok(listed) => {
                 listed.hurt.iter().for_each(|number| self.findings.hurts(*number, label));
                 self.listed.insert(label, listed);
-                self.budget.verified(unit);
+                self.budget.verified(&unit);
             }
             Err(error) => {
                 self.budget.damaged(&unit);

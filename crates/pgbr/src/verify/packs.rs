@@ -235,7 +235,7 @@ impl Verify<'_> {
         };
         let unit = Unit::pack(case.label, case.layer.attempt, index, number);
         if faults.is_empty() {
-            self.budget.verified(unit);
+            self.budget.verified(&unit);
             return Ok(());
         }
         self.budget.damaged(&unit);
@@ -351,6 +351,17 @@ impl Verify<'_> {
         Ok(())
     }
 
+    /// Counts the packs for what a budget has left.
+    pub(super) fn count_packs(&mut self, cases: &Cases) {
+        for case in &cases.all {
+            for index in [true, false] {
+                for number in self.packs_of(case.label, case.layer.attempt, index).into_keys() {
+                    self.budget.count(&Unit::pack(case.label, case.layer.attempt, index, number));
+                }
+            }
+        }
+    }
+
     /// The packs of a run in the listing, by number, with their sizes.
     fn packs_of(&self, label: BackupLabel, attempt: u64, index: bool) -> BTreeMap<u32, u64> {
         let packs = self.stock.labels.get(&label).map(|objects| objects.packs.as_slice()).unwrap_or_default();
@@ -443,11 +454,11 @@ impl Walk {
     fn run(&self, layers: &[(BackupLabel, Arc<Layer>)], runtime: &Handle) -> Result<()> {
         for (case, (label, layer)) in layers.iter().enumerate() {
             for (number, size) in (0..).zip(layer.index_packs.iter().copied()) {
-                if self.due.has(&Unit::pack(*label, layer.attempt, true, number)) {
+                if self.due.takes(&Unit::pack(*label, layer.attempt, true, number), size) {
                     self.step(Step::Index { case, number, size })?;
                 }
             }
-            if self.due.has_data(*label, layer.attempt) {
+            if self.due.may_take_data(*label, layer.attempt, layer.data_packs) {
                 self.layer(case, *label, layer, runtime)?;
             }
         }
@@ -513,7 +524,8 @@ impl Walk {
                 Err(error) => self.step(Step::IndexBroken { case, error })?,
             }
         }
-        match self.due.has(&Unit::pack(label, layer.attempt, false, wanted.frames.pack)) {
+        let unit = Unit::pack(label, layer.attempt, false, wanted.frames.pack);
+        match self.due.takes(&unit, wanted.frames.pack_size) {
             true => self.step(Step::Data { case, wanted }),
             false => Ok(()),
         }

@@ -172,6 +172,12 @@ impl Track {
         (timeline, self.0.get(place + 1).map(|(_, begin)| *begin))
     }
 
+    /// The first segment that is read of the timeline after this one.
+    fn after(&self, timeline: TimelineId) -> Option<u64> {
+        let place = self.0.iter().position(|(part, _)| *part == timeline)?;
+        self.0.get(place + 1).map(|(_, begin)| *begin)
+    }
+
     /// The first segment from `number` on that is there, sound or damaged.
     fn next(&self, shelf: &Shelf, number: u64) -> Option<u64> {
         let mut from = number;
@@ -192,13 +198,16 @@ impl Track {
 }
 
 fn follow(shelf: &Shelf, points: &[Point], point: &Point, track: &Track) -> Way {
-    let mut last = (point.timeline, point.stop);
-    let to = track.to();
+    let (to, mut last) = (track.to(), (point.timeline, point.stop));
+    // Where the next timeline begins in the segment that the backup ends in, that segment is read of it, too.
+    let fork = track.after(point.timeline);
+    let mut next = point.stop.checked_add(1).map(|next| fork.map_or(next, |fork| fork.min(next)));
     loop {
-        let Some(number) = last.1.checked_add(1) else { return Way { to, last, end: End::Archive } };
+        let Some(number) = next else { return Way { to, last, end: End::Archive } };
         let (timeline, until) = track.at(number);
         if let Some(end) = shelf.rows.get(&timeline).and_then(|rows| rows.end_of(number)) {
             last = (timeline, until.map_or(end, |until| end.min(until - 1)));
+            next = last.1.checked_add(1);
             continue;
         }
         if shelf.damaged.contains(&(timeline, number)) {
@@ -217,7 +226,8 @@ fn follow(shelf: &Shelf, points: &[Point], point: &Point, track: &Track) -> Way 
 /// missing begins behind the last segment of a backup and ends before the first of another.
 fn is_expired(points: &[Point], track: &Track, first: u64, next: u64) -> bool {
     let on_way = |number: u64, timeline: TimelineId| track.at(number).0 == timeline;
-    let ends = |p: &Point| p.stop.checked_add(1) == Some(first) && on_way(p.stop, p.timeline);
+    let forks = |p: &Point| p.stop == first && track.after(p.timeline) == Some(first);
+    let ends = |p: &Point| forks(p) || (p.stop.checked_add(1) == Some(first) && on_way(p.stop, p.timeline));
     let begins = |p: &Point| p.start == next && on_way(p.start, p.timeline);
     points.iter().any(ends) && points.iter().any(begins)
 }
@@ -403,19 +413,35 @@ mod tests {
         }
     }
 
-    proptest::proptest! {
-        /// Rows hold what a set holds.
-        #[test]
-        fn rows_are_sets(numbers in proptest::collection::vec(0..40_u64, 0..60)) {
-            let (mut rows, mut set) = (Rows::default(), BTreeSet::new());
-            for number in numbers {
-                rows.add(number);
-                set.insert(number);
+    #[test]
+    fn a_timeline_may_begin_in_the_last_segment_of_a_backup() {
+        let history = TimelineHistory::parse(TWO, b"1\t0/8000100\twhy\n").unwrap();
+        let (a, b) = (point(1, ONE, 8, 8), point(2, TWO, 12, 12));
+        for (what, rows, wanted) in [
+            ("whole", vec![(1, 8..=9), (2, 8..=20)], (20, End::Archive)),
+            ("lost", vec![(1, 8..=9), (2, 9..=20)], (8, End::Gap(TWO, 8, 8))),
+            ("what expire leaves", vec![(1, 8..=8), (2, 12..=20)], (8, End::Expired(TWO, 8, 11))),
+            ("nothing yet", vec![(1, 8..=9)], (8, End::Archive)),
+        ] {
+            let shelf = Shelf { histories: BTreeMap::from([(TWO, history.clone())]), ..shelf(&rows, &[]) };
+            assert_eq!(ends(&shelf, &[a, b])[0][1], (2, wanted.0, wanted.1), "{what}");
+        }
+    }
+
+    /// Rows hold what a set holds, in whatever order segments come.
+    #[test]
+    fn rows_are_sets() {
+        for seed in 1..200_u64 {
+            let (mut rows, mut set, mut state) = (Rows::default(), BTreeSet::new(), seed);
+            for _ in 0..60 {
+                state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+                rows.add((state >> 33) % 40);
+                set.insert((state >> 33) % 40);
             }
             let all: BTreeSet<u64> = rows.iter().flat_map(|(start, end)| start..=end).collect();
-            proptest::prop_assert_eq!(all, set);
+            assert_eq!(all, set, "{seed}");
             let ends: Vec<_> = rows.iter().collect();
-            proptest::prop_assert!(ends.windows(2).all(|two| two[0].1 + 1 < two[1].0));
+            assert!(ends.windows(2).all(|two| two[0].1 + 1 < two[1].0), "{seed}: {ends:?}");
         }
     }
 }

@@ -6,7 +6,7 @@ use std::time::UNIX_EPOCH;
 use futures::TryStreamExt;
 use object_store::path::Path;
 use pgbr_manifest::BackupLabel;
-use pgbr_repo::{LabelObjects, Layout, Listed, PackObject, ParsedKey, PinState, Pins};
+use pgbr_repo::{LabelObjects, Layout, LedgerOf, Listed, PackObject, ParsedKey, PinState, Pins};
 
 use super::books::Books;
 use super::report::Unneeded;
@@ -24,6 +24,8 @@ const STAGING_AGE: u64 = 86_400;
 pub(super) struct Stock {
     /// What lies under each label.
     pub(super) labels: BTreeMap<BackupLabel, LabelObjects>,
+    /// What there are ledgers of.
+    pub(super) ledgers: Vec<LedgerOf>,
     /// Objects whose names mean nothing.
     pub(super) strange: Strange,
 }
@@ -77,6 +79,7 @@ impl Stock {
                 self.labels.entry(label).or_default().runs.push(attempt);
             }
             Some(ParsedKey::Manifest { label, .. }) => self.labels.entry(label).or_default().manifest = true,
+            Some(ParsedKey::Ledger { of, .. }) => self.ledgers.push(of),
             Some(_) => {}
             None => self.strange.add(object),
         }

@@ -8,7 +8,7 @@ use pgbr_manifest::manifest::Summary;
 use pgbr_manifest::{
     ArchiveId, BackupLabel, TimelineHistory, TimelineId, WalFileName, WalSegmentName, WalSegmentSize,
 };
-use pgbr_repo::{ClusterId, LeaseName, Leases, WalEntry, WalGet, WalLog};
+use pgbr_repo::{ClusterId, LeaseName, Leases, LedgerOf, Listed, WalEntry, WalGet, WalLog};
 
 use super::Verify;
 use super::books::Books;
@@ -123,6 +123,7 @@ impl Verify<'_> {
         for log in self.logs(archive).await? {
             self.host.stop.check()?;
             self.log(archive, &log, due, &mut look).await?;
+            self.logs_seen.insert(LedgerOf::Log(archive.id, log));
         }
         let reached = self.settled(archive, &mut look).await?;
         self.lost_histories(archive, &look);
@@ -202,52 +203,108 @@ impl Verify<'_> {
         Ok(())
     }
 
-    /// Reads what is due of one directory.
-    async fn log(&mut self, archive: &Archive, log: &WalLog, due: &Due, look: &mut Look) -> Result<()> {
-        let (entries, strange) = self.place.wal.contents(archive.id, Some(log)).await?;
-        strange.into_iter().for_each(|object| self.stock.strange.add(object));
-        let asked = |entry: &WalEntry| {
-            archive.from.is_none_or(|from| {
-                entry.file.segment().is_some_and(|segment| segment >= from.on_timeline(segment.timeline()))
-            })
-        };
-        let (mut by_file, mut unread): (BTreeMap<WalFileName, Vec<(String, Object)>>, Vec<WalEntry>) =
-            Default::default();
-        for entry in entries.into_iter().filter(asked) {
-            match self.unit(archive, &entry) {
-                Some(unit) if !self.request.quick && due.has(&unit) => unread.push(entry),
-                _ => by_file
-                    .entry(entry.file)
-                    .or_default()
-                    .push((entry.key.to_string(), unread_object(&entry))),
-            }
-        }
-        let (wal, at_once) = (self.place.wal.clone(), self.at_once());
-        let reads = unread.into_iter().map(|entry| {
-            let wal = wal.clone();
-            async move {
-                let read = wal.verify(&entry).await;
-                (entry, read)
-            }
-        });
-        let mut reads = futures::stream::iter(reads).buffer_unordered(at_once);
-        while let Some((entry, read)) = reads.next().await {
+    /// Reads what is due of the archives, for a run with a budget: what is damaged is kept for when all is told.
+    pub(super) async fn wal_due(&mut self, archive: &Archive, due: &Due) -> Result<()> {
+        for log in self.logs(archive).await? {
             self.host.stop.check()?;
-            let read = self.read(archive, &entry, read.map_err(Error::from)).await?;
-            let key = entry.key.to_string();
-            by_file.entry(entry.file).or_default().extend(read.map(|object| (key, object)));
-        }
-        for (file, objects) in by_file {
-            self.file(archive, look, &file, objects);
+            if due.may_take_wal(archive.id, &log) {
+                let (units, _) = self.units(archive, &log).await?;
+                self.read_log(archive, units, due).await?;
+            }
         }
         Ok(())
     }
 
-    fn unit(&self, archive: &Archive, entry: &WalEntry) -> Option<Unit> {
-        let log = WalLog::of(&entry.file)?;
-        let name = entry.file.segment()?.to_string();
-        let number = u32::from_str_radix(name.get(16..)?, 16).ok()?;
-        Some(Unit::Wal { archive: archive.id, log, number })
+    /// Reads what is due of one directory, and takes note of all that is in it.
+    async fn log(&mut self, archive: &Archive, log: &WalLog, due: &Due, look: &mut Look) -> Result<()> {
+        let (units, strange) = self.units(archive, log).await?;
+        strange.into_iter().for_each(|object| self.stock.strange.add(object));
+        let counted: Vec<Unit> = units.keys().cloned().collect();
+        for (file, objects) in self.read_log(archive, units, due).await? {
+            self.file(archive, look, &file, objects);
+        }
+        counted.iter().for_each(|unit| self.budget.count(unit));
+        if matches!(due, Due::All) {
+            self.keep_ledgers().await?;
+        }
+        Ok(())
+    }
+
+    /// What lies in one directory, as far as it is asked for, by segment; and what is no WAL.
+    async fn units(
+        &self,
+        archive: &Archive,
+        log: &WalLog,
+    ) -> Result<(BTreeMap<Unit, Vec<WalEntry>>, Vec<Listed>)> {
+        let (entries, strange) = self.place.wal.contents(archive.id, Some(log)).await?;
+        let mut units: BTreeMap<Unit, Vec<WalEntry>> = BTreeMap::new();
+        for entry in entries {
+            let asked = |segment: WalSegmentName| {
+                archive.from.is_none_or(|from| segment >= from.on_timeline(segment.timeline()))
+            };
+            if entry.file.segment().is_some_and(asked)
+                && let Some(unit) = unit(archive, &entry)
+            {
+                units.entry(unit).or_default().push(entry);
+            }
+        }
+        Ok((units, strange))
+    }
+
+    /// Reads what is due, and gives the objects of each file.
+    async fn read_log(
+        &mut self,
+        archive: &Archive,
+        units: BTreeMap<Unit, Vec<WalEntry>>,
+        due: &Due,
+    ) -> Result<BTreeMap<WalFileName, Vec<(String, Object)>>> {
+        let mut by_file: BTreeMap<WalFileName, Vec<(String, Object)>> = BTreeMap::new();
+        let (mut wanted, mut sound): (Vec<(Unit, WalEntry)>, BTreeSet<Unit>) = (Vec::new(), BTreeSet::new());
+        for (unit, entries) in units {
+            let bytes = entries.iter().map(|entry| entry.size).sum();
+            if !self.request.quick && due.takes(&unit, bytes) {
+                wanted.extend(entries.into_iter().map(|entry| (unit.clone(), entry)));
+                sound.insert(unit);
+                continue;
+            }
+            for entry in entries {
+                let object = self.not_read(&entry);
+                by_file.entry(entry.file).or_default().push((entry.key.to_string(), object));
+            }
+        }
+        let (wal, at_once) = (self.place.wal.clone(), self.at_once());
+        let reads = wanted.into_iter().map(|(unit, entry)| {
+            let wal = wal.clone();
+            async move {
+                let read = wal.verify(&entry).await;
+                (unit, entry, read)
+            }
+        });
+        let mut reads = futures::stream::iter(reads).buffer_unordered(at_once);
+        while let Some((unit, entry, read)) = reads.next().await {
+            self.host.stop.check()?;
+            let Some(object) = self.read(archive, &entry, read.map_err(Error::from)).await? else { continue };
+            let key = entry.key.to_string();
+            if let Object::Damaged(cause, text) = &object {
+                self.wal_damage.insert(key.clone(), (*cause, text.clone()));
+                self.budget.damaged(&unit);
+                sound.remove(&unit);
+            }
+            by_file.entry(entry.file).or_default().push((key, object));
+        }
+        sound.iter().for_each(|unit| self.budget.verified(unit));
+        Ok(by_file)
+    }
+
+    /// An object that is not read now: what is known of it already, or what its size tells.
+    fn not_read(&self, entry: &WalEntry) -> Object {
+        match self.wal_damage.get(entry.key.as_ref()) {
+            Some((cause, text)) => Object::Damaged(*cause, text.clone()),
+            None if entry.size < SMALLEST => {
+                Object::Damaged(Cause::Size, format!("it has {} bytes, fewer than any WAL file", entry.size))
+            }
+            None => Object::Unread,
+        }
     }
 
     /// One object, read now.
@@ -263,12 +320,10 @@ impl Verify<'_> {
         entry: &WalEntry,
         read: Result<pgbr_codec::WalTrailer>,
     ) -> Result<Option<Object>> {
-        let unit = self.unit(archive, entry);
         let trailer = match read {
             Ok(trailer) => trailer,
             Err(Error::Repo(error)) if error.is_not_found() => return Ok(None),
             Err(error) => {
-                unit.iter().for_each(|unit| self.budget.damaged(unit));
                 let (cause, text) = match crate::load::is_unreadable(&error) {
                     true => (Cause::Checksum, with_causes(&error)),
                     false => (Cause::Other, self.unreadable(error).await?),
@@ -279,31 +334,7 @@ impl Verify<'_> {
         self.counts.wal += 1;
         self.counts.bytes += entry.size;
         self.progress();
-        let wrong = self.wrong(archive, entry, &trailer);
-        match (&wrong, unit) {
-            (None, Some(unit)) => self.budget.verified(unit),
-            (Some(_), Some(unit)) => self.budget.damaged(&unit),
-            (_, None) => {}
-        }
-        Ok(Some(wrong.unwrap_or(Object::Sound(trailer.digest))))
-    }
-
-    /// What a sound object cannot be.
-    fn wrong(&self, archive: &Archive, entry: &WalEntry, trailer: &pgbr_codec::WalTrailer) -> Option<Object> {
-        let size = u64::from(archive.size.bytes());
-        if matches!(entry.file, WalFileName::Segment(_)) && trailer.size != size && !archive.points.is_empty()
-        {
-            let text = format!("it holds {} bytes, and a segment has {size}", trailer.size);
-            return Some(Object::Damaged(Cause::Size, text));
-        }
-        let own = archive.cluster.map(|cluster| cluster.system_id.as_u64());
-        match (trailer.system_id, own) {
-            (Some(found), Some(own)) if found != own => {
-                let text = format!("it is of the cluster with system identifier {found}, not {own}");
-                Some(Object::Damaged(Cause::Other, text))
-            }
-            _ => None,
-        }
+        Ok(Some(wrong(archive, entry, &trailer).unwrap_or(Object::Sound(trailer.digest))))
     }
 
     /// Takes note of a file by what its objects are. Gives the finding where none of them serves.
@@ -503,12 +534,27 @@ fn lacks_something(reached: &Reached) -> bool {
         || reached.ways.iter().any(|way| matches!(way.end, End::Gap(..)))
 }
 
-/// An object that is not read: its size alone tells whether it can be one.
-fn unread_object(entry: &WalEntry) -> Object {
-    match entry.size {
-        size if size < SMALLEST => {
-            Object::Damaged(Cause::Size, format!("it has {size} bytes, fewer than any WAL file"))
-        }
-        _ => Object::Unread,
+/// What a sound object cannot be.
+fn wrong(archive: &Archive, entry: &WalEntry, trailer: &pgbr_codec::WalTrailer) -> Option<Object> {
+    let size = u64::from(archive.size.bytes());
+    if matches!(entry.file, WalFileName::Segment(_)) && trailer.size != size && !archive.points.is_empty() {
+        let text = format!("it holds {} bytes, and a segment has {size}", trailer.size);
+        return Some(Object::Damaged(Cause::Size, text));
     }
+    let own = archive.cluster.map(|cluster| cluster.system_id.as_u64());
+    match (trailer.system_id, own) {
+        (Some(found), Some(own)) if found != own => {
+            let text = format!("it is of the cluster with system identifier {found}, not {own}");
+            Some(Object::Damaged(Cause::Other, text))
+        }
+        _ => None,
+    }
+}
+
+/// The segment that an object counts with.
+fn unit(archive: &Archive, entry: &WalEntry) -> Option<Unit> {
+    let log = WalLog::of(&entry.file)?;
+    let name = entry.file.segment()?.to_string();
+    let number = u32::from_str_radix(name.get(16..)?, 16).ok()?;
+    Some(Unit::wal(archive.id, log, number))
 }
