@@ -18,7 +18,7 @@ fn names(wanted: impl Fn(&OptionRule) -> bool) -> Vec<&'static str> {
 #[test]
 fn names_are_sorted_and_bounded() {
     assert!(OPTIONS.is_sorted_by(|a, b| a.name < b.name));
-    assert_eq!(OPTIONS.len(), 199 + 11);
+    assert_eq!(OPTIONS.len(), 199 + 13);
     for rule in &OPTIONS {
         assert!(rule.name.len() < 60 && !rule.name.starts_with("no-") && !rule.name.starts_with("reset-"));
         let group = rule.name.split_once('-').map(|(head, _)| head);
@@ -34,20 +34,20 @@ fn names_are_sorted_and_bounded() {
 #[test]
 fn how_many_there_are() {
     // pgBackRest's own numbers, plus ours: `restore-config` (a path), `repo-pack-size` (a size), four rules of retention by calendar,
-    // `hold` and `hold-reason`, and `to-repo`, `verify` and `wal` of `repo-copy`.
-    assert_eq!(names(|r| r.section == Section::CommandLine).len(), 33 + 6);
+    // `hold` and `hold-reason`, `to-repo`, `verify` and `wal` of `repo-copy`, and `budget` and `quick` of `verify`.
+    assert_eq!(names(|r| r.section == Section::CommandLine).len(), 33 + 8);
     assert_eq!(names(|r| r.section == Section::Stanza).len(), 14);
     assert_eq!(names(|r| r.group == Some(Group::Pg)).len(), 18);
     assert_eq!(names(|r| r.group == Some(Group::Repo)).len(), 79 + 5);
     for (kind, count) in [
-        (Kind::Boolean, 42 + 2),
+        (Kind::Boolean, 42 + 3),
         (Kind::Choice, 25 + 1),
         (Kind::Hash, 9),
         (Kind::Integer, 22 + 5),
         (Kind::List, 6),
         (Kind::Path, 16 + 1),
         (Kind::Size, 11 + 1),
-        (Kind::Text, 63 + 1),
+        (Kind::Text, 63 + 2),
         (Kind::Time, 5),
     ] {
         assert_eq!(names(|r| r.kind == kind).len(), count, "{kind:?}");
@@ -74,7 +74,7 @@ fn how_many_there_are() {
         (Command::StanzaUpgrade, 111),
         (Command::Start, 15),
         (Command::Stop, 16),
-        (Command::Verify, 99),
+        (Command::Verify, 99 + 2),
         (Command::Version, 1),
     ] {
         assert_eq!(names(|r| r.valid_for(command)).len(), count, "{command:?}");
@@ -239,7 +239,7 @@ fn what_is_not_supported_is_said() {
 fn commands_that_are_not_there_yet_say_so() {
     let refused = |rule: &&CommandRule| rule.support == Support::NotYet;
     let names: Vec<_> = COMMANDS.iter().filter(refused).map(|rule| rule.name).collect();
-    assert_eq!(names, ["manifest", "server", "server-ping", "verify"]);
+    assert_eq!(names, ["manifest", "server", "server-ping"]);
     for name in names {
         // Options that would be wrong must not hide the reason.
         for args in [vec!["pgbr", name], vec!["pgbr", "--stanza=d", name, "--type=full"]] {

@@ -191,6 +191,7 @@ fn one_changed_byte_is_found_sealed() {
 }
 
 /// One byte of each object after the other is changed.
+#[expect(clippy::print_stdout, reason = "how many were found, for whoever wants to know")]
 fn one_changed_byte(grown: &Grown) {
     let objects = grown.rig.objects();
     let mut tally = Tally::default();
@@ -272,7 +273,7 @@ impl Grown {
         tally.errors += 1;
         let hurt = invalid(&report).contains(&self.incr);
         let sample = kind_of(key) == "manifest" || kind_of(key).contains("pack") || kind_of(key) == "segment";
-        if !sample || tally.tried % 3 != 0 {
+        if !sample || !tally.tried.is_multiple_of(3) {
             return;
         }
         match self.tree(&self.incr) {
@@ -294,6 +295,7 @@ impl Grown {
 }
 
 #[test]
+#[expect(clippy::print_stdout, reason = "how many frames of each kind there were, for whoever wants to know")]
 fn a_damaged_frame_hurts_who_still_needs_it() {
     let grown = Grown::new(Rig::sealed());
     let Grown { full, diff, incr, .. } = &grown;
@@ -325,9 +327,9 @@ fn a_damaged_frame_hurts_who_still_needs_it() {
             assert_eq!(named(full).0, Some(named(full).1), "{report:#}");
             assert!(named(full).1 > 0, "{report:#}");
             if hurt.contains(incr) {
-                all += 1
+                all += 1;
             } else {
-                replaced += 1
+                replaced += 1;
             }
             // What a newer layer has replaced hurts the one in between, which has it from the full.
             assert!(hurt.contains(diff) || !hurt.contains(incr), "{report:#}");

@@ -63,7 +63,7 @@ impl Verify<'_> {
             wanted.filter_map(|(label, chain)| Some((*label, Read::new(self, chain, cases)?))).collect();
         let reads = reads.into_iter().map(|(label, read)| async move {
             let read = tokio::task::spawn_blocking(move || read.run()).await;
-            (label, read.map_err(|_| Error::Internal { what: "reading an index panicked" }).flatten())
+            (label, read.unwrap_or(Err(Error::Internal { what: "reading an index panicked" })))
         });
         let mut reads = futures::stream::iter(reads).buffer_unordered(threads);
         while let Some((label, read)) = reads.next().await {

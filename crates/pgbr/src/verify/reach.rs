@@ -50,6 +50,8 @@ pub(super) struct Shelf {
     pub(super) rows: BTreeMap<TimelineId, Rows>,
     /// The segments that are there and damaged.
     pub(super) damaged: BTreeSet<(TimelineId, u64)>,
+    /// Where backups began that need not exist any more, as the notes tell that the server archives behind each.
+    pub(super) marks: BTreeSet<(TimelineId, u64)>,
     /// The histories that could be read.
     pub(super) histories: BTreeMap<TimelineId, TimelineHistory>,
 }
@@ -215,7 +217,9 @@ fn follow(shelf: &Shelf, points: &[Point], point: &Point, track: &Track) -> Way 
         }
         let end = match track.next(shelf, number) {
             None => End::Archive,
-            Some(next) if is_expired(points, track, number, next) => End::Expired(timeline, number, next - 1),
+            Some(next) if is_expired(shelf, points, track, number, next) => {
+                End::Expired(timeline, number, next - 1)
+            }
             Some(next) => End::Gap(timeline, number, next - 1),
         };
         return Way { to, last, end };
@@ -223,13 +227,14 @@ fn follow(shelf: &Shelf, points: &[Point], point: &Point, track: &Track) -> Way 
 }
 
 /// Whether what lies from `first` up to `next` was removed by retention: it leaves each older backup what makes it consistent, so what is
-/// missing begins behind the last segment of a backup and ends before the first of another.
-fn is_expired(points: &[Point], track: &Track, first: u64, next: u64) -> bool {
+/// missing begins behind the last segment of a backup and ends before the first of another, which may have been removed since then.
+fn is_expired(shelf: &Shelf, points: &[Point], track: &Track, first: u64, next: u64) -> bool {
     let on_way = |number: u64, timeline: TimelineId| track.at(number).0 == timeline;
     let forks = |p: &Point| p.stop == first && track.after(p.timeline) == Some(first);
     let ends = |p: &Point| forks(p) || (p.stop.checked_add(1) == Some(first) && on_way(p.stop, p.timeline));
     let begins = |p: &Point| p.start == next && on_way(p.start, p.timeline);
-    points.iter().any(ends) && points.iter().any(begins)
+    let began = shelf.marks.contains(&(track.at(next).0, next));
+    points.iter().any(ends) && (began || points.iter().any(begins))
 }
 
 #[cfg(test)]
@@ -410,6 +415,20 @@ mod tests {
             ),
         ] {
             assert_eq!(ends(&with(&rows), &[a, b, c]), wanted, "{what}");
+        }
+    }
+
+    #[test]
+    fn a_backup_that_is_gone_has_left_its_mark() {
+        let rows = [(1, 3..=4), (1, 8..=8), (1, 10..=20)];
+        let (a, b) = (point(1, ONE, 3, 4), point(2, ONE, 10, 11));
+        for (marks, end) in [
+            (vec![], End::Gap(ONE, 5, 7)),
+            (vec![(ONE, 8)], End::Expired(ONE, 5, 7)),
+            (vec![(TWO, 8), (ONE, 7)], End::Gap(ONE, 5, 7)),
+        ] {
+            let shelf = Shelf { marks: marks.iter().copied().collect(), ..shelf(&rows, &[]) };
+            assert_eq!(ends(&shelf, &[a, b])[0], [(1, 4, end)], "{marks:?}");
         }
     }
 

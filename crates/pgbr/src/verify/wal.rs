@@ -370,6 +370,9 @@ impl Verify<'_> {
         }
         let unusable = !serves || several;
         look.files.add(cause.filter(|_| unusable));
+        if let WalFileName::BackupHistory(segment, _) = file {
+            look.shelf.marks.extend(segment.number(archive.size).map(|number| (segment.timeline(), number)));
+        }
         if let WalFileName::Segment(segment) = file
             && let Some(number) = segment.number(archive.size)
         {
