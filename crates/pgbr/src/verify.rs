@@ -28,7 +28,7 @@ use pgbr_manifest::manifest::Summary;
 use pgbr_manifest::{BackupLabel, StanzaName};
 use pgbr_repo::{Error as RepoError, LedgerOf, Ledgers, Pin, PinKind};
 
-use self::books::Books;
+use self::books::{Books, is_of_object};
 pub use self::budget::VerifyBudget;
 use self::budget::{Book, Budget, Due, Unit};
 use self::lists::Listed;
@@ -307,13 +307,7 @@ impl<'a> Verify<'a> {
 
     /// Why an object could not be read, where the repository answers; else the error ends the verify.
     async fn unreadable(&self, error: Error) -> Result<String> {
-        let of_object = matches!(
-            &error,
-            Error::Repo(
-                RepoError::Unavailable { .. } | RepoError::Permission { .. } | RepoError::Codec { .. }
-            )
-        );
-        if !of_object {
+        if !is_of_object(&error) {
             return Err(error);
         }
         self.place.repo.store().check_reached().await?;

@@ -3,9 +3,10 @@
 use std::collections::BTreeSet;
 
 use pgbr_testkit::{Cluster, Finished, StopMode};
+use rustix::process::Signal;
 use serde_json::Value;
 
-use crate::rig::{Frozen, MAJOR, Rig, STANZA, restore_into, said, snapshot};
+use crate::rig::{Frozen, MAJOR, PASS, Rig, STANZA, restore_into, said, snapshot};
 use crate::world::archive_all;
 
 /// What verify exits with where it finds an error.
@@ -295,7 +296,6 @@ impl Grown {
 }
 
 #[test]
-#[expect(clippy::print_stdout, reason = "how many frames of each kind there were, for whoever wants to know")]
 fn a_damaged_frame_hurts_who_still_needs_it() {
     let grown = Grown::new(Rig::sealed());
     let Grown { full, diff, incr, .. } = &grown;
@@ -312,10 +312,13 @@ fn a_damaged_frame_hurts_who_still_needs_it() {
             objects.put(key, &changed);
             let (report, _) = verify(&grown.rig, &[&format!("--set={incr}")]);
             let hurt = invalid(&report);
-            let tree = grown.tree(incr);
             assert!(hurt.contains(full), "{key} at {at}: {report:#}");
-            assert_eq!(hurt.contains(incr), tree.is_none(), "{key} at {at}: {report:#}");
-            assert!(tree.is_none_or(|tree| tree == right), "{key} at {at}");
+            // Restores take their time: some of those that fail have to do.
+            if all < 3 || !hurt.contains(incr) {
+                let tree = grown.tree(incr);
+                assert_eq!(hurt.contains(incr), tree.is_none(), "{key} at {at}: {report:#}");
+                assert!(tree.is_none_or(|tree| tree == right), "{key} at {at}");
+            }
             let backups = report["backups"].as_array().expect("backups");
             let named = |label: &str| {
                 let of = backups.iter().find(|backup| backup["label"] == label).expect("it is told");
@@ -397,6 +400,14 @@ fn what_is_missing_is_named_with_whom_it_hurts() {
     assert_clean(rig, &["--quick"]);
 }
 
+/// The backups in one list of all findings about an object.
+fn about(report: &Value, name: &str, list: &str) -> BTreeSet<String> {
+    let findings = report["findings"].as_array().expect("findings").iter();
+    let of = findings.filter(|finding| finding["object"] == name);
+    let labels = of.flat_map(|finding| finding[list].as_array().expect("labels"));
+    labels.map(|label| label.as_str().expect("a label").to_owned()).collect()
+}
+
 /// A segment so many after another one.
 fn behind(segment: &str, count: u32) -> String {
     let number = u32::from_str_radix(&segment[16..], 16).expect("hex digits") + count;
@@ -416,39 +427,32 @@ fn lost_wal_is_named_with_whom_it_limits() {
     let second = rig.key(&format!("archive/15-1/0000000200000000/{timeline_2}"));
     let labels = |labels: &[&String]| labels.iter().map(|label| (*label).clone()).collect::<BTreeSet<_>>();
     let (none, all) = (labels(&[]), labels(&[full, diff, incr]));
-    for (lost, kind, hurt, limited) in [
+    for (turn, (lost, kind, hurt, limited)) in [
         (vec![rig.wal_key(&first)], "wal-needed", labels(&[full]), none.clone()),
         (vec![rig.wal_key(&behind(&last, 1))], "wal-gap", none.clone(), labels(&[full])),
         (vec![rig.wal_key(&of_diff.0)], "wal-needed", labels(&[diff]), labels(&[full])),
         (vec![rig.wal_key(&behind(&of_incr.1, 1))], "wal-gap", none.clone(), all.clone()),
         (vec![history.clone()], "history-missing", none.clone(), all.clone()),
         (vec![second], "wal-gap", none.clone(), all),
-    ] {
+    ]
+    .into_iter()
+    .enumerate()
+    {
         let kept: Vec<_> = lost.iter().map(|key| (key, objects.get(key))).collect();
         lost.iter().for_each(|key| objects.remove(key));
-        for options in [&[][..], &["--quick"]] {
-            let what = format!("{lost:?} {options:?}");
-            let (report, finished) = verify(rig, options);
-            let name = lost[0].rsplit('/').next().expect("a key has a name");
-            assert!(
-                found(&report, "error").contains(&(kind.to_owned(), name.to_owned())),
-                "{what}: {finished:#?}"
-            );
-            let findings = report["findings"].as_array().expect("findings");
-            let about = |list: &str| -> BTreeSet<String> {
-                let of = findings.iter().filter(|finding| finding["object"] == name);
-                of.flat_map(|f| f[list].as_array().expect("labels"))
-                    .map(|l| l.as_str().expect("a label").to_owned())
-                    .collect()
-            };
-            assert_eq!(
-                (about("backups"), about("limits")),
-                (hurt.clone(), limited.clone()),
-                "{what}: {report:#}"
-            );
-            assert_eq!(invalid(&report), hurt, "{what}");
-            assert!(finished.stderr.contains(name), "{what}: {finished:#?}");
-        }
+        // What seems to be missing is looked for again for some seconds: one way a case has to do.
+        let options: &[&str] = if turn % 2 == 0 { &[] } else { &["--quick"] };
+        let what = format!("{lost:?} {options:?}");
+        let (report, finished) = verify(rig, options);
+        let name = lost[0].rsplit('/').next().expect("a key has a name");
+        assert!(
+            found(&report, "error").contains(&(kind.to_owned(), name.to_owned())),
+            "{what}: {finished:#?}"
+        );
+        let told = (about(&report, name, "backups"), about(&report, name, "limits"));
+        assert_eq!(told, (hurt.clone(), limited), "{what}: {report:#}");
+        assert_eq!(invalid(&report), hurt, "{what}");
+        assert!(finished.stderr.contains(name), "{what}: {finished:#?}");
         kept.into_iter().for_each(|(key, content)| objects.put(key, &content));
     }
     // What expire would leave of it, were the diff the first backup that WAL is kept for.
@@ -495,6 +499,9 @@ fn what_retention_leaves_is_sound() {
 #[test]
 fn what_nothing_needs_is_told() {
     let rig = Rig::plain();
+    rig.archived_segment();
+    let empty = assert_clean(&rig, &[]);
+    assert_eq!(empty["backups"].as_array().map(Vec::len), Some(0), "{empty:#}");
     let label = rig.backup();
     let objects = rig.objects();
     for key in [
@@ -610,4 +617,44 @@ fn one_repository_of_several_is_told_apart() {
     assert_eq!(clean, [(Some(1), Some(false)), (Some(2), Some(true))]);
     assert!(finished.stderr.contains("repo1: pgbr/demo/backup/"), "{finished:#?}");
     rig.pgbr.ok(["verify", "--repo=2"]);
+}
+
+#[test]
+fn what_is_resumed_or_copied_is_sound() {
+    let rig = Rig::with(|pgbr| {
+        let second = pgbr.scratch().dir("second");
+        pgbr.set("global", "repo2-path", &second.display().to_string());
+        pgbr.encrypt(2, "aes-256-gcm", PASS);
+    });
+    rig.slow_down();
+    let running = rig.frozen_backup_with(&["--repo=1"]);
+    running.send(Signal::KILL);
+    drop(running);
+    let left = verify(&rig, &["--repo=1"]).0;
+    assert!(
+        left["clean"] == true && left["unneeded"].as_array().is_some_and(|list| !list.is_empty()),
+        "{left:#}"
+    );
+    let resumed = rig.pgbr.ok(["backup", "--type=full", "--repo=1"]);
+    assert!(resumed.contains("resume backup"), "{resumed}");
+    rig.pgbr.ok(["backup", "--type=incr", "--repo=1"]);
+    rig.pgbr.ok(["repo-copy", "--repo=1", "--to-repo=2"]);
+    for options in [
+        ["--repo=1", "--quick"],
+        ["--repo=1", "--verbose"],
+        ["--repo=2", "--quick"],
+        ["--repo=2", "--verbose"],
+    ] {
+        let report = assert_clean(&rig, &options);
+        assert_eq!(report["backups"].as_array().map(Vec::len), Some(2), "{report:#}");
+    }
+    // A pack of what was taken up is missed by a look at names and sizes, too.
+    let label = &rig.labels()[0];
+    let packs = rig.names(&format!("backup/{label}/pack"));
+    let first = packs.iter().find(|name| !name.contains("-i")).expect("there are data packs");
+    let key = rig.key(&format!("backup/{label}/pack/{first}"));
+    let content = rig.objects().get(&key);
+    rig.objects().put(&key, &content[..content.len() - 1]);
+    let (report, _) = verify(&rig, &["--repo=1", "--quick"]);
+    assert_eq!(found(&report, "error")[0].0, "pack-size", "{report:#}");
 }

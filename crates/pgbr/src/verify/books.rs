@@ -53,13 +53,20 @@ impl Books {
             match loaded {
                 Ok(backup) => drop(books.loaded.insert(label, Arc::new(backup))),
                 Err(Error::Repo(error)) if error.is_not_found() => drop(books.gone.insert(label)),
-                Err(error) if is_unreadable(&error) => {
-                    let object = manifest_name(place, &label);
-                    let number = findings.add(FindingKind::Manifest, object, with_causes(&error));
+                Err(error) => {
+                    let kind = match is_unreadable(&error) {
+                        true => FindingKind::Manifest,
+                        // Where the repository answers it is this object that cannot be read.
+                        false if is_of_object(&error) => {
+                            place.repo.store().check_reached().await?;
+                            FindingKind::Unreadable
+                        }
+                        false => return Err(error),
+                    };
+                    let number = findings.add(kind, manifest_name(place, &label), with_causes(&error));
                     findings.hurts(number, label);
                     books.unreadable.insert(label, number);
                 }
-                Err(error) => return Err(error),
             }
         }
         let labels: Vec<_> = books.loaded.keys().copied().collect();
@@ -107,4 +114,10 @@ impl Books {
         }
         chain
     }
+}
+
+/// Whether an error may be of one object alone, as a bad sector of a disk.
+pub(super) const fn is_of_object(error: &Error) -> bool {
+    use pgbr_repo::Error as Repo;
+    matches!(error, Error::Repo(Repo::Unavailable { .. } | Repo::Permission { .. } | Repo::Codec { .. }))
 }

@@ -24,6 +24,9 @@ pub enum VerifyBudget {
     Bytes(u64),
 }
 
+/// How far ahead of the clock a time may be that is believed, in seconds: runs that follow each other within a second count up.
+const SLACK: i64 = 60;
+
 /// Something that is read and verified as a whole: a number in a part of a ledger.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) struct Unit {
@@ -114,7 +117,7 @@ impl Book {
         for (part, ranges) in parts {
             let ages = own.entry(part).or_default();
             for (first, last, time) in ranges {
-                if first <= last && time <= now {
+                if first <= last && time <= now.saturating_add(SLACK) {
                     ages.0.insert(first, (last, time));
                 }
             }
@@ -250,7 +253,9 @@ impl Budget {
     pub(super) fn new(host: &Host, budget: Option<VerifyBudget>, book: Book) -> Self {
         let purse = budget.map(|budget| Arc::new(Purse::new(host, budget)));
         let (changed, coverage) = (BTreeSet::new(), VerifyCoverage::default());
-        Self { book, changed, purse, now: host.now_seconds(), coverage }
+        // Later than all before it, so that what this run reads is told apart.
+        let newest = book.times().into_iter().flatten().max().map_or(0, |newest| newest.saturating_add(1));
+        Self { book, changed, purse, now: host.now_seconds().max(newest), coverage }
     }
 
     /// A unit was read and is sound.

@@ -167,8 +167,8 @@ impl Read {
                 Item::Grains { source, grain, stream, hashes } => {
                     let Some(open) = &mut open else { continue };
                     let bytes = open.bytes(grain, hashes.len() as u64);
-                    let harm = self.harms.get(source).and_then(|harm| harm.of(&(stream..stream + bytes)));
-                    if let Some((cause, finding)) = harm {
+                    let harm = self.harms.get(source).into_iter();
+                    for (cause, finding) in harm.flat_map(|harm| harm.of(stream..stream + bytes)) {
                         open.cause = open.cause.or(Some(cause));
                         listed.hurt.insert(finding);
                     }

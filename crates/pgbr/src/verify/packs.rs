@@ -26,8 +26,8 @@ use crate::place::StanzaPlace;
 
 /// How many packs wait to be asked for.
 const WAITING: usize = 2;
-/// The most ranges of one layer that are told apart; what is behind them counts as harmed as a whole.
-const MAX_RANGES: usize = 100_000;
+/// The most parts of one layer that are told apart; one more makes all behind the last count as harmed.
+const MAX_PARTS: usize = 100_000;
 
 /// A layer of a backup, and what is wrong with it.
 pub(super) struct LayerCase {
@@ -40,44 +40,55 @@ pub(super) struct LayerCase {
 /// What of a layer cannot be restored.
 #[derive(Debug, Clone, Default)]
 pub(super) struct Harm {
-    /// Parts of the stream, each with its cause and the number of its finding; by their beginning once all are there.
-    ranges: Vec<(u64, u64, Cause, usize)>,
+    /// By their beginning once all are there.
+    parts: Vec<Part>,
     /// Findings because of which no backup of the chain is restored: it refuses to begin.
     pub(super) blocks: BTreeSet<usize>,
 }
 
+/// A part of the stream that cannot be restored, and why.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+struct Part {
+    start: u64,
+    end: u64,
+    cause: Cause,
+    finding: usize,
+    /// The furthest end of all parts up to this one.
+    reach: u64,
+}
+
 impl Harm {
     fn add(&mut self, range: Range<u64>, cause: Cause, finding: usize) {
-        let full = self.ranges.len() >= MAX_RANGES;
-        match self.ranges.last_mut() {
-            Some((_, end, last, number)) if *end == range.start && (*last, *number) == (cause, finding) => {
-                *end = range.end;
+        let full = self.parts.len() >= MAX_PARTS;
+        match self.parts.last_mut() {
+            Some(last) if last.end == range.start && (last.cause, last.finding) == (cause, finding) => {
+                last.end = range.end;
             }
-            Some((start, end, ..)) if full => (*start, *end) = ((*start).min(range.start), u64::MAX),
-            _ => self.ranges.push((range.start, range.end, cause, finding)),
+            Some(last) if full => (last.start, last.end) = (last.start.min(range.start), u64::MAX),
+            _ => self.parts.push(Part { start: range.start, end: range.end, cause, finding, reach: 0 }),
         }
     }
 
-    /// Parts that overlap may remain: a part ends where the next begins, or later.
+    /// Parts may overlap: so that a search by the beginning finds all, each knows how far those before it reach.
     fn settle(&mut self) {
-        self.ranges.sort_unstable();
-        // So that a search by the beginning finds all: no part reaches further than the one behind it.
+        self.parts.sort_unstable();
         let mut reach = 0;
-        for (_, end, ..) in &mut self.ranges {
-            reach = reach.max(*end);
-            *end = reach;
+        for part in &mut self.parts {
+            reach = reach.max(part.end);
+            part.reach = reach;
         }
     }
 
     pub(super) fn is_none(&self) -> bool {
-        self.ranges.is_empty() && self.blocks.is_empty()
+        self.parts.is_empty() && self.blocks.is_empty()
     }
 
-    /// What is wrong with a part of the stream: the first cause and its finding.
-    pub(super) fn of(&self, range: &Range<u64>) -> Option<(Cause, usize)> {
-        let first = self.ranges.partition_point(|(_, end, ..)| *end <= range.start);
-        let (start, _, cause, finding) = self.ranges.get(first)?;
-        (*start < range.end).then_some((*cause, *finding))
+    /// What is wrong with a part of the stream: causes and findings.
+    pub(super) fn of(&self, range: Range<u64>) -> impl Iterator<Item = (Cause, usize)> + '_ {
+        let first = self.parts.partition_point(|part| part.reach <= range.start);
+        let near = self.parts.get(first..).unwrap_or_default().iter();
+        let touched = near.take_while(move |part| part.start < range.end);
+        touched.filter(move |part| part.end > range.start).map(|part| (part.cause, part.finding))
     }
 }
 
@@ -299,6 +310,9 @@ impl Verify<'_> {
         let missing = matches!(&error, Error::Repo(error) if error.is_not_found());
         if missing {
             return Ok(Fault { cause: Cause::Missing, range, text: "it is missing".to_owned() });
+        }
+        if is_unreadable(&error) {
+            return Ok(Fault { cause: Cause::Size, range, text: with_causes(&error) });
         }
         let text = self.unreadable(error).await?;
         Ok(Fault { cause: Cause::Other, range, text })
@@ -621,5 +635,49 @@ impl Expected {
             self.stream = self.stream.saturating_add(bytes.sum());
         }
         Ok(self.stream)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn all_that_touches_a_part_is_found() {
+        let mut harm = Harm::default();
+        for (range, finding) in [(30..40, 1), (0..10, 2), (10..12, 2), (5..6, 3), (35..100, 4), (50..60, 5)] {
+            harm.add(range, Cause::Checksum, finding);
+        }
+        harm.settle();
+        for (range, wanted) in [
+            (0..1, vec![2]),
+            (5..6, vec![2, 3]),
+            (11..30, vec![2]),
+            (12..30, vec![]),
+            (39..40, vec![1, 4]),
+            (40..41, vec![4]),
+            (55..200, vec![4, 5]),
+            (70..71, vec![4]),
+            (100..200, vec![]),
+            (0..u64::MAX, vec![2, 3, 1, 4, 5]),
+        ] {
+            assert_eq!(
+                harm.of(range.clone()).map(|(_, finding)| finding).collect::<Vec<_>>(),
+                wanted,
+                "{range:?}"
+            );
+        }
+    }
+
+    #[test]
+    fn parts_are_bounded() {
+        let mut harm = Harm::default();
+        for number in 0..MAX_PARTS as u64 + 10 {
+            harm.add(4 * number..4 * number + 2, Cause::Checksum, 0);
+        }
+        harm.settle();
+        assert_eq!(harm.parts.len(), MAX_PARTS);
+        let last = 4 * (MAX_PARTS as u64 + 9);
+        assert!(harm.of(last..last + 1).next().is_some() && harm.of(2..4).next().is_none());
     }
 }
