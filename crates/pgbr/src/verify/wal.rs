@@ -258,41 +258,45 @@ impl Verify<'_> {
         units: BTreeMap<Unit, Vec<WalEntry>>,
         due: &Due,
     ) -> Result<BTreeMap<WalFileName, Vec<(String, Object)>>> {
-        let mut by_file: BTreeMap<WalFileName, Vec<(String, Object)>> = BTreeMap::new();
-        let (mut wanted, mut sound): (Vec<(Unit, WalEntry)>, BTreeSet<Unit>) = (Vec::new(), BTreeSet::new());
-        for (unit, entries) in units {
-            let bytes = entries.iter().map(|entry| entry.size).sum();
-            if !self.request.quick && due.takes(&unit, bytes) {
-                wanted.extend(entries.into_iter().map(|entry| (unit.clone(), entry)));
-                sound.insert(unit);
-                continue;
-            }
-            for entry in entries {
-                let object = self.not_read(&entry);
-                by_file.entry(entry.file).or_default().push((entry.key.to_string(), object));
-            }
-        }
-        let (wal, at_once) = (self.place.wal.clone(), self.at_once());
-        let reads = wanted.into_iter().map(|(unit, entry)| {
+        let (wal, at_once, quick) = (self.place.wal.clone(), self.at_once(), self.request.quick);
+        // Whether a unit is due is asked when its turn comes: the budget may be spent by then.
+        let reads = units.into_iter().map(|(unit, entries)| {
+            let takes = !quick && due.takes(&unit, entries.iter().map(|entry| entry.size).sum());
             let wal = wal.clone();
             async move {
-                let read = wal.verify(&entry).await;
-                (unit, entry, read)
+                let mut read = Vec::new();
+                for entry in entries {
+                    let trailer = if takes { Some(wal.verify(&entry).await) } else { None };
+                    read.push((entry, trailer));
+                }
+                (unit, read, takes)
             }
         });
         let mut reads = futures::stream::iter(reads).buffer_unordered(at_once);
-        while let Some((unit, entry, read)) = reads.next().await {
+        let mut by_file: BTreeMap<WalFileName, Vec<(String, Object)>> = BTreeMap::new();
+        while let Some((unit, read, takes)) = reads.next().await {
             self.host.stop.check()?;
-            let Some(object) = self.read(archive, &entry, read.map_err(Error::from)).await? else { continue };
-            let key = entry.key.to_string();
-            if let Object::Damaged(cause, text) = &object {
-                self.wal_damage.insert(key.clone(), (*cause, text.clone()));
-                self.budget.damaged(&unit);
-                sound.remove(&unit);
+            let mut sound = true;
+            for (entry, trailer) in read {
+                let key = entry.key.to_string();
+                let object = match trailer {
+                    None => Some(self.not_read(&entry)),
+                    Some(trailer) => self.read(archive, &entry, trailer.map_err(Error::from)).await?,
+                };
+                if let Some(Object::Damaged(cause, text)) = &object {
+                    sound = false;
+                    if takes {
+                        self.wal_damage.insert(key.clone(), (*cause, text.clone()));
+                    }
+                }
+                by_file.entry(entry.file).or_default().extend(object.map(|object| (key, object)));
             }
-            by_file.entry(entry.file).or_default().push((key, object));
+            match (takes, sound) {
+                (true, true) => self.budget.verified(&unit),
+                (true, false) => self.budget.damaged(&unit),
+                (false, _) => {}
+            }
         }
-        sound.iter().for_each(|unit| self.budget.verified(unit));
         Ok(by_file)
     }
 
