@@ -194,6 +194,9 @@ impl<'a> Verify<'a> {
         let others = self.others(&labels).await;
         let books = Books::open(self.place, labels, &mut self.findings).await?;
         self.counts.manifests = books.loaded.len() as u64;
+        if let Some(label) = self.request.set.filter(|set| books.gone.contains(set)) {
+            return Err(Error::UnknownBackup { label });
+        }
         let backups: Vec<Arc<Backup>> = books.loaded.values().cloned().collect();
         let mut cases = Cases::of(self.place, backups.iter());
         self.total = self.bytes_of(&books);
