@@ -13,7 +13,7 @@ set -euo pipefail
 
 # Modules of crates/pgbr-cli/tests/it that are the same for every store. The others are about files, or need no repository.
 MODULES=(annotations archive_get delta guards kills layouts majors model recovery retention scenarios selective signals standbys
-    stopping storm timelines upgrade)
+    stopping storm timelines upgrade verify)
 # Those that break, refuse or take away an object store.
 FAULTS=(bad_stores flaky_store store_away)
 

@@ -18,6 +18,8 @@ mod restore;
 mod restore_plan;
 mod stanza;
 mod stop;
+mod verify;
+mod verify_text;
 
 use std::path::PathBuf;
 
@@ -53,6 +55,7 @@ pub(crate) async fn run(context: &Context, host: &Host) -> Outcome {
         Command::StanzaUpgrade => stanza::upgrade(context, host).await,
         Command::Start => stop::start(context),
         Command::Stop => stop::stop(context),
+        Command::Verify => verify::run(context, host).await,
         command => {
             let message = format!("command '{}' is not supported yet", command.name());
             Err(CliError::new(ErrorCode::FeatureNotSupported, message))

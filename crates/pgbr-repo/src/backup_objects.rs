@@ -29,7 +29,7 @@ pub struct BackupStore {
 }
 
 /// A pack in a listing.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord)]
 #[non_exhaustive]
 pub struct PackObject {
     /// The run that wrote it.
@@ -123,6 +123,21 @@ impl BackupStore {
     ) -> Result<Bytes> {
         let key = Layout::new().pack(&self.stanza, label, attempt, number, index);
         self.store().get_range(&key, range).await
+    }
+
+    /// A whole pack, whatever size it is said to have: what `verify` reads.
+    ///
+    /// # Errors
+    /// [`Error::NotFound`], [`Error::Corrupt`] where it is larger than any pack, and as the store failed.
+    pub async fn get_pack(
+        &self,
+        label: &BackupLabel,
+        attempt: u64,
+        number: u32,
+        index: bool,
+    ) -> Result<Bytes> {
+        let key = Layout::new().pack(&self.stanza, label, attempt, number, index);
+        self.store().get(&key, MAX_PACK).await
     }
 
     /// The packs of all attempts at a backup, whether or not it has a manifest: those of each attempt in a row, data first.

@@ -5,6 +5,8 @@ use std::fmt;
 use object_store::path::Path;
 use pgbr_manifest::{ArchiveId, BackupLabel, StanzaName, TimelineId, WalFileName, WalSegmentName};
 
+use crate::ledger::LedgerOf;
+
 /// The directory that everything lies in: beside pgBackRest's `archive/` and `backup/`, never inside them.
 pub const PREFIX: &str = "pgbr";
 
@@ -185,6 +187,16 @@ impl Layout {
     pub fn note(self, stanza: &StanzaName, label: &BackupLabel, number: u64, attempt: Option<u64>) -> Path {
         let attempt = attempt.map_or_else(String::new, |attempt| format!("-{attempt:016x}"));
         Path::from(format!("{PREFIX}/{stanza}/note/{label}.{number:016x}{attempt}"))
+    }
+
+    /// All ledgers of a stanza.
+    pub fn ledger_dir(self, stanza: &StanzaName) -> Path {
+        Path::from(format!("{PREFIX}/{stanza}/verify"))
+    }
+
+    /// A ledger: when parts of a backup, or WAL of one directory, were verified last.
+    pub fn ledger(self, stanza: &StanzaName, of: &LedgerOf) -> Path {
+        Path::from(format!("{PREFIX}/{stanza}/verify/{of}"))
     }
 
     /// All leases of a stanza, or with `None` of the repository's own record.
@@ -390,6 +402,13 @@ pub enum ParsedKey {
         /// The attempt in the name, where the store does not honour a conditional create.
         attempt: Option<u64>,
     },
+    /// When something was verified last.
+    Ledger {
+        /// The stanza.
+        stanza: StanzaName,
+        /// What it is about.
+        of: LedgerOf,
+    },
     /// A term of a lease.
     Lease {
         /// The stanza; `None` for the repository's own record.
@@ -456,6 +475,13 @@ fn parse_in_stanza(stanza: StanzaName, inside: &[&str]) -> Option<ParsedKey> {
             Some(ParsedKey::Hold { stanza, label: label.parse().ok()?, id: HoldId(hex(id)?) })
         }
         ["note", name] => parse_note(stanza, name),
+        ["verify", name] => {
+            let of = match name.split_once('.') {
+                Some((archive, log)) => LedgerOf::Log(archive.parse().ok()?, WalLog::parse(log)?),
+                None => LedgerOf::Backup(name.parse().ok()?),
+            };
+            Some(ParsedKey::Ledger { stanza, of })
+        }
         ["lease", name] => {
             parse_lease(name).map(|(name, number)| ParsedKey::Lease { stanza: Some(stanza), name, number })
         }
@@ -568,6 +594,14 @@ mod tests {
                 keys.note(&stanza, &label, 10, Some(255)),
                 "pgbr/main/note/20261122-120000F_20261123-120000I.000000000000000a-00000000000000ff",
             ),
+            (
+                keys.ledger(&stanza, &LedgerOf::Backup(label)),
+                "pgbr/main/verify/20261122-120000F_20261123-120000I",
+            ),
+            (
+                keys.ledger(&stanza, &LedgerOf::Log(id, WalLog::parse("000000010000000A").unwrap())),
+                "pgbr/main/verify/15-1.000000010000000A",
+            ),
             (keys.lease(Some(&stanza), &LeaseName::backup(), 3), "pgbr/main/lease/backup.0000000000000003"),
             (keys.lease(None, &LeaseName::record(), 3), "pgbr/repo.json.lease/record.0000000000000003"),
         ]
@@ -611,6 +645,7 @@ mod tests {
             ParsedKey::Pin { stanza, id, beat: false } => keys.pin(stanza, id),
             ParsedKey::Pin { stanza, id, beat: true } => keys.pin_beat(stanza, id),
             ParsedKey::Hold { stanza, label, id } => keys.hold(stanza, label, id),
+            ParsedKey::Ledger { stanza, of } => keys.ledger(stanza, of),
             ParsedKey::Lease { stanza, name, number } => keys.lease(stanza.as_ref(), name, *number),
         }
     }
@@ -618,7 +653,7 @@ mod tests {
     proptest::proptest! {
         #[test]
         fn what_is_parsed_has_one_spelling(
-            at in 0..16_usize,
+            at in 0..21_usize,
             cut in 5..90_usize,
             other in "[0-9a-fA-FIi./_#-]{0,3}",
         ) {

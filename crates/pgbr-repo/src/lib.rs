@@ -58,6 +58,7 @@ mod hold;
 mod key_cache;
 mod keys;
 mod lease;
+mod ledger;
 mod lock;
 mod note;
 mod pin;
@@ -80,6 +81,7 @@ pub use hold::{HoldRecord, HoldRequest, HoldState, Holds};
 pub use key_cache::{FileKeyCache, KeyCache};
 pub use keys::{HoldId, Layout, LeaseName, PREFIX, ParsedKey, PinId, WalDigest, WalLog};
 pub use lease::{Lease, LeaseRequest, LeaseState, LeaseStep, Leases};
+pub use ledger::{LedgerOf, LedgerParts, Ledgers};
 pub use lock::{
     HeldLock, Lock, LockHolder, LockProgress, LockRequest, LockType, StopFile, create_stop_file, held_locks,
     lock_holder, lock_path, remove_stop_file, stop_file,

@@ -226,36 +226,36 @@ impl Repo {
     /// # Errors
     /// As the store failed.
     pub async fn heal(&self) -> Result<bool> {
-        let lacking = self.lacking().await?;
-        for key in &lacking {
+        let mut wrong = self.check_copies().await?;
+        // The copy first: a crash in between leaves a `repo.json` that is right, if old.
+        wrong.reverse();
+        for (key, _) in &wrong {
             self.store().overwrite(key, self.inner.text.clone()).await?;
         }
-        Ok(!lacking.is_empty())
+        Ok(!wrong.is_empty())
     }
 
-    /// Whether `repo.json` and its copy are both what was opened.
+    /// What is wrong with `repo.json` and with its copy, each by its key; nothing where both are as they were opened.
+    ///
+    /// Of two that differ one may be older: that of a change of key slots which broke off between the two.
     ///
     /// # Errors
     /// As the store failed.
-    pub async fn is_whole(&self) -> Result<bool> {
-        Ok(self.lacking().await?.is_empty())
-    }
-
-    /// Which of `repo.json` and its copy are missing or are not what was opened.
-    async fn lacking(&self) -> Result<Vec<Path>> {
+    pub async fn check_copies(&self) -> Result<Vec<(Path, Error)>> {
         let keys = Layout::new();
-        let mut lacking = Vec::new();
-        for key in [keys.repo_json_copy(), keys.repo_json()] {
-            let same = match self.store().get(&key, MAX_REPO_JSON).await {
-                Ok(text) => text == self.inner.text,
-                Err(error) if error.is_not_found() || error.is_damage() => false,
+        let mut wrong = Vec::new();
+        for key in [keys.repo_json(), keys.repo_json_copy()] {
+            match self.store().get(&key, MAX_REPO_JSON).await {
+                Ok(text) if text == self.inner.text => {}
+                Ok(_) => {
+                    let error = Error::corrupt(&key, "it is not what the repository was opened with");
+                    wrong.push((key, error));
+                }
+                Err(error) if error.is_not_found() || error.is_damage() => wrong.push((key, error)),
                 Err(error) => return Err(error),
-            };
-            if !same {
-                lacking.push(key);
             }
         }
-        Ok(lacking)
+        Ok(wrong)
     }
 
     /// Adds a key slot, so that one more passphrase opens the repository; gives the repository as it is now.

@@ -154,6 +154,28 @@ impl Stanza {
         }
     }
 
+    /// What is wrong with the stanza's record and with its copy, each by its key; nothing where both say what was opened.
+    ///
+    /// # Errors
+    /// As the store failed.
+    pub async fn check_copies(&self) -> Result<Vec<(Path, Error)>> {
+        let keys = Layout::new();
+        let first = keys.stanza(&self.name);
+        let mut wrong = Vec::new();
+        for key in [first.clone(), keys.stanza_copy(&self.name)] {
+            match read(&self.repo, &key, &first).await {
+                Ok(history) if history == self.history => {}
+                Ok(_) => {
+                    let error = Error::corrupt(&key, "it has another history than its copy");
+                    wrong.push((key, error));
+                }
+                Err(error) if error.is_not_found() || error.is_unverified() => wrong.push((key, error)),
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(wrong)
+    }
+
     /// Opens a stanza by its record that was kept on this host ([`Stanza::record`]), without asking the store. It is checked as one that was
     /// read; whether it is still the store's is for the caller to bound.
     ///

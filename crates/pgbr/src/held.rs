@@ -136,6 +136,20 @@ pub(crate) async fn outlived(host: &Host, pins: &Pins, pin: &PinState) -> Result
 }
 
 impl Held<Pin> {
+    /// Puts a pin on backups without looking whether they are there: whoever opens their manifests next sees that.
+    pub(crate) async fn pin_blindly(
+        host: &Host,
+        place: &StanzaPlace,
+        kind: PinKind,
+        labels: Vec<BackupLabel>,
+    ) -> Result<Self> {
+        let (holder, now) = (host.owner.as_str().to_owned(), host.now_seconds());
+        let request = PinRequest { kind, labels, attempt: None, holder, now, ttl: TTL };
+        let asked_at = host.clock.monotonic();
+        let pin = Pins::new(&place.repo, place.stanza.name()).put(request).await?;
+        Ok(Self::new(host, pin, asked_at, "pin", PinBeat))
+    }
+
     /// Puts a pin, and then sees that what it names is there: in this order nothing can be taken away unnoticed. `own` is the backup that
     /// is being made, with the number of its run.
     pub(crate) async fn pin(

@@ -1,7 +1,7 @@
 //! Backup, restore and WAL archiving for PostgreSQL as plain functions: the engine of pgbr.
 //!
 //! One function a command: [`stanza_create`], [`stanza_upgrade`], [`stanza_delete`], [`check`], [`backup()`], [`annotate()`], [`archive_push`],
-//! [`archive_get`], [`restore()`], [`expire()`], [`info`], [`repo_copy`]. Most work on one repository: with several, call them for each ([`combine_info`] puts
+//! [`archive_get`], [`restore()`], [`expire()`], [`info`], [`repo_copy`], [`verify()`]. Most work on one repository: with several, call them for each ([`combine_info`] puts
 //! what [`info`] says of them together, [`restore_source`] finds out whether one can serve a restore). Each takes a [`Host`] (clock, randomness, a listener) and a request of plain data, and gives a report. Nothing here reads a config file or an
 //! environment variable, or prints. They run in a tokio runtime; what costs CPU runs on threads of its own.
 //!
@@ -44,6 +44,7 @@ mod report;
 mod restore;
 mod run;
 mod stanza;
+mod verify;
 mod writer;
 
 pub use annotate::{AnnotateReport, AnnotateRequest, annotate};
@@ -82,6 +83,11 @@ pub use restore::{
 pub use stanza::{
     StanzaCreateRequest, StanzaCreated, StanzaDeleteRequest, StanzaDeleted, StanzaUpgradeRequest,
     StanzaUpgraded, stanza_create, stanza_delete, stanza_upgrade,
+};
+pub use verify::{
+    BackupStatus, FileCounts, Finding, FindingKind, FindingLevel, Recovery, RecoveryEnd, SegmentRange,
+    Unneeded, VerifiedArchive, VerifiedBackup, VerifyBudget, VerifyCounts, VerifyCoverage, VerifyReport,
+    VerifyRequest, verify,
 };
 pub use writer::Writer;
 

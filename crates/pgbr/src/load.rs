@@ -140,7 +140,7 @@ pub(crate) async fn chain(
 }
 
 /// Why `found` is not the backup that `child` names as its parent.
-fn stranger(child: &Backup, named: &Parent, found: &Backup) -> Option<&'static str> {
+pub(crate) fn stranger(child: &Backup, named: &Parent, found: &Backup) -> Option<&'static str> {
     if found.summary.id != named.id || found.digest != named.digest {
         return Some("it is another backup than the one that had this label when its child was made");
     }
@@ -148,6 +148,18 @@ fn stranger(child: &Backup, named: &Parent, found: &Backup) -> Option<&'static s
         return Some("its hashes have another key than those of its child");
     }
     (found.summary.database != child.summary.database).then_some("it is of another cluster than its child")
+}
+
+/// Whether a manifest is there and does not tell what it should, as opposed to out of reach.
+pub(crate) fn is_unreadable(error: &Error) -> bool {
+    use pgbr_repo::Error as Repo;
+    match error {
+        Error::Repo(repo) => {
+            matches!(repo, Repo::Corrupt { .. } | Repo::Foreign { .. } | Repo::Unsupported { .. })
+        }
+        Error::Manifest(_) | Error::Damaged { .. } => true,
+        _ => false,
+    }
 }
 
 fn of_label(label: BackupLabel, summary: &Summary) -> Result<()> {
@@ -167,13 +179,13 @@ pub(crate) struct ChainLayer {
 }
 
 /// All layers of a chain, newest first: the sources of a merge.
-pub(crate) fn layers(chain: &[Backup]) -> Vec<ChainLayer> {
+pub(crate) fn layers<'a>(chain: impl IntoIterator<Item = &'a Backup>) -> Vec<ChainLayer> {
     let of = |backup: &Backup| {
         let label = backup.summary.label;
         let layers = backup.body.layers.iter().rev().cloned();
         layers.map(move |layer| ChainLayer { label, layer: Arc::new(layer) }).collect::<Vec<_>>()
     };
-    chain.iter().flat_map(of).collect()
+    chain.into_iter().flat_map(of).collect()
 }
 
 /// How far each of `readers` cursors that are open at once reads ahead, in bytes.

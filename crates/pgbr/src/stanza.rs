@@ -79,7 +79,7 @@ async fn identify(
 
 /// Writes a copy of the repository's record again that is missing or damaged: whoever made the repository may not have lived to do it.
 async fn make_whole(host: &Host, access: &RepoAccess, repo: Repo) -> Result<Repo> {
-    if repo.is_whole().await? {
+    if repo.check_copies().await?.is_empty() {
         return Ok(repo);
     }
     let lease = Held::lease_of(host, Leases::new(&repo, None, LeaseName::record())).await?;

@@ -238,7 +238,7 @@ pub static COMMANDS: [CommandRule; 28] = [
     cmd(Command::StanzaUpgrade, "stanza-upgrade", "Upgrade a stanza.", "Must be run after PostgreSQL was upgraded to a new major version.").lock(LockKind::All).log_file(),
     cmd(Command::Start, "start", "Allow pgBackRest processes to run.", "Takes back what the stop command did, for one stanza or for all of them.").log_file(),
     cmd(Command::Stop, "stop", "Stop pgBackRest processes from running.", "No new process will run until the start command is given, for one stanza or for all of them. Running ones are ended with the force option.").log_file(),
-    cmd(Command::Verify, "verify", "Verify contents of a repository.", "Reads backups and WAL of the repository and says what is damaged or missing.").log_file().not_yet(),
+    cmd(Command::Verify, "verify", "Verify contents of a repository.", "Reads backups and WAL of the repository and says what is damaged or missing, which backups that hurts, and what can be done. Every pack and every WAL file is read once and compared with its hashes; how far recovery can go is followed from each backup. Nothing is changed, and other commands may run meanwhile. With set one backup is verified, with all that it builds on and the WAL since; with quick only existence and sizes are looked at. The exit code is 0 only where no error was found, else 28. When several repositories are configured, each is verified unless the repo option names one.").log_file(),
     cmd(Command::Version, "version", "Get version.", "Displays the installed version.").quiet(),
 ];
 

@@ -16,7 +16,7 @@ const SFTP: &[&str] = &[
 
 /// Every option, sorted by name.
 #[rustfmt::skip]
-pub static OPTIONS: [OptionRule; 214] = [
+pub static OPTIONS: [OptionRule; 216] = [
     opt("allow-root", Boolean, ALL, "Allow the command to run as the root user.").global().default("n").own(&[own(RESTORE).default("y")]),
     opt("annotation", Hash, ANNOTATE | BACKUP, "Annotate backup with user-defined key/value pairs.").global().listed(Command),
     opt("archive-async", Boolean, ARCHIVE_GET | ARCHIVE_PUSH, "Push/get WAL segments asynchronously.").global().default("n").listed(Command),
@@ -33,6 +33,7 @@ pub static OPTIONS: [OptionRule; 214] = [
     opt("archive-timeout", Time, ARCHIVE_GET | ARCHIVE_PUSH | BACKUP | CHECK, "Archive timeout.").global().default("1m").range("100ms", "1d").listed(Command),
     opt("backup-standby", Choice, BACKUP | CHECK, "Backup from the standby cluster.").global().default("n").values(&["n", "prefer", "y"]).bool_like().negatable().listed(Command),
     opt("beta", Boolean, ALL, "Allow beta features.").global().default("n").internal().no_effect("pgbr has no beta features"),
+    opt("budget", Text, VERIFY, "How long to read, or how much, beginning with what was read longest ago."),
     opt("buffer-size", Size, WITH_IO, "Buffer size for I/O operations.").global().default("1MiB").values(&["16KiB", "32KiB", "64KiB", "128KiB", "256KiB", "512KiB", "1MiB", "2MiB", "4MiB", "8MiB", "16MiB"]).no_effect("pgbr chooses its own buffer sizes"),
     opt("checksum-page", Boolean, BACKUP, "Validate data page checksums.").global().listed(Command),
     opt("cmd", Text, WITH_JOBS, "pgBackRest command.").global().default_bin(),
@@ -78,7 +79,7 @@ pub static OPTIONS: [OptionRule; 214] = [
     opt("new-cipher-pass", Text, KEY_ADD | KEY_CHANGE | KEY_ROTATE, "The new passphrase.").secret(),
     opt("oldest", Boolean, EXPIRE, "Expire the oldest eligible backup set.").default("n").own(&[own(EXPIRE).needs("stanza", &[])]),
     opt("online", Boolean, BACKUP | STANZA_CREATE | STANZA_UPGRADE, "Perform an online backup (the only kind so far).").default("y").negatable().own(&[own(STANZA_CREATE).help("Create on an online cluster."), own(STANZA_UPGRADE).help("Update an online cluster.")]),
-    opt("output", Choice, EXPIRE | INFO | KEY_LIST | MANIFEST | REPO_COPY | REPO_LS | RESTORE | VERIFY | VERSION, "Output format.").default("text").values(&["text", "json"]).own(&[own(VERIFY).default("none").values(&["none", "text"]).help("Output type."), own(VERSION).default("text").values(&["text", "num"]).help("Output type."), own(EXPIRE | KEY_LIST | REPO_COPY | REPO_LS | INFO).help("Output format."), own(RESTORE).needs("dry-run", &["y"]).help("Output format of a dry run.")]),
+    opt("output", Choice, EXPIRE | INFO | KEY_LIST | MANIFEST | REPO_COPY | REPO_LS | RESTORE | VERIFY | VERSION, "Output format.").default("text").values(&["text", "json"]).own(&[own(VERIFY).default("none").values(&["none", "text", "json"]).help("Output type."), own(VERSION).default("text").values(&["text", "num"]).help("Output type."), own(EXPIRE | KEY_LIST | REPO_COPY | REPO_LS | INFO).help("Output format."), own(RESTORE).needs("dry-run", &["y"]).help("Output format of a dry run.")]),
     opt("page-header-check", Boolean, BACKUP, "Check PostgreSQL page headers.").global().default("y").listed(Maintainer).no_effect("only the checksums of pages are checked"),
     opt("pg", Integer, MANIFEST, "PostgreSQL Cluster.").range("1", "256").internal().not_yet(),
     opt("pg-database", Text, WITH_DB, "PostgreSQL database.").pg().default("postgres").needs("pg-path", &[]),
@@ -104,6 +105,7 @@ pub static OPTIONS: [OptionRule; 214] = [
     opt("process", Integer, ROLES_ONLY, "Process number of a local/remote child.").range("0", "1024").internal().not_yet(),
     opt("process-max", Integer, WITH_JOBS | REPO_COPY, "Max processes to use for compress/transfer.").global().default("1").range("1", "999"),
     opt("protocol-timeout", Time, WITH_PROTOCOL, "Protocol timeout.").global().default("31m").range("100ms", "7d").no_effect("no other host is contacted"),
+    opt("quick", Boolean, VERIFY, "Look at existence and sizes only.").default("n"),
     opt("raw", Boolean, REPO_GET, "Do not transform data.").default("n").listed(General),
     opt("recovery-option", Hash, RESTORE, "Set an option in postgresql.auto.conf or recovery.conf.").global().needs("type", &["default", "immediate", "lsn", "name", "time", "standby", "xid"]).listed(Command),
     opt("recurse", Boolean, REPO_LS | REPO_RM, "Include all subpaths in output.").default("n").own(&[own(REPO_RM).help("Remove all sub file/paths.")]),

@@ -54,6 +54,7 @@ mod takeover;
 mod timelines;
 mod upgrade;
 mod values;
+mod verify;
 mod world;
 
 use pgbr_cli::exit::CliError;

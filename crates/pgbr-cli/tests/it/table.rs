@@ -18,7 +18,7 @@ fn names(wanted: impl Fn(&OptionRule) -> bool) -> Vec<&'static str> {
 #[test]
 fn names_are_sorted_and_bounded() {
     assert!(OPTIONS.is_sorted_by(|a, b| a.name < b.name));
-    assert_eq!(OPTIONS.len(), 199 + 15);
+    assert_eq!(OPTIONS.len(), 199 + 17);
     for rule in &OPTIONS {
         assert!(rule.name.len() < 60 && !rule.name.starts_with("no-") && !rule.name.starts_with("reset-"));
         let group = rule.name.split_once('-').map(|(head, _)| head);
@@ -34,8 +34,8 @@ fn names_are_sorted_and_bounded() {
 #[test]
 fn how_many_there_are() {
     // pgBackRest's own numbers, plus ours: `restore-config` (a path), `repo-pack-size` (a size), four rules of retention by calendar,
-    // `hold` and `hold-reason`, `to-repo`, `verify` and `wal` of `repo-copy`, and four of the commands about keys.
-    assert_eq!(names(|r| r.section == Section::CommandLine).len(), 33 + 10);
+    // `hold` and `hold-reason`, `to-repo`, `verify` and `wal` of `repo-copy`, four of the commands about keys, and `budget` and `quick` of `verify`.
+    assert_eq!(names(|r| r.section == Section::CommandLine).len(), 33 + 12);
     assert_eq!(names(|r| r.section == Section::Stanza).len(), 14);
     assert_eq!(names(|r| r.group == Some(Group::Pg)).len(), 18);
     assert_eq!(names(|r| r.group == Some(Group::Repo)).len(), 79 + 5);
@@ -47,7 +47,7 @@ fn how_many_there_are() {
         (Kind::List, 6),
         (Kind::Path, 16 + 1),
         (Kind::Size, 11 + 1),
-        (Kind::Text, 63 + 4),
+        (Kind::Text, 63 + 5),
         (Kind::Time, 5),
     ] {
         assert_eq!(names(|r| r.kind == kind).len(), count, "{kind:?}");
@@ -79,7 +79,7 @@ fn how_many_there_are() {
         (Command::StanzaUpgrade, 111),
         (Command::Start, 15),
         (Command::Stop, 16),
-        (Command::Verify, 99),
+        (Command::Verify, 99 + 2),
         (Command::Version, 1),
     ] {
         assert_eq!(names(|r| r.valid_for(command)).len(), count, "{command:?}");
@@ -245,7 +245,7 @@ fn what_is_not_supported_is_said() {
 fn commands_that_are_not_there_yet_say_so() {
     let refused = |rule: &&CommandRule| rule.support == Support::NotYet;
     let names: Vec<_> = COMMANDS.iter().filter(refused).map(|rule| rule.name).collect();
-    assert_eq!(names, ["manifest", "server", "server-ping", "verify"]);
+    assert_eq!(names, ["manifest", "server", "server-ping"]);
     for name in names {
         // Options that would be wrong must not hide the reason.
         for args in [vec!["pgbr", name], vec!["pgbr", "--stanza=d", name, "--type=full"]] {

@@ -116,8 +116,12 @@ fn defaults_and_values_of_single_commands() {
     assert_eq!(run("info").unwrap().get_str("set"), None);
     assert_eq!(run("info").unwrap().get_str("type"), None);
     assert_eq!(
-        fails(run("verify --stanza=d --output=json")),
-        (32, "'json' is not allowed for 'output' option\nHINT: allowed values are 'none', 'text'".into())
+        fails(run("verify --stanza=d --output=num")),
+        (
+            32,
+            "'num' is not allowed for 'output' option\nHINT: allowed values are 'none', 'text', 'json'"
+                .into()
+        )
     );
 }
 

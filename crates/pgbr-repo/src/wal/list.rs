@@ -54,6 +54,30 @@ impl WalStore {
         Ok(level.objects.into_iter().filter_map(entry).collect())
     }
 
+    /// All that lies in one directory of an archive, or with `None` above all of them: WAL files, and objects that are none, both by name.
+    ///
+    /// # Errors
+    /// As the store failed.
+    pub async fn contents(
+        &self,
+        archive: ArchiveId,
+        log: Option<&WalLog>,
+    ) -> Result<(Vec<WalEntry>, Vec<Listed>)> {
+        let keys = Layout::new();
+        let directory = match log {
+            Some(log) => keys.wal_dir(&self.stanza, archive, log),
+            None => keys.archive_dir(&self.stanza, archive),
+        };
+        let (mut files, mut others) = (Vec::new(), Vec::new());
+        for object in self.store().level(&directory).await?.objects {
+            match ParsedKey::parse(&object.key) {
+                Some(ParsedKey::Wal { .. }) => files.extend(entry(object)),
+                _ => others.push(object),
+            }
+        }
+        Ok((files, others))
+    }
+
     /// The objects of history files, sorted by timeline.
     ///
     /// # Errors

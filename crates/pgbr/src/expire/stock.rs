@@ -9,7 +9,7 @@ use pgbr_repo::{Holds, LabelObjects, PinState, Watch};
 use super::Expire;
 use crate::error::{Error, Result};
 use crate::host::Host;
-use crate::load;
+use crate::load::{self, is_unreadable};
 
 /// What was found.
 pub(super) struct Stock {
@@ -63,18 +63,6 @@ impl Expire<'_> {
         archives.insert(place.stanza.archive_id());
         let archives = archives.into_iter().collect();
         Ok(Stock { candidates, unreadable, unfinished, archives, pins, tidy })
-    }
-}
-
-/// Whether a manifest is there and does not tell what it should, as opposed to out of reach.
-pub(super) fn is_unreadable(error: &Error) -> bool {
-    use pgbr_repo::Error as Repo;
-    match error {
-        Error::Repo(repo) => {
-            matches!(repo, Repo::Corrupt { .. } | Repo::Foreign { .. } | Repo::Unsupported { .. })
-        }
-        Error::Manifest(_) | Error::Damaged { .. } => true,
-        _ => false,
     }
 }
 

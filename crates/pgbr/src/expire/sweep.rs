@@ -7,10 +7,10 @@ use pgbr_manifest::BackupLabel;
 use pgbr_manifest::retention::{Asked, Candidate};
 use pgbr_repo::{LabelObjects, Notes, PackObject, PinState, RemovedManifest, Undeleted, Watch};
 
-use super::stock::{Stock, is_dead, is_unreadable};
+use super::stock::{Stock, is_dead};
 use super::{Expire, ExpireReport, RunFate};
 use crate::error::Result;
-use crate::load::load;
+use crate::load::{is_unreadable, load};
 use crate::observe::Event;
 
 /// How many deletions are asked for between two looks at whether to stop.
