@@ -211,6 +211,11 @@ impl Due {
         }
     }
 
+    /// Whether nothing is left of the budget.
+    pub(super) fn is_spent(&self) -> bool {
+        matches!(self, Self::Aged { purse, .. } if purse.is_spent())
+    }
+
     /// Whether any data pack of a run may be due, of which there are so many.
     pub(super) fn may_take_data(&self, label: BackupLabel, attempt: u64, count: u32) -> bool {
         let Self::Aged { book, time, purse } = self else { return matches!(self, Self::All) };
