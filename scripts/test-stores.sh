@@ -6,6 +6,7 @@
 #
 # Environment:
 #   PGBR_TEST_PG_MAJORS      PostgreSQL majors to test against (default "15")
+#   PGBR_TEST_DENSE          set: many more changed bytes in the tests of verify
 #   PGBR_TEST_AWAY_SECONDS   how long a store stays away in the tests of that (default here 60, else 5)
 set -euo pipefail
 # shellcheck source=scripts/lib.sh

@@ -209,8 +209,7 @@ fn one_changed_byte(grown: &Grown) {
         let content = objects.get(key);
         let first = seen.insert(kind_of(key));
         for (place, at) in places(content.len()).into_iter().enumerate() {
-            // Objects of a kind are alike: all places of the first, and of each other one three, which differ from object to object.
-            if !first && place % 3 != turn % 3 {
+            if place % every(first) != turn % every(first) {
                 continue;
             }
             let mut changed = content.clone();
@@ -225,8 +224,18 @@ fn one_changed_byte(grown: &Grown) {
         "bytes changed: {tried}, found as errors: {errors}, as warnings: {warnings}; of restores {refused} were refused and {right} gave the right bytes"
     );
     assert_eq!(tried, errors + warnings);
-    assert!(refused > 5 && right > 5);
+    assert!(refused > 0 && right > 3);
     assert_clean(&grown.rig, &[]);
+}
+
+/// Objects of a kind are alike: more places are tried of the first than of the others, and which ones differs from object to object. All of the
+/// first and three of each other one with `PGBR_TEST_DENSE`, which takes minutes.
+fn every(first: bool) -> usize {
+    match (std::env::var_os("PGBR_TEST_DENSE").is_some(), first) {
+        (true, true) => 1,
+        (true, false) | (false, true) => 3,
+        (false, false) => 10,
+    }
 }
 
 fn kind_of(key: &str) -> &'static str {
