@@ -2,6 +2,7 @@
 
 mod checks;
 mod place;
+mod sandbox;
 mod server;
 mod settings;
 mod statements;
@@ -26,6 +27,9 @@ use self::place::Directory;
 use self::server::{Recovered, Server};
 use self::settings::{ServerPlace, check_socket, plan_settings};
 
+/// Said where the kernel has no means to keep the server in its directory.
+const UNCONFINED: &str = "this kernel cannot keep the server of the drill from writing outside of its directory (Landlock): a tablespace that was created after the backup is made where it was, so do not drill beside the cluster";
+
 /// What to prove, where, and how.
 #[derive(Debug, Clone)]
 pub struct DrillRequest {
@@ -44,6 +48,8 @@ pub struct DrillRequest {
     pub sql: Vec<String>,
     /// More settings for the server; they win.
     pub options: Vec<(String, String)>,
+    /// Where the server and the command that gets WAL may write besides: locks and logs of that command.
+    pub writable: Vec<PathBuf>,
     /// How long recovery may take, and each of the checks.
     pub timeout: Duration,
     /// Whether the directory stays, for somebody to look into.
@@ -276,12 +282,20 @@ impl<'a> Drill<'a> {
 
     fn start(&self) -> Result<Server> {
         let directory = &self.request.directory;
-        let place = ServerPlace { directory, pg_data: &self.pg_data, config_file: None };
         let own = place::write_config(directory, &self.pg_data)?;
-        let place = ServerPlace { config_file: own.as_deref(), ..place };
+        let place = ServerPlace { directory, pg_data: &self.pg_data, config_file: own.as_deref() };
         let settings = plan_settings(self.version, place, &self.request.options)?;
         note(self.host, format!("start PostgreSQL {} on what was restored", self.version.major()));
-        Server::start(&self.bin.join("postgres"), directory, &self.pg_data, &settings)
+        let writable: Vec<&Path> = [directory.as_path(), Path::new("/dev")]
+            .into_iter()
+            .chain(self.request.writable.iter().map(PathBuf::as_path))
+            .collect();
+        let (server, confined) =
+            Server::start(&self.bin.join("postgres"), directory, &self.pg_data, &settings, &writable)?;
+        if !confined {
+            self.host.warn(UNCONFINED);
+        }
+        Ok(server)
     }
 
     /// Recovers and checks, while the server runs.

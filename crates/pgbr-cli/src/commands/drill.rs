@@ -70,6 +70,11 @@ fn request(
         database: text("drill-db", "postgres"),
         sql: sql.to_vec(),
         options: settings.get_hash("drill-option").to_vec(),
+        writable: ["lock-path", "log-path"]
+            .iter()
+            .filter_map(|name| settings.get_path(name))
+            .map(Path::to_owned)
+            .collect(),
         timeout: settings.get_time("drill-timeout").unwrap_or(Duration::from_secs(3600)),
         keep: settings.get_bool("drill-keep"),
     })
@@ -157,7 +162,10 @@ fn refuted(report: &DrillReport) -> CliError {
     let keep = "with --drill-keep the restored cluster stays, with the log of its server, to be looked into.";
     if let Some(failure) = &report.failure {
         let message = format!("backup {} did not recover to {}: {failure}", report.label, report.goal);
-        return CliError::new(ErrorCode::DbInvalid, message).hint(hint).hint(keep);
+        let error = CliError::new(ErrorCode::DbInvalid, message);
+        let late = "a tablespace that was created after the backup has its files outside of the drill, which may not write there: make a backup, and a drill of that.";
+        let error = if failure.contains("pg_tblspc") { error.hint(late) } else { error.hint(hint) };
+        return error.hint(keep);
     }
     let failed = report.checks.iter().filter(|check| check.result == CheckResult::Failed);
     let failed: Vec<String> = failed

@@ -332,3 +332,92 @@ fn every_version_is_drilled() {
         assert_gone(&path, &finished);
     }
 }
+
+#[test]
+fn what_a_restored_cluster_is_set_to_leads_nowhere() {
+    let rig = Rig::plain();
+    let outside = rig.pgbr.scratch().dir("outside");
+    // It has read its settings anew, and does so no more.
+    rig.archived_segment();
+    let touch = format!("touch {}/touched", outside.display());
+    let marked = |name: &str| outside.join(name).display().to_string();
+    for (name, value) in [
+        ("data_directory", rig.cluster.data_dir().display().to_string().as_str()),
+        ("external_pid_file", &marked("pid")),
+        ("log_directory", &marked("log")),
+        ("logging_collector", "on"),
+        ("recovery_end_command", &touch),
+        ("archive_cleanup_command", &touch),
+        ("archive_command", &touch),
+        ("hba_file", &marked("hba")),
+        ("unix_socket_directories", &marked("")),
+        ("listen_addresses", "*"),
+        ("shared_preload_libraries", "no_such_library"),
+        ("session_preload_libraries", "no_such_library"),
+        ("synchronous_standby_names", "nobody"),
+        ("primary_conninfo", "host=192.0.2.1"),
+        ("default_transaction_read_only", "on"),
+        ("max_connections", "7"),
+    ] {
+        // The running server does not read it again.
+        rig.cluster.set_conf(name, value);
+    }
+    rig.backup();
+    let wal = rig.snapshot();
+    let sql = "--drill-sql=create table t (x int)";
+    let finished = drill(&rig, &[sql]);
+    assert!(finished.success(), "{finished:#?}");
+    let left: Vec<_> = fs::read_dir(&outside).expect("it is there").flatten().collect();
+    assert!(left.is_empty(), "{left:?}");
+    let mut after = rig.snapshot();
+    after.retain(|key, _| !key.contains("/drill/"));
+    assert_eq!(after, wal, "nothing was archived");
+
+    // A data directory without a config file, as Debian has it.
+    fs::rename(rig.cluster.data_dir().join("postgresql.conf"), outside.join("postgresql.conf"))
+        .expect("it is there");
+    rig.backup();
+    let finished = drill(&rig, &[sql]);
+    assert!(finished.success(), "{finished:#?}");
+}
+
+#[test]
+fn tablespaces_lie_in_the_directory_of_the_drill_or_nowhere() {
+    let rig = Rig::plain();
+    let [early, late] = ["early", "late"].map(|name| {
+        let path = rig.pgbr.scratch().dir(name);
+        rig.cluster.sql("postgres", &format!("create tablespace {name} location '{}'", path.display()));
+        path
+    });
+    rig.cluster.sql(
+        "postgres",
+        "drop tablespace late; create table e tablespace early as select generate_series(1, 1000) x",
+    );
+    rig.backup();
+    rig.cluster.sql("postgres", &format!("create tablespace late location '{}'", late.display()));
+    rig.cluster.sql("postgres", "create table l tablespace late as select generate_series(1, 1000) x");
+    rig.archived_segment();
+    rig.cluster.stop(StopMode::Fast);
+    let before = [&early, &late].map(|path| crate::rig::snapshot(path));
+    assert!(before.iter().all(|files| !files.is_empty()));
+    let same = || assert_eq!([&early, &late].map(|path| crate::rig::snapshot(path)), before);
+
+    let finished = drill(&rig, &["--type=immediate", "--drill-sql=select count(*) = 1000 from e"]);
+    assert!(finished.success(), "{finished:#?}");
+    same();
+    // Recovery would make the other one where it is.
+    let finished = drill(&rig, &[]);
+    assert_one_error(
+        &finished,
+        81,
+        &[
+            "the server ended before it had recovered",
+            "FATAL",
+            "pg_tblspc",
+            "HINT: a tablespace that was created after the backup",
+        ],
+    );
+    same();
+    rig.cluster.start();
+    assert_eq!(rig.cluster.sql("postgres", "select count(*) from l"), "1000");
+}

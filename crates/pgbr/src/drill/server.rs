@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 
 use rustix::process::{Signal, kill_process};
 
+use super::sandbox;
 use super::settings::PORT;
 use super::tool::{PAUSE, kill_group, last_bytes, pid_of};
 use crate::error::{Error, Result};
@@ -44,13 +45,14 @@ pub(super) enum Recovered {
 }
 
 impl Server {
-    /// Starts it on `pg_data`; socket and log lie in `directory`.
+    /// Starts it on `pg_data`; socket and log lie in `directory`. It can write below `writable` only, where that can be had: true then.
     pub(super) fn start(
         program: &Path,
         directory: &Path,
         pg_data: &Path,
         settings: &[(String, String)],
-    ) -> Result<Self> {
+        writable: &[&Path],
+    ) -> Result<(Self, bool)> {
         let log = directory.join("server.log");
         let file = OpenOptions::new().create_new(true).append(true).open(&log);
         let file = file.map_err(Error::io("create", &log))?;
@@ -62,8 +64,10 @@ impl Server {
         }
         // A group of its own: what ends this process by a key does not end the server before its files are seen to.
         command.process_group(0).current_dir(directory).stdin(Stdio::null()).stdout(file).stderr(errors);
-        let child = command.spawn().map_err(Error::io("run", program))?;
-        Ok(Self { child: Some(child), directory: directory.to_owned(), pg_data: pg_data.to_owned(), log })
+        let (child, confined) = sandbox::spawn(command, writable).map_err(Error::io("run", program))?;
+        let server =
+            Self { child: Some(child), directory: directory.to_owned(), pg_data: pg_data.to_owned(), log };
+        Ok((server, confined))
     }
 
     /// Waits until recovery has ended and the server takes writes, or that is not to be expected any more.

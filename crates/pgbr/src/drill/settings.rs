@@ -232,7 +232,7 @@ mod tests {
             ("data-directory", "/x"),
             ("a b", "x"),
             ("", "x"),
-            ("-c", "x"),
+            ("1c", "x"),
             ("work_mem", "1\n2"),
         ] {
             assert!(matches!(plan(PgVersion::V15, &[(name, value)]), Err(Error::Setting { .. })), "{name}");
