@@ -4,6 +4,7 @@ mod annotate;
 mod archive;
 mod backup;
 mod check;
+mod drill;
 mod each;
 mod expire;
 mod hold;
@@ -39,6 +40,7 @@ pub(crate) async fn run(context: &Context, host: &Host) -> Outcome {
         Command::ArchivePush => archive::push(context, host).await,
         Command::Backup => backup::run(context, host).await,
         Command::Check => check::run(context, host).await,
+        Command::Drill => drill::run(context, host).await,
         Command::Expire => expire::run(context, host).await,
         Command::Info => info::run(context, host).await,
         Command::KeyAdd | Command::KeyChange | Command::KeyRemove | Command::KeyRotate => {

@@ -70,7 +70,10 @@ fn code(error: &Error) -> ErrorCode {
         Error::Wal { .. } | Error::Path { .. } | Error::Kept { .. } => ErrorCode::ParamInvalid,
         Error::Recurse => ErrorCode::OptionInvalid,
         Error::Unusable { .. } => ErrorCode::RepoInvalid,
-        Error::SameRepository => ErrorCode::OptionInvalidValue,
+        Error::SameRepository | Error::Setting { .. } => ErrorCode::OptionInvalidValue,
+        Error::DrillAsRoot => ErrorCode::OptionInvalid,
+        Error::DrillDirectory { .. } => ErrorCode::PathCreate,
+        Error::NoServerProgram { .. } => ErrorCode::FileMissing,
         Error::ForeignWal { .. } => ErrorCode::ArchiveMismatch,
         // The code of the failure, where all have the same.
         Error::Repos { failed, .. } => {
@@ -264,6 +267,12 @@ fn hints(error: &Error, flavor: Flavor) -> Vec<String> {
             }
             all
         }
+        Error::DrillAsRoot => one("run it as the user that PostgreSQL runs as, as in 'sudo -u postgres'.".to_owned()),
+        Error::DrillDirectory { .. } => one("is drill-path there, writable for this user, and short enough for a socket in it (about 70 bytes)?".to_owned()),
+        Error::NoServerProgram { version, .. } => vec![
+            format!("install PostgreSQL {version}: a drill needs its server, and pg_amcheck and pg_checksums to check with."),
+            "if it is installed in another place, name that by the option pg-bin-path.".to_owned(),
+        ],
         Error::SameRepository => one("do two options lead to one place, or is one repository a plain copy of the other's files?".to_owned()),
         Error::HandOver { .. } => one("see the log file of archive-push-async in log-path: does a worker come up, and what is it doing?".to_owned()),
         Error::Internal { .. } => one("this is a defect of the program: please report it with the log.".to_owned()),

@@ -183,7 +183,7 @@ fn exec_id() -> String {
 fn runtime(context: &Context) -> Result<Runtime, CliError> {
     let mut builder = match context.settings.command() {
         _ if context.settings.role() == Role::Async => tokio::runtime::Builder::new_multi_thread(),
-        Command::Backup | Command::RepoCopy | Command::Restore | Command::Verify => {
+        Command::Backup | Command::Drill | Command::RepoCopy | Command::Restore | Command::Verify => {
             tokio::runtime::Builder::new_multi_thread()
         }
         _ => tokio::runtime::Builder::new_current_thread(),

@@ -82,5 +82,7 @@ pub use scan::{
     EntryKind, FileMeta, Scan, ScanEntry, ScanOptions, Skipped, TablespaceLink, is_replicated,
     read_pg_version,
 };
-pub use session::{Canceller, ClusterFacts, Database, FinishedBackup, RunningBackup, Session, Tablespace};
+pub use session::{
+    Canceller, ClusterFacts, Database, FinishedBackup, Judged, RunningBackup, Session, Tablespace,
+};
 pub use wal::{WAL_HEADER_BYTES, WalHeader, check_segment};

@@ -1,9 +1,11 @@
 //! A conversation with a server: who it is, and a backup from start to stop.
 
 use std::path::PathBuf;
+use std::pin::pin;
 use std::str::FromStr;
 use std::time::Duration;
 
+use futures::TryStreamExt;
 use pgbr_manifest::{Lsn, PgVersion, SystemId, TimelineId, WalSegmentSize};
 use tokio_postgres::{CancelToken, Client, NoTls, SimpleQueryMessage, SimpleQueryRow};
 
@@ -98,6 +100,16 @@ pub struct Database {
     pub is_template: bool,
     /// The OID of `template0`, which pgBackRest calls the last system OID.
     pub last_system_oid: u32,
+}
+
+/// What a statement gave.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Judged {
+    /// How many rows.
+    pub rows: u64,
+    /// The first of them whose first column is false, counted from 1.
+    pub refuted: Option<u64>,
 }
 
 /// A tablespace other than the two that every cluster has.
@@ -337,6 +349,59 @@ impl Session {
     pub async fn create_restore_point(&self, name: &str) -> Result<Lsn> {
         let sql = format!("SELECT pg_create_restore_point({})::text", literal(name));
         self.value("create a restore point", &sql).await
+    }
+
+    /// The server's version as it spells it, as `15.20 (Debian 15.20-1)`.
+    ///
+    /// # Errors
+    /// When the server fails.
+    pub async fn version_text(&self) -> Result<String> {
+        self.value("tell its version", "SHOW server_version").await
+    }
+
+    /// Whether an extension can be created: its files are there.
+    ///
+    /// # Errors
+    /// When the server fails.
+    pub async fn offers_extension(&self, name: &str) -> Result<bool> {
+        let sql = format!(
+            "SELECT (count(*) > 0)::text FROM pg_available_extensions WHERE name = {}",
+            literal(name)
+        );
+        Ok(self.value::<String>("list its extensions", &sql).await? == "true")
+    }
+
+    /// Runs a statement of somebody else's, with the search path of its database and role, and tells how many rows it gave and the first of
+    /// them whose first column is false. Rows are looked at as they come, and not kept.
+    ///
+    /// # Errors
+    /// When the statement fails or does not end in time.
+    pub async fn judge(&self, sql: &str) -> Result<Judged> {
+        const WHAT: &str = "run the statement";
+        self.rows("prepare the session", "RESET search_path").await?;
+        let judge = async {
+            let mut judged = Judged { rows: 0, refuted: None };
+            let mut messages = pin!(self.client.simple_query_raw(sql).await?);
+            while let Some(message) = messages.try_next().await? {
+                let SimpleQueryMessage::Row(row) = message else { continue };
+                judged.rows += 1;
+                // In the text of the protocol a boolean is one letter; `false` is what a cast makes of it.
+                if judged.refuted.is_none() && matches!(row.try_get(0), Ok(Some("f" | "false"))) {
+                    judged.refuted = Some(judged.rows);
+                }
+            }
+            Ok(judged)
+        };
+        match tokio::time::timeout(self.query_timeout, judge).await {
+            Ok(judged) => judged.map_err(|error: tokio_postgres::Error| Error::Query {
+                what: WHAT,
+                source: ServerError::from(error),
+            }),
+            Err(_) => {
+                self.canceller().cancel().await;
+                Err(Error::Timeout { what: WHAT, after: self.query_timeout })
+            }
+        }
     }
 
     /// The process id of the server process that answers.

@@ -199,6 +199,17 @@ impl Layout {
         Path::from(format!("{PREFIX}/{stanza}/verify/{of}"))
     }
 
+    /// All drills of a stanza's backups.
+    pub fn drill_dir(self, stanza: &StanzaName) -> Path {
+        Path::from(format!("{PREFIX}/{stanza}/drill"))
+    }
+
+    /// What became of a drill; with an attempt in its name where the store does not honour a conditional create.
+    pub fn drill(self, stanza: &StanzaName, label: &BackupLabel, number: u64, attempt: Option<u64>) -> Path {
+        let attempt = attempt.map_or_else(String::new, |attempt| format!("-{attempt:016x}"));
+        Path::from(format!("{PREFIX}/{stanza}/drill/{label}.{number:016x}{attempt}"))
+    }
+
     /// All leases of a stanza, or with `None` of the repository's own record.
     pub fn lease_dir(self, stanza: Option<&StanzaName>) -> Path {
         match stanza {
@@ -409,6 +420,17 @@ pub enum ParsedKey {
         /// What it is about.
         of: LedgerOf,
     },
+    /// What became of a drill.
+    Drill {
+        /// The stanza.
+        stanza: StanzaName,
+        /// The backup.
+        label: BackupLabel,
+        /// Its number.
+        number: u64,
+        /// The attempt in the name, where the store does not honour a conditional create.
+        attempt: Option<u64>,
+    },
     /// A term of a lease.
     Lease {
         /// The stanza; `None` for the repository's own record.
@@ -474,13 +496,20 @@ fn parse_in_stanza(stanza: StanzaName, inside: &[&str]) -> Option<ParsedKey> {
             let (label, id) = name.split_once('.')?;
             Some(ParsedKey::Hold { stanza, label: label.parse().ok()?, id: HoldId(hex(id)?) })
         }
-        ["note", name] => parse_note(stanza, name),
+        ["note", name] => {
+            let (label, number, attempt) = parse_numbered(name)?;
+            Some(ParsedKey::Note { stanza, label, number, attempt })
+        }
         ["verify", name] => {
             let of = match name.split_once('.') {
                 Some((archive, log)) => LedgerOf::Log(archive.parse().ok()?, WalLog::parse(log)?),
                 None => LedgerOf::Backup(name.parse().ok()?),
             };
             Some(ParsedKey::Ledger { stanza, of })
+        }
+        ["drill", name] => {
+            let (label, number, attempt) = parse_numbered(name)?;
+            Some(ParsedKey::Drill { stanza, label, number, attempt })
         }
         ["lease", name] => {
             parse_lease(name).map(|(name, number)| ParsedKey::Lease { stanza: Some(stanza), name, number })
@@ -514,14 +543,14 @@ fn parse_wal(stanza: StanzaName, id: &str, log: Option<&str>, name: &str) -> Opt
     Some(ParsedKey::Wal { stanza, id: id.parse().ok()?, file, digest })
 }
 
-fn parse_note(stanza: StanzaName, name: &str) -> Option<ParsedKey> {
+/// The last part of a note's or a drill's key: the backup, the number, the attempt.
+fn parse_numbered(name: &str) -> Option<(BackupLabel, u64, Option<u64>)> {
     let (label, number) = name.split_once('.')?;
     let (number, attempt) = match number.split_once('-') {
         Some((number, attempt)) => (number, Some(u64::from_be_bytes(hex(attempt)?))),
         None => (number, None),
     };
-    let number = u64::from_be_bytes(hex(number)?);
-    Some(ParsedKey::Note { stanza, label: label.parse().ok()?, number, attempt })
+    Some((label.parse().ok()?, u64::from_be_bytes(hex(number)?), attempt))
 }
 
 /// The last part of a lease's key: its name and its term.
@@ -602,6 +631,14 @@ mod tests {
                 keys.ledger(&stanza, &LedgerOf::Log(id, WalLog::parse("000000010000000A").unwrap())),
                 "pgbr/main/verify/15-1.000000010000000A",
             ),
+            (
+                keys.drill(&stanza, &label, 10, None),
+                "pgbr/main/drill/20261122-120000F_20261123-120000I.000000000000000a",
+            ),
+            (
+                keys.drill(&stanza, &label, 10, Some(255)),
+                "pgbr/main/drill/20261122-120000F_20261123-120000I.000000000000000a-00000000000000ff",
+            ),
             (keys.lease(Some(&stanza), &LeaseName::backup(), 3), "pgbr/main/lease/backup.0000000000000003"),
             (keys.lease(None, &LeaseName::record(), 3), "pgbr/repo.json.lease/record.0000000000000003"),
         ]
@@ -642,6 +679,9 @@ mod tests {
             ParsedKey::Wal { stanza, id, file, digest: Some(digest) } => {
                 keys.wal_variant(stanza, *id, file, *digest)
             }
+            ParsedKey::Drill { stanza, label, number, attempt } => {
+                keys.drill(stanza, label, *number, *attempt)
+            }
             ParsedKey::Pin { stanza, id, beat: false } => keys.pin(stanza, id),
             ParsedKey::Pin { stanza, id, beat: true } => keys.pin_beat(stanza, id),
             ParsedKey::Hold { stanza, label, id } => keys.hold(stanza, label, id),
@@ -653,7 +693,7 @@ mod tests {
     proptest::proptest! {
         #[test]
         fn what_is_parsed_has_one_spelling(
-            at in 0..21_usize,
+            at in 0..every_key().len(),
             cut in 5..90_usize,
             other in "[0-9a-fA-FIi./_#-]{0,3}",
         ) {

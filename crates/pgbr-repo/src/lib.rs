@@ -53,6 +53,7 @@
 
 mod backup_objects;
 mod cloud;
+mod drill;
 mod error;
 mod hold;
 mod key_cache;
@@ -76,6 +77,7 @@ pub use cloud::{
     AzureCredentials, AzureOptions, CloudConnect, CloudKind, CloudOptions, GcsCredentials, GcsOptions,
     S3Credentials, S3Options, Secret, UriStyle,
 };
+pub use drill::{CheckResult, Drill, DrillCheck, DrillFacts, Drills};
 pub use error::{Cause, Error, Result};
 pub use hold::{HoldRecord, HoldRequest, HoldState, Holds};
 pub use key_cache::{FileKeyCache, KeyCache};

@@ -3,7 +3,7 @@
 use std::io;
 use std::path::{Path, PathBuf};
 
-use pgbr_manifest::{BackupLabel, Lsn, StanzaName, SystemId, TimelineId, WalSegmentName};
+use pgbr_manifest::{BackupLabel, Lsn, PgVersion, StanzaName, SystemId, TimelineId, WalSegmentName};
 
 /// Why a command did not do what it was asked for.
 #[derive(Debug, thiserror::Error)]
@@ -319,6 +319,33 @@ pub enum Error {
         code: u8,
         /// What it said, hints included.
         text: String,
+    },
+    /// A drill was asked for by root.
+    #[error("a drill starts PostgreSQL, which does not run as root")]
+    DrillAsRoot,
+    /// A drill cannot be made in a directory.
+    #[error("a drill cannot be made in '{}': {reason}", path.display())]
+    DrillDirectory {
+        /// The directory.
+        path: PathBuf,
+        /// Why not.
+        reason: String,
+    },
+    /// There is no server of the version that a backup needs.
+    #[error("the backup is of PostgreSQL {version}, and no server of that version is known: {looked}")]
+    NoServerProgram {
+        /// The version.
+        version: PgVersion,
+        /// What was found instead.
+        looked: String,
+    },
+    /// A setting for the server of a drill is refused.
+    #[error("setting '{name}' cannot be given to a drill: {reason}")]
+    Setting {
+        /// Its name.
+        name: String,
+        /// Why not.
+        reason: &'static str,
     },
     /// A backup is to be copied to where it is.
     #[error("the repositories to copy from and to are the same")]

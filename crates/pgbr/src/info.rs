@@ -6,7 +6,7 @@ use pgbr_codec::Cipher;
 use pgbr_manifest::manifest::{Body, Summary};
 use pgbr_manifest::merge::{Item, Merge};
 use pgbr_manifest::{ArchiveId, BackupLabel, StanzaName, WalSegmentName};
-use pgbr_repo::{ClusterId, Error as RepoError, HoldState, Holds, Note, Notes};
+use pgbr_repo::{ClusterId, DrillFacts, Drills, Error as RepoError, HoldState, Holds, Note, Notes};
 use tokio::runtime::Handle;
 
 use crate::error::{Error, Result};
@@ -56,6 +56,8 @@ pub struct StanzaInfo {
     pub unreadable_notes: Vec<(BackupLabel, Error)>,
     /// The holds of its backups.
     pub holds: Vec<HoldState>,
+    /// How the newest drill of each of its backups ended, where there was one.
+    pub drills: Vec<(BackupLabel, DrillFacts)>,
     /// The backup asked for, in full.
     pub set: Option<(Summary, Body)>,
     /// Files of that backup with pages that have a wrong checksum, by path; the first thousand.
@@ -97,6 +99,7 @@ impl StanzaInfo {
             unreadable: Vec::new(),
             unreadable_notes: Vec::new(),
             holds: Vec::new(),
+            drills: Vec::new(),
             set: None,
             set_errors: Vec::new(),
             error: None,
@@ -125,6 +128,17 @@ async fn stanza_info(host: &Host, request: &InfoRequest, found: &mut StanzaInfo)
     let notes = Notes::new(&place.repo, &found.name).list(request.set.as_ref()).await?;
     found.unreadable_notes = overlay(&mut found.backups, notes);
     found.holds = Holds::new(&place.repo, &found.name).list().await?;
+    for drill in Drills::new(&place.repo, &found.name).newest(request.set.as_ref()).await? {
+        match drill.facts {
+            Ok(facts) => found.drills.push((drill.label, facts)),
+            Err(error) => {
+                host.warn(format!(
+                    "what became of the last drill of backup {} cannot be read: {error}",
+                    drill.label
+                ));
+            }
+        }
+    }
     if let Some(label) = request.set
         && let Some(shown) = found.backups.iter().find(|backup| backup.label == label)
     {

@@ -1,7 +1,7 @@
 //! Backup, restore and WAL archiving for PostgreSQL as plain functions: the engine of pgbr.
 //!
 //! One function a command: [`stanza_create`], [`stanza_upgrade`], [`stanza_delete`], [`check`], [`backup()`], [`annotate()`], [`archive_push`],
-//! [`archive_get`], [`restore()`], [`expire()`], [`info`], [`repo_copy`], [`verify()`]. Most work on one repository: with several, call them for each ([`combine_info`] puts
+//! [`archive_get`], [`restore()`], [`drill()`], [`expire()`], [`info`], [`repo_copy`], [`verify()`]. Most work on one repository: with several, call them for each ([`combine_info`] puts
 //! what [`info`] says of them together, [`restore_source`] finds out whether one can serve a restore). Each takes a [`Host`] (clock, randomness, a listener) and a request of plain data, and gives a report. Nothing here reads a config file or an
 //! environment variable, or prints. They run in a tokio runtime; what costs CPU runs on threads of its own.
 //!
@@ -29,6 +29,7 @@ mod browse;
 mod check;
 mod cluster;
 mod copy;
+mod drill;
 mod error;
 mod expire;
 mod held;
@@ -63,6 +64,9 @@ pub use browse::{
 pub use check::{CheckReport, CheckRequest, check};
 pub use cluster::ClusterAccess;
 pub use copy::{CopiedBackup, CopiedWal, CopyReport, CopyRequest, CopyWal, repo_copy};
+pub use drill::{
+    DrillReport, DrillRequest, Span, drill, drill_data_dir, drill_from, drill_source, split_statements,
+};
 pub use error::{Error, Result};
 pub use expire::{
     ArchiveFate, BackupFate, ExpireReport, ExpireRequest, ExpiredBackups, HoldRequest, ReleaseHoldRequest,
@@ -101,9 +105,9 @@ pub use pgbr_manifest::{
 };
 pub use pgbr_pg::{ConnectOptions, Error as PgError, Password, RecoveryAction, RecoveryGoal};
 pub use pgbr_repo::{
-    AzureCredentials, AzureOptions, Cause, CloudConnect, CloudKind, CloudOptions, ClusterId,
-    Error as RepoError, GcsCredentials, GcsOptions, HeldLock, HoldRecord, HoldState, Lock, LockHolder,
-    LockProgress, LockRequest, LockType, NewSlot, NoteChanges, PushOutcome, S3Credentials, S3Options, Secret,
-    StopFile, Store, UriStyle, create_stop_file, held_locks, lock_holder, lock_path, remove_stop_file,
-    stop_file,
+    AzureCredentials, AzureOptions, Cause, CheckResult, CloudConnect, CloudKind, CloudOptions, ClusterId,
+    Drill, DrillCheck, DrillFacts, Error as RepoError, GcsCredentials, GcsOptions, HeldLock, HoldRecord,
+    HoldState, Lock, LockHolder, LockProgress, LockRequest, LockType, NewSlot, NoteChanges, PushOutcome,
+    S3Credentials, S3Options, Secret, StopFile, Store, UriStyle, create_stop_file, held_locks, lock_holder,
+    lock_path, remove_stop_file, stop_file,
 };

@@ -17,10 +17,10 @@ mod write;
 
 use std::collections::BTreeMap;
 use std::fmt;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Instant;
 
-use pgbr_manifest::{BackupLabel, StanzaName};
+use pgbr_manifest::{BackupLabel, PgVersion, StanzaName};
 use pgbr_pg::{
     RecoveryAction, RecoveryGoal, RecoveryPlan, SignalFile, TablespaceMapEntry, render_tablespace_map,
 };
@@ -116,6 +116,42 @@ impl RestoreSource {
     /// The backup.
     pub fn label(&self) -> Option<BackupLabel> {
         self.decided.chain.first().map(|backup| backup.summary.label)
+    }
+
+    /// Where it is.
+    pub(crate) fn place(&self) -> StanzaPlace {
+        self.place.clone()
+    }
+
+    /// The major version of its cluster.
+    pub(crate) fn version(&self) -> Result<PgVersion> {
+        Ok(newest(&self.decided.chain)?.summary.database.version)
+    }
+
+    /// What its cluster had, in bytes.
+    pub(crate) fn bytes(&self) -> Result<u64> {
+        Ok(newest(&self.decided.chain)?.summary.sizes.database)
+    }
+
+    /// Databases that would come back as zeros.
+    pub(crate) fn left_out(&self) -> &[String] {
+        &self.decided.left_out
+    }
+
+    /// Sees that nothing would be written outside of a directory, whatever names the backup has for its tablespaces.
+    pub(crate) fn check_inside(&self, directory: &Path) -> Result<()> {
+        match self.decided.plan.outside(directory) {
+            None => Ok(()),
+            Some((what, path)) => {
+                let reason = format!("its place '{}' is not below '{}'", path.display(), directory.display());
+                Err(Error::Map { what, reason })
+            }
+        }
+    }
+
+    /// Gives it back without a restore.
+    pub(crate) async fn release(self, host: &Host) {
+        release(host, self.pin).await;
     }
 }
 
@@ -312,7 +348,7 @@ fn write_labels(layout: &mut Layout, backup: &Backup) -> Result<()> {
         layout.write("backup_label", text.as_bytes())?;
     }
     if backup.body.tablespace_map.is_some() {
-        let map = |(oid, path): (u32, &std::path::Path)| TablespaceMapEntry { oid, path: path.to_owned() };
+        let map = |(oid, path): (u32, &Path)| TablespaceMapEntry { oid, path: path.to_owned() };
         let entries: Vec<_> = layout.tablespaces().map(map).collect();
         if !entries.is_empty() {
             let text = render_tablespace_map(backup.summary.database.version, &entries)?;

@@ -4,8 +4,8 @@ use std::collections::BTreeMap;
 use std::path::Path;
 
 use pgbr::{
-    BackupLabel, BackupType, Cipher, Error, HoldState, Host, InfoRequest, LockHolder, LockType, RepoAnswer,
-    RepoError, RepoView, StanzaInfo, StanzaState, StanzaView, combine_info, info,
+    BackupLabel, BackupType, Cipher, DrillFacts, Error, HoldState, Host, InfoRequest, LockHolder, LockType,
+    RepoAnswer, RepoError, RepoView, StanzaInfo, StanzaState, StanzaView, combine_info, info,
 };
 
 use super::{info_json, info_text};
@@ -198,6 +198,11 @@ impl ShownBackup<'_> {
     /// Its holds.
     pub(super) fn holds(&self) -> impl Iterator<Item = &HoldState> {
         self.info.holds.iter().filter(|hold| hold.label == self.summary.label)
+    }
+
+    /// How its newest drill ended.
+    pub(super) fn drill(&self) -> Option<&DrillFacts> {
+        self.info.drills.iter().find(|(label, _)| *label == self.summary.label).map(|(_, facts)| facts)
     }
 
     /// Its body, where it was asked for in full.

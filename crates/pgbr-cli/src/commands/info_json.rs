@@ -125,6 +125,16 @@ fn backup(shown: &Shown<'_>, of: ShownBackup<'_>) -> Value {
     if !holds.is_empty() {
         fields.insert("hold".to_owned(), holds.into());
     }
+    if let Some(drill) = of.drill() {
+        let drill = json!({
+            "timestamp": {"start": drill.start, "stop": drill.stop},
+            "ok": drill.ok,
+            "restore-ms": drill.restore_ms,
+            "recovery-ms": drill.recovery_ms,
+            "goal": drill.goal,
+        });
+        fields.insert("drill".to_owned(), drill);
+    }
     let note_errors = of.note_errors();
     if !note_errors.is_empty() {
         fields.insert("annotation-error".to_owned(), json!(note_errors));

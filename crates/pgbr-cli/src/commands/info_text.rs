@@ -4,7 +4,7 @@ use std::fmt::Write;
 
 use jiff::Timestamp;
 use jiff::tz::TimeZone;
-use pgbr::{LockHolder, PgVersion, SystemId, WalSegmentName};
+use pgbr::{CheckResult, DrillFacts, LockHolder, PgVersion, SystemId, WalSegmentName};
 
 use super::info::{Shown, ShownBackup, Status};
 use crate::size::format_size;
@@ -173,6 +173,9 @@ fn backup(text: &mut String, of: ShownBackup<'_>, zone: &TimeZone) -> std::fmt::
         writeln!(text, "            error(s) detected during backup")?;
     }
     holds(text, of, zone)?;
+    if let Some(facts) = of.drill() {
+        writeln!(text, "            drill: {}", drill(facts, zone))?;
+    }
     if in_full.is_some() && !backup.annotation.is_empty() {
         writeln!(text, "            annotation(s)")?;
         for (key, value) in &backup.annotation {
@@ -199,6 +202,23 @@ fn holds(text: &mut String, of: ShownBackup<'_>, zone: &TimeZone) -> std::fmt::R
         }
     }
     Ok(())
+}
+
+/// How a drill ended, in a line.
+fn drill(facts: &DrillFacts, zone: &TimeZone) -> String {
+    let at = time(facts.stop, zone);
+    let took = |ms: Option<u64>, what| {
+        let seconds = |ms: u64| format!(", {what} in {}s", ms.div_ceil(1000));
+        ms.map(seconds).unwrap_or_default()
+    };
+    let took = [took(facts.restore_ms, "restored"), took(facts.recovery_ms, "recovered")].concat();
+    if facts.ok {
+        return format!("proven {at}{took}");
+    }
+    let failed = facts.checks.iter().filter(|check| check.result == CheckResult::Failed);
+    let names: Vec<&str> = failed.map(|check| check.name.as_str()).collect();
+    let why = facts.failure.clone().unwrap_or_else(|| format!("failed checks: {}", names.join(", ")));
+    format!("FAILED {at}{took}: {}", why.replace(char::is_control, " "))
 }
 
 fn details(text: &mut String, body: &pgbr::Body) -> std::fmt::Result {

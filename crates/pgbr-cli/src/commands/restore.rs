@@ -50,13 +50,23 @@ pub(super) async fn run(context: &Context, host: &Host) -> Outcome {
 pub(super) async fn with_first<T>(
     context: &Context,
     host: &Host,
-    mut step: impl AsyncFnMut(Host, RestoreRequest) -> Result<T, Error>,
+    step: impl AsyncFnMut(Host, RestoreRequest) -> Result<T, Error>,
+) -> Result<T, CliError> {
+    first_of(context, host, |repo| build(context, repo), step).await
+}
+
+/// The same with requests that are built in another way.
+pub(super) async fn first_of<R, T>(
+    context: &Context,
+    host: &Host,
+    build: impl Fn(RepoAccess) -> Result<R, CliError>,
+    mut step: impl AsyncFnMut(Host, R) -> Result<T, Error>,
 ) -> Result<T, CliError> {
     let repos = request::repos(&context.settings)?;
     let several = repos.len() > 1;
     let mut failed = Vec::new();
     for (key, repo) in repos {
-        let request = build(context, repo)?;
+        let request = build(repo)?;
         match step(context.host_of(host, key), request).await {
             Err(error) if several && error.is_of_repository() => {
                 let described = of_repo(context.failure(&error), key);
@@ -83,10 +93,6 @@ fn nowhere(failed: &[(u16, CliError)]) -> CliError {
 
 fn build(context: &Context, repo: RepoAccess) -> Result<RestoreRequest, CliError> {
     let settings = &context.settings;
-    let set = match settings.get_str("set") {
-        None | Some("latest") => None,
-        Some(label) => Some(label.parse().map_err(|e: pgbr::ManifestError| invalid(&e))?),
-    };
     let pg_data = request::pg_data(settings)
         .ok_or_else(|| CliError::new(ErrorCode::OptionRequired, "option 'pg1-path' is required"))?;
     let paths =
@@ -103,6 +109,22 @@ fn build(context: &Context, repo: RepoAccess) -> Result<RestoreRequest, CliError
             (false, true) => Existing::Replace,
             (false, false) => Existing::Refuse,
         },
+    };
+    let restore_command = restore_command(context, &[])?;
+    request_of(context, repo, places, restore_command)
+}
+
+/// A request with all that does not depend on where things go.
+pub(super) fn request_of(
+    context: &Context,
+    repo: RepoAccess,
+    places: Places,
+    restore_command: String,
+) -> Result<RestoreRequest, CliError> {
+    let settings = &context.settings;
+    let set = match settings.get_str("set") {
+        None | Some("latest") => None,
+        Some(label) => Some(label.parse().map_err(|e: pgbr::ManifestError| invalid(&e))?),
     };
     let action = match settings.get_str("target-action") {
         Some("promote") => RecoveryAction::Promote,
@@ -122,7 +144,7 @@ fn build(context: &Context, repo: RepoAccess) -> Result<RestoreRequest, CliError
         exclusive: settings.get_bool("target-exclusive"),
         action,
         timeline: settings.get_str("target-timeline").map(str::to_owned),
-        restore_command: restore_command(context)?,
+        restore_command,
         recovery_options: settings.get_hash("recovery-option").to_vec(),
         archive_off: settings.get_str("archive-mode") == Some("off"),
         threads: request::threads(settings),
@@ -148,15 +170,18 @@ fn goal(settings: &Settings) -> Result<RecoveryGoal, CliError> {
     })
 }
 
-/// The command by which the server gets WAL: this program, with the options that this run was given and a config file cannot know.
-fn restore_command(context: &Context) -> Result<String, CliError> {
+/// The command by which the server gets WAL: this program, with the options that this run was given and a config file cannot know, and `more`.
+pub(super) fn restore_command(context: &Context, more: &[String]) -> Result<String, CliError> {
     let settings = &context.settings;
     let program = program(settings)?;
     let mut words = vec![program];
     words.extend(settings.forwarded(Command::ArchiveGet));
     words.push(format!("--stanza={}", request::stanza(settings)?));
+    words.extend(more.iter().cloned());
     let source = |key| settings.indexed("repo", key, "cipher-pass").source();
-    if settings.repo_keys().into_iter().any(|key| source(key) == Source::Environment) {
+    // The server of a drill has the environment of this process.
+    let elsewhere = settings.command() != Command::Drill;
+    if elsewhere && settings.repo_keys().into_iter().any(|key| source(key) == Source::Environment) {
         context
             .log
             .warn("the passphrase comes from the environment: the server needs it there as well, to get WAL");

@@ -29,6 +29,7 @@ commands! {
     ArchivePush, ARCHIVE_PUSH;
     Backup, BACKUP;
     Check, CHECK;
+    Drill, DRILL;
     Expire, EXPIRE;
     Help, HELP;
     Info, INFO;
@@ -59,7 +60,7 @@ pub(super) const WITH_IO: CommandSet = ALL & !(START | STOP);
 pub(super) const WITH_PROTOCOL: CommandSet = WITH_IO & !SERVER_PING;
 pub(super) const WITH_REPO: CommandSet = WITH_IO & !(SERVER | SERVER_PING);
 pub(super) const WITH_UMASK: CommandSet = ALL & !(INFO | MANIFEST | SERVER | SERVER_PING);
-pub(super) const WITH_JOBS: CommandSet = ARCHIVE_GET | ARCHIVE_PUSH | BACKUP | RESTORE | VERIFY;
+pub(super) const WITH_JOBS: CommandSet = ARCHIVE_GET | ARCHIVE_PUSH | BACKUP | DRILL | RESTORE | VERIFY;
 pub(super) const WITH_DB: CommandSet = BACKUP | CHECK | STANZA_CREATE | STANZA_DELETE | STANZA_UPGRADE;
 pub(super) const WITH_PG_HOST: CommandSet = WITH_DB | MANIFEST;
 
@@ -211,12 +212,13 @@ impl CommandRule {
 
 /// Every command, in the order of [`Command`], which is that of their names.
 #[rustfmt::skip]
-pub static COMMANDS: [CommandRule; 28] = [
+pub static COMMANDS: [CommandRule; 29] = [
     cmd(Command::Annotate, "annotate", "Add or modify backup annotation.", "Annotations are set, changed or (with an empty value) removed on the backup that the set option names. With hold it is put on hold, so that expire keeps it; with --no-hold its holds are released.").lock(LockKind::Backup),
     cmd(Command::ArchiveGet, "archive-get", "Get a WAL segment from the archive.", "PostgreSQL runs this command as its restore_command. Parameters are the name of the WAL segment and where to put it. The exit code is 1 only when the repository was reached and does not have the segment; when it could not be read, a recovery that would end by promoting is stopped with exit code 250.").lock(LockKind::Archive).parameters().has_async(),
     cmd(Command::ArchivePush, "archive-push", "Push a WAL segment to the archive.", "PostgreSQL runs this command as its archive_command. The parameter is the path of the WAL segment. A segment that is already there with the same content is a success; with other content it is an error.").lock(LockKind::Archive).parameters().has_async(),
     cmd(Command::Backup, "backup", "Backup a database cluster.", "The cluster is copied while it runs. A diff stores what has changed since the last full, an incr what has changed since the last backup, page by page. A backup that was broken off is resumed. After a successful backup expire runs by itself (see expire-auto). When several repositories are configured, the first one is used unless the repo option names another.").lock(LockKind::Backup).log_file(),
     cmd(Command::Check, "check", "Check the configuration.", "Checks that pgBackRest and PostgreSQL are configured for archiving and backup, and that a WAL segment reaches the archive."),
+    cmd(Command::Drill, "drill", "Prove that a backup can be restored.", "Restores the backup that the set option names, by default the newest one, into a directory of its own below drill-path, starts PostgreSQL on it, waits until it has recovered, looks through its tables, indexes and checksums, runs the statements that are asked for, and removes all of it again. What came out is kept in the repository, and info shows it. The server that is started listens on a socket in its own directory only, does not archive and connects to nobody. It exits with 0 only when everything that ran passed.").log_file(),
     cmd(Command::Expire, "expire", "Expire backups that exceed retention.", "Removes backups that the retention options do not keep, what interrupted runs have left, and WAL that no remaining backup needs. It runs by itself after each backup (see expire-auto). With dry-run it says for each backup and for each range of WAL why it would stay or go. The newest backup stays, and so do backups on hold, backups that a running command uses and backups that cannot be read, with all that they build on. When several repositories are configured, each is expired by its own rules unless the repo option names one; the expire that follows a backup keeps to the repository of that backup.").lock(LockKind::Backup).log_file(),
     cmd(Command::Help, "help", "Get help.", "Three levels of help are provided. If no command is given then general help is displayed. If a command is given then its options are listed. If an option is given as well then it is described in detail.").parameters().quiet(),
     cmd(Command::Info, "info", "Retrieve information about backups.", "Shows stanzas, their archives and their backups, for one stanza or for all of them, as text or as JSON.").quiet(),

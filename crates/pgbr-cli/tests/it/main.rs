@@ -11,6 +11,7 @@ mod browse;
 mod command_line;
 mod delta;
 mod disk;
+mod drill;
 mod dry_run;
 mod flaky_store;
 mod guards;

@@ -18,14 +18,18 @@ fn names(wanted: impl Fn(&OptionRule) -> bool) -> Vec<&'static str> {
 #[test]
 fn names_are_sorted_and_bounded() {
     assert!(OPTIONS.is_sorted_by(|a, b| a.name < b.name));
-    assert_eq!(OPTIONS.len(), 199 + 17);
+    assert_eq!(OPTIONS.len(), 199 + 26);
     for rule in &OPTIONS {
         assert!(rule.name.len() < 60 && !rule.name.starts_with("no-") && !rule.name.starts_with("reset-"));
         let group = rule.name.split_once('-').map(|(head, _)| head);
         match rule.group {
             Some(known) => assert_eq!(group, Some(known.name()), "{}", rule.name),
             None => {
-                assert!(!rule.name.starts_with("pg-") || rule.name == "pg-version-force", "{}", rule.name);
+                assert!(
+                    !rule.name.starts_with("pg-") || ["pg-bin-path", "pg-version-force"].contains(&rule.name),
+                    "{}",
+                    rule.name
+                );
             }
         }
     }
@@ -34,21 +38,22 @@ fn names_are_sorted_and_bounded() {
 #[test]
 fn how_many_there_are() {
     // pgBackRest's own numbers, plus ours: `restore-config` (a path), `repo-pack-size` (a size), four rules of retention by calendar,
-    // `hold` and `hold-reason`, `to-repo`, `verify` and `wal` of `repo-copy`, four of the commands about keys, and `budget` and `quick` of `verify`.
-    assert_eq!(names(|r| r.section == Section::CommandLine).len(), 33 + 12);
+    // `hold` and `hold-reason`, `to-repo`, `verify` and `wal` of `repo-copy`, four of the commands about keys, `budget` and `quick` of `verify`,
+    // and nine of `drill`.
+    assert_eq!(names(|r| r.section == Section::CommandLine).len(), 33 + 13);
     assert_eq!(names(|r| r.section == Section::Stanza).len(), 14);
     assert_eq!(names(|r| r.group == Some(Group::Pg)).len(), 18);
     assert_eq!(names(|r| r.group == Some(Group::Repo)).len(), 79 + 5);
     for (kind, count) in [
-        (Kind::Boolean, 42 + 4),
+        (Kind::Boolean, 42 + 5),
         (Kind::Choice, 25 + 1),
-        (Kind::Hash, 9),
+        (Kind::Hash, 9 + 1),
         (Kind::Integer, 22 + 5),
-        (Kind::List, 6),
-        (Kind::Path, 16 + 1),
+        (Kind::List, 6 + 1),
+        (Kind::Path, 16 + 4),
         (Kind::Size, 11 + 1),
-        (Kind::Text, 63 + 5),
-        (Kind::Time, 5),
+        (Kind::Text, 63 + 7),
+        (Kind::Time, 5 + 1),
     ] {
         assert_eq!(names(|r| r.kind == kind).len(), count, "{kind:?}");
     }
@@ -58,6 +63,7 @@ fn how_many_there_are() {
         (Command::ArchivePush, 109),
         (Command::Backup, 153 + 7),
         (Command::Check, 114),
+        (Command::Drill, 114),
         (Command::Expire, 102 + 5),
         (Command::Help, 2),
         (Command::Info, 95),
@@ -108,6 +114,7 @@ fn sets_that_matter() {
         names(|r| r.kind == Kind::Hash),
         [
             "annotation",
+            "drill-option",
             "link-map",
             "recovery-option",
             "repo-block-age-map",

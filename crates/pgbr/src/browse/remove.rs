@@ -117,7 +117,8 @@ fn stanza_of(key: &Path) -> Option<StanzaName> {
         | ParsedKey::Wal { stanza, .. }
         | ParsedKey::Pin { stanza, .. }
         | ParsedKey::Hold { stanza, .. }
-        | ParsedKey::Note { stanza, .. } => Some(stanza),
+        | ParsedKey::Note { stanza, .. }
+        | ParsedKey::Drill { stanza, .. } => Some(stanza),
         ParsedKey::Lease { stanza, .. } => stanza,
         _ => None,
     }

@@ -5,7 +5,7 @@ use std::time::UNIX_EPOCH;
 
 use pgbr_manifest::BackupLabel;
 use pgbr_manifest::retention::{Asked, Candidate};
-use pgbr_repo::{LabelObjects, Notes, PackObject, PinState, RemovedManifest, Undeleted, Watch};
+use pgbr_repo::{Drills, LabelObjects, Notes, PackObject, PinState, RemovedManifest, Undeleted, Watch};
 
 use super::stock::{Stock, is_dead};
 use super::{Expire, ExpireReport, RunFate};
@@ -88,7 +88,10 @@ impl Expire<'_> {
                 self.place.backups.tidy(label).await?;
             }
         }
-        self.sweep_notes(&existing).await?;
+        if self.lease.is_some() {
+            self.sweep_notes(&existing).await?;
+            self.sweep_drills(&existing).await?;
+        }
         let pinned = gone.iter().any(|label| pins.iter().any(|pin| pin.covers_label(label)));
         let strangers = existing.iter().any(|label| !stock.candidates.iter().any(|c| c.label == *label));
         Ok(back || pinned || strangers)
@@ -293,10 +296,17 @@ impl Expire<'_> {
     /// Notes on backups that are gone, also by an earlier expire that did not come so far.
     async fn sweep_notes(&self, existing: &BTreeSet<BackupLabel>) -> Result<()> {
         let notes = Notes::new(&self.place.repo, self.place.stanza.name());
-        if self.lease.is_some() {
-            for label in notes.labels().await?.iter().filter(|label| !existing.contains(label)) {
-                notes.remove_all(label).await?;
-            }
+        for label in notes.labels().await?.iter().filter(|label| !existing.contains(label)) {
+            notes.remove_all(label).await?;
+        }
+        Ok(())
+    }
+
+    /// The same for what became of drills.
+    async fn sweep_drills(&self, existing: &BTreeSet<BackupLabel>) -> Result<()> {
+        let drills = Drills::new(&self.place.repo, self.place.stanza.name());
+        for label in drills.labels().await?.iter().filter(|label| !existing.contains(label)) {
+            drills.remove_all(label).await?;
         }
         Ok(())
     }

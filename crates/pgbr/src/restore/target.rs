@@ -171,6 +171,18 @@ fn absolute(what: &str, path: &Path) -> Result<PathBuf> {
 }
 
 impl Plan {
+    /// The first thing that would be written to a place that is not below `directory`.
+    pub(super) fn outside(&self, directory: &Path) -> Option<(String, PathBuf)> {
+        let spaces = self.tablespaces.iter().map(|(t, path)| (format!("tablespace '{}'", name_of(t)), path));
+        let links =
+            self.links.iter().map(|(n, path)| (format!("link '{}'", String::from_utf8_lossy(n)), path));
+        let own = [("the data directory".to_owned(), &self.pg_data)];
+        let config = self.config.iter().map(|path| ("the config directory".to_owned(), path));
+        let mut all = spaces.chain(links).chain(own).chain(config);
+        // Paths are plain: the dots of a name were followed.
+        all.find(|(_, path)| !path.starts_with(directory)).map(|(what, path)| (what, path.clone()))
+    }
+
     /// Looks at everything that will be written to, and touches nothing.
     pub(crate) fn check(&self) -> Result<()> {
         if !self.pg_data.is_dir() {
