@@ -137,6 +137,7 @@ fn a_new_key_seals_what_comes_and_opens_what_was_there() {
     let late = set_mark(&rig.cluster);
     rig.archived_segment();
 
+    rig.pgbr.ok(["verify"]);
     // The chain of two keys, to its end; and the full with WAL of all of them, to a moment in between.
     let target = rig.target();
     rig.pgbr.ok(restore_into(&target));
