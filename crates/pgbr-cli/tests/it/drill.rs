@@ -94,10 +94,10 @@ fn a_sound_backup_is_proven_and_nothing_is_left() {
     assert!(finished.success(), "{finished:#?}");
     let json = json(&finished);
     assert_eq!((&json["ok"], &json["label"]), (&true.into(), &label.as_str().into()), "{json}");
-    for name in ["amcheck", "sql", "checksums"] {
+    for name in ["wal", "amcheck", "sql", "checksums"] {
         assert_eq!(check(&json, name).0, "passed", "{json}");
     }
-    assert_eq!(json["checks"].as_array().map(Vec::len), Some(4), "{json}");
+    assert_eq!(json["checks"].as_array().map(Vec::len), Some(5), "{json}");
     assert!(json["server-version"].as_str().is_some_and(|v| v.starts_with("15.")), "{json}");
     assert!(json["bytes"].as_u64() > Some(1 << 20) && json["recovery-ms"].is_u64(), "{json}");
     let text = said(&finished);
@@ -146,7 +146,7 @@ fn statements_that_fail_or_give_false_refute_a_backup() {
         81,
         &[
             &label,
-            "2 of 5 check(s) failed",
+            "2 of 6 check(s) failed",
             "\"missing\" does not exist",
             "select 1 = 2 as wrong",
             "begins with false",
@@ -157,7 +157,7 @@ fn statements_that_fail_or_give_false_refute_a_backup() {
     assert_eq!((&json["ok"], &json["failure"]), (&false.into(), &Value::Null), "{json}");
     let results: Vec<&str> =
         json["checks"].as_array().unwrap().iter().filter_map(|check| check["result"].as_str()).collect();
-    assert_eq!(results, ["passed", "failed", "passed", "failed", "passed"], "{json}");
+    assert_eq!(results, ["passed", "passed", "failed", "passed", "failed", "passed"], "{json}");
     assert_eq!(rig.info().pointer("/0/backup/0/drill/ok"), Some(&false.into()));
     assert!(rig.pgbr.ok(["info"]).contains("drill: FAILED 20"));
     assert!(rig.pgbr.ok(["info"]).contains("failed checks: sql, sql"));
@@ -420,4 +420,29 @@ fn tablespaces_lie_in_the_directory_of_the_drill_or_nowhere() {
     same();
     rig.cluster.start();
     assert_eq!(rig.cluster.sql("postgres", "select count(*) from l"), "1000");
+}
+
+#[test]
+fn a_hole_in_the_archive_is_not_taken_for_its_end() {
+    let rig = Rig::plain();
+    rig.cluster.sql("postgres", "create table mark (id int primary key)");
+    let label = rig.backup();
+    let segments: Vec<String> = (0..3)
+        .map(|_| {
+            set_mark(&rig.cluster);
+            rig.archived_segment()
+        })
+        .collect();
+    let whole = drill(&rig, &["--output=json", "--drill-sql=select count(*) = 3 from mark"]);
+    assert!(whole.success(), "{whole:#?}");
+    let (found, said) = (json(&whole), said(&whole));
+    assert!(found["last-commit"].is_string() && found["reached"].is_string(), "{found}");
+    assert!(said.contains("the last transaction that was recovered was committed at 20"), "{said}");
+
+    rig.objects().remove(&rig.wal_key(&segments[1]));
+    let finished = drill(&rig, &["--output=json"]);
+    let missing = format!("WAL segment {} is missing", segments[1]);
+    assert_one_error(&finished, 81, &[&label, "1 of 3 check(s) failed: wal", &missing]);
+    // Who does not go there does not miss it.
+    assert!(drill(&rig, &["--type=immediate"]).success());
 }
