@@ -20,7 +20,7 @@ use crate::host::Host;
 use crate::observe::Event;
 use crate::place::StanzaPlace;
 use crate::restore::{
-    Existing, Places, RestoreReport, RestoreRequest, RestoreSource, WalGap, restore_from, restore_source,
+    Existing, Places, RestoreReport, RestoreRequest, RestoreSource, WalGap, restore_keeping, restore_source,
 };
 
 use self::place::Directory;
@@ -267,8 +267,18 @@ impl<'a> Drill<'a> {
     /// Restores, recovers, checks. However it ends, no server runs afterwards.
     async fn prove(&self, source: RestoreSource) -> Result<Proven> {
         let begun = self.host.clock.monotonic();
-        let restored = restore_from(self.host, plan_restore(self.request), source).await?;
+        let (restored, kept) = restore_keeping(self.host, plan_restore(self.request), source).await;
         let restore_ms = self.since(begun);
+        let run = match restored {
+            Ok(restored) => self.recover(restored, restore_ms).await,
+            Err(error) => Err(error),
+        };
+        // Nobody took the backup or its WAL away while it recovered.
+        kept.release(self.host).await;
+        run
+    }
+
+    async fn recover(&self, restored: RestoreReport, restore_ms: u64) -> Result<Proven> {
         let mut server = self.start()?;
         let begun = self.host.clock.monotonic();
         let run = self.run(&mut server, begun);

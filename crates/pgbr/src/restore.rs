@@ -234,10 +234,28 @@ pub async fn restore_from(
     request: RestoreRequest,
     source: RestoreSource,
 ) -> Result<RestoreReport> {
-    let RestoreSource { place, pin, decided, .. } = source;
-    let restored = run(host, &place, &request, decided).await;
-    release(host, pin).await;
+    let (restored, kept) = restore_keeping(host, request, source).await;
+    kept.release(host).await;
     restored
+}
+
+/// Keeps a backup, and the WAL that it needs, from being taken away.
+pub(crate) struct Kept(Option<Held<Pin>>);
+
+impl Kept {
+    pub(crate) async fn release(self, host: &Host) {
+        release(host, self.0).await;
+    }
+}
+
+/// Restores, and keeps what was restored from until it is given back: recovery goes on needing it.
+pub(crate) async fn restore_keeping(
+    host: &Host,
+    request: RestoreRequest,
+    source: RestoreSource,
+) -> (Result<RestoreReport>, Kept) {
+    let RestoreSource { place, pin, decided, .. } = source;
+    (run(host, &place, &request, decided).await, Kept(pin))
 }
 
 async fn release(host: &Host, pin: Option<Held<Pin>>) {

@@ -256,6 +256,7 @@ fn a_drill_that_is_asked_to_end_leaves_no_server() {
         let log = log.and_then(|dir| fs::read_to_string(dir.path().join("server.log")).ok());
         running.is_some() && log.is_some_and(|log| log.contains("ready to accept connections"))
     });
+    assert_eq!(rig.names("pin").iter().filter(|name| !name.ends_with(".beat")).count(), 1, "its WAL is kept");
     frozen.send(Signal::TERM);
     let finished = frozen.thaw();
     assert_eq!(finished.code, Some(63), "{finished:#?}");
@@ -286,6 +287,7 @@ fn what_a_drill_needs_is_told_before_it_restores() {
     }
     fails(55, &["--pg-bin-path=/nowhere"], &["no program 'postgres' was found", "pg-bin-path"]);
     fails(32, &["--drill-option=port=5"], &["setting 'port' cannot be given to a drill"]);
+    fails(32, &["--drill-user=stranger"], &["user 'stranger' cannot connect", "HINT: name a superuser"]);
     fails(32, &["--type=standby"], &["'standby' is not allowed"]);
     fails(75, &["--set=20010101-000000F"], &["20010101-000000F"]);
     let missing = rig.pgbr.run(["drill"]);
