@@ -170,7 +170,7 @@ pub async fn drill_from(host: &Host, request: DrillRequest, source: RestoreSourc
     let kept = directory.close(host).await;
     let mut facts = facts(host, &request, start, &proven.as_ref().map(Some));
     // What was wrong with this host says nothing about the backup.
-    let judged = proven.as_ref().map_or_else(Error::is_of_repository, |_| true);
+    let judged = proven.as_ref().map_or_else(is_damage, |_| true);
     let record = if judged { record(host, &place, label, &facts).await } else { None };
     let Proven { restored, restore_ms, run } = proven?;
     let Run { failure, recovery_ms, server_version, reached, last_commit, checks } = run;
@@ -416,6 +416,15 @@ async fn record(host: &Host, place: &StanzaPlace, label: BackupLabel, facts: &Dr
             ));
             None
         }
+    }
+}
+
+/// Whether an error of a restore says that the backup is damaged, not that it could not be read now.
+fn is_damage(error: &Error) -> bool {
+    match error {
+        Error::Damaged { .. } | Error::Parent { .. } | Error::Codec(_) | Error::Manifest(_) => true,
+        Error::Repo(error) => error.is_damage() || error.is_not_found(),
+        _ => false,
     }
 }
 

@@ -448,3 +448,35 @@ fn a_hole_in_the_archive_is_not_taken_for_its_end() {
     // Who does not go there does not miss it.
     assert!(drill(&rig, &["--type=immediate"]).success());
 }
+
+#[test]
+fn databases_that_are_left_out_are_not_checked() {
+    let rig = Rig::sealed();
+    for name in ["other", "we\"\"ird.*"] {
+        rig.cluster.sql("postgres", &format!("create database \"{name}\""));
+    }
+    rig.cluster.sql("other", "create table t as select generate_series(1, 100) x");
+    rig.backup();
+    let options = [
+        "--output=json",
+        "--db-include=other",
+        "--drill-db=other",
+        "--drill-sql=select count(*) = 100 from t",
+    ];
+    let finished = drill(&rig, &options);
+    assert!(finished.success(), "{finished:#?}");
+    let json = json(&finished);
+    assert_eq!(json["left-out"], serde_json::json!(["we\"ird.*"]), "{json}");
+    assert_eq!(check(&json, "amcheck").0, "passed", "{json}");
+}
+
+#[test]
+fn what_takes_too_long_is_given_up() {
+    let rig = Rig::plain();
+    rig.backup();
+    let stuck = drill(&rig, &["--drill-timeout=3s", "--recovery-option=restore_command=sleep 600"]);
+    assert_one_error(&stuck, 81, &["recovery did not end within 3 s"]);
+    let stuck = drill(&rig, &["--drill-timeout=10s", "--drill-sql=select pg_sleep(600)"]);
+    assert_one_error(&stuck, 81, &["1 of 4 check(s) failed: sql", "did not run the statement within 10 s"]);
+    assert!(stuck.elapsed < LIMIT, "{stuck:#?}");
+}
