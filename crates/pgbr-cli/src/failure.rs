@@ -70,7 +70,9 @@ fn code(error: &Error) -> ErrorCode {
         Error::Wal { .. } | Error::Path { .. } | Error::Kept { .. } => ErrorCode::ParamInvalid,
         Error::Recurse => ErrorCode::OptionInvalid,
         Error::Unusable { .. } => ErrorCode::RepoInvalid,
-        Error::SameRepository | Error::Setting { .. } => ErrorCode::OptionInvalidValue,
+        Error::SameRepository | Error::Setting { .. } | Error::DrillUser { .. } => {
+            ErrorCode::OptionInvalidValue
+        }
         Error::DrillAsRoot => ErrorCode::OptionInvalid,
         Error::DrillDirectory { .. } => ErrorCode::PathCreate,
         Error::NoServerProgram { .. } => ErrorCode::FileMissing,
@@ -268,6 +270,7 @@ fn hints(error: &Error, flavor: Flavor) -> Vec<String> {
             all
         }
         Error::DrillAsRoot => one("run it as the user that PostgreSQL runs as, as in 'sudo -u postgres'.".to_owned()),
+        Error::DrillUser { .. } => one("name a superuser of the cluster by the option drill-user.".to_owned()),
         Error::DrillDirectory { .. } => one("is drill-path there, writable for this user, and short enough for a socket in it (about 70 bytes)?".to_owned()),
         Error::NoServerProgram { version, .. } => vec![
             format!("install PostgreSQL {version}: a drill needs its server, and pg_amcheck and pg_checksums to check with."),

@@ -309,6 +309,17 @@ impl Session {
         value.map(|text| parse(WHAT, text)).transpose()
     }
 
+    /// When the last transaction that was replayed had been committed, in UTC; none where no recovery of this server has met any.
+    ///
+    /// # Errors
+    /// When the server fails.
+    pub async fn last_replayed_commit(&self) -> Result<Option<String>> {
+        const WHAT: &str = "tell what it has replayed";
+        let rows = self.rows(WHAT, "SELECT pg_last_xact_replay_timestamp()::text").await?;
+        let value = rows.first().and_then(|row| row.try_get(0).ok().flatten());
+        value.map(|text| parse(WHAT, text)).transpose()
+    }
+
     /// The redo position of the last checkpoint (on a standby: restartpoint).
     ///
     /// # Errors

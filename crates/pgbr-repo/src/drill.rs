@@ -46,6 +46,9 @@ pub struct DrillFacts {
     /// The server's version; none where none came up.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub server_version: Option<String>,
+    /// When the last transaction that was recovered had been committed, for people to read.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub last_commit: Option<String>,
     /// How long the restore took.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub restore_ms: Option<u64>,
@@ -63,7 +66,7 @@ pub struct DrillFacts {
 #[serde(rename_all = "kebab-case", deny_unknown_fields)]
 #[expect(clippy::exhaustive_structs, reason = "filled in by the caller; a new field has to be decided on")]
 pub struct DrillCheck {
-    /// What was done: `amcheck`, `sql`, `checksums`.
+    /// What was done: `wal`, `amcheck`, `sql`, `checksums`.
     pub name: String,
     /// To what, where it is not done to all: a statement.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -245,8 +248,13 @@ impl Drills {
 /// Facts that surely fit into a record.
 fn bounded(mut facts: DrillFacts) -> DrillFacts {
     facts.checks.truncate(MAX_CHECKS);
-    let texts =
-        [Some(&mut facts.goal), Some(&mut facts.host), facts.failure.as_mut(), facts.server_version.as_mut()];
+    let texts = [
+        Some(&mut facts.goal),
+        Some(&mut facts.host),
+        facts.failure.as_mut(),
+        facts.server_version.as_mut(),
+        facts.last_commit.as_mut(),
+    ];
     texts.into_iter().flatten().for_each(cut);
     for check in &mut facts.checks {
         cut(&mut check.name);
@@ -285,6 +293,7 @@ mod tests {
             goal: "the end of the archive".to_owned(),
             host: "h".to_owned(),
             server_version: None,
+            last_commit: None,
             restore_ms: None,
             recovery_ms: None,
             checks_ms: 0,

@@ -11,7 +11,7 @@ mod tool;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use pgbr_manifest::{BackupLabel, PgVersion};
+use pgbr_manifest::{BackupLabel, Lsn, PgVersion};
 use pgbr_pg::{RecoveryAction, RecoveryGoal};
 use pgbr_repo::{CheckResult, DrillCheck, DrillFacts, Drills};
 
@@ -20,7 +20,7 @@ use crate::host::Host;
 use crate::observe::Event;
 use crate::place::StanzaPlace;
 use crate::restore::{
-    Existing, Places, RestoreReport, RestoreRequest, RestoreSource, restore_from, restore_source,
+    Existing, Places, RestoreReport, RestoreRequest, RestoreSource, WalGap, restore_keeping, restore_source,
 };
 
 use self::place::Directory;
@@ -72,6 +72,10 @@ pub struct DrillReport {
     pub timestamp: Span,
     /// The server's version; none where it did not recover.
     pub server_version: Option<String>,
+    /// How far it has replayed.
+    pub reached: Option<Lsn>,
+    /// When the last transaction that was recovered had been committed.
+    pub last_commit: Option<String>,
     /// How long the restore took.
     pub restore_ms: u64,
     /// How long it took from the server's start until it could be written to.
@@ -166,10 +170,10 @@ pub async fn drill_from(host: &Host, request: DrillRequest, source: RestoreSourc
     let kept = directory.close(host).await;
     let mut facts = facts(host, &request, start, &proven.as_ref().map(Some));
     // What was wrong with this host says nothing about the backup.
-    let judged = proven.as_ref().map_or_else(Error::is_of_repository, |_| true);
+    let judged = proven.as_ref().map_or_else(is_damage, |_| true);
     let record = if judged { record(host, &place, label, &facts).await } else { None };
     let Proven { restored, restore_ms, run } = proven?;
-    let Run { failure, recovery_ms, server_version, checks } = run;
+    let Run { failure, recovery_ms, server_version, reached, last_commit, checks } = run;
     Ok(DrillReport {
         label,
         ok: facts.ok,
@@ -177,6 +181,8 @@ pub async fn drill_from(host: &Host, request: DrillRequest, source: RestoreSourc
         goal: std::mem::take(&mut facts.goal),
         timestamp: Span { start, stop: facts.stop },
         server_version,
+        reached,
+        last_commit,
         restore_ms,
         recovery_ms,
         checks_ms: facts.checks_ms,
@@ -213,6 +219,8 @@ struct Drill<'a> {
     version: PgVersion,
     pg_data: PathBuf,
     left_out: Vec<String>,
+    /// Only where it is to be noticed that recovery ends before the end of the archive.
+    gap: Option<WalGap>,
 }
 
 /// How far a drill came, once it had restored.
@@ -229,6 +237,9 @@ struct Run {
     failure: Option<String>,
     recovery_ms: Option<u64>,
     server_version: Option<String>,
+    /// How far it has replayed.
+    reached: Option<Lsn>,
+    last_commit: Option<String>,
     checks: Vec<DrillCheck>,
 }
 
@@ -244,15 +255,30 @@ impl<'a> Drill<'a> {
         let place = ServerPlace { directory: &request.directory, pg_data: &pg_data, config_file: None };
         plan_settings(version, place, &request.options)?;
         let bin = find_bin(host, version, &request.bins).await?;
+        // A recovery to a target ends with an error where it does not come there.
+        let gap = match request.restore.goal {
+            RecoveryGoal::Default => source.wal_gap(host, &request.restore).await?,
+            _ => None,
+        };
         place::warn_of_space(host, &request.directory, source.bytes()?);
-        Ok(Self { host, request, bin, version, pg_data, left_out: source.left_out().to_vec() })
+        Ok(Self { host, request, bin, version, pg_data, left_out: source.left_out().to_vec(), gap })
     }
 
     /// Restores, recovers, checks. However it ends, no server runs afterwards.
     async fn prove(&self, source: RestoreSource) -> Result<Proven> {
         let begun = self.host.clock.monotonic();
-        let restored = restore_from(self.host, plan_restore(self.request), source).await?;
+        let (restored, kept) = restore_keeping(self.host, plan_restore(self.request), source).await;
         let restore_ms = self.since(begun);
+        let run = match restored {
+            Ok(restored) => self.recover(restored, restore_ms).await,
+            Err(error) => Err(error),
+        };
+        // Nobody took the backup or its WAL away while it recovered.
+        kept.release(self.host).await;
+        run
+    }
+
+    async fn recover(&self, restored: RestoreReport, restore_ms: u64) -> Result<Proven> {
         let mut server = self.start()?;
         let begun = self.host.clock.monotonic();
         let run = self.run(&mut server, begun);
@@ -307,11 +333,23 @@ impl<'a> Drill<'a> {
         let recovery_ms = self.since(begun);
         let session = server.session("template1", &request.user, request.timeout).await?;
         let version = session.version_text().await?;
+        let (reached, last_commit) = (session.replay_lsn().await?, session.last_replayed_commit().await?);
         drop(session);
         let took = seconds(recovery_ms);
         note(self.host, format!("PostgreSQL {version} has recovered in {took} and takes writes"));
-        let checks = self.check_running(server).await?;
-        Ok(Run { failure: None, recovery_ms: Some(recovery_ms), server_version: Some(version), checks })
+        if let Some(last) = &last_commit {
+            note(self.host, format!("the last transaction that was recovered was committed at {last}"));
+        }
+        let mut checks = vec![self.check_wal(reached).await?];
+        checks.extend(self.check_running(server).await?);
+        Ok(Run {
+            failure: None,
+            recovery_ms: Some(recovery_ms),
+            server_version: Some(version),
+            reached,
+            last_commit,
+            checks,
+        })
     }
 
     fn since(&self, begun: Duration) -> u64 {
@@ -341,6 +379,7 @@ fn facts(
         goal: words_of_goal(&request.restore.goal, request.restore.exclusive),
         host: host.owner.as_str().to_owned(),
         server_version: came.and_then(|proven| proven.run.server_version.clone()),
+        last_commit: came.and_then(|proven| proven.run.last_commit.clone()),
         restore_ms: came.map(|proven| proven.restore_ms),
         recovery_ms: came.and_then(|proven| proven.run.recovery_ms),
         checks_ms: checks.iter().map(|check| check.ms).fold(0, u64::saturating_add),
@@ -377,6 +416,15 @@ async fn record(host: &Host, place: &StanzaPlace, label: BackupLabel, facts: &Dr
             ));
             None
         }
+    }
+}
+
+/// Whether an error of a restore says that the backup is damaged, not that it could not be read now.
+fn is_damage(error: &Error) -> bool {
+    match error {
+        Error::Damaged { .. } | Error::Parent { .. } | Error::Codec(_) | Error::Manifest(_) => true,
+        Error::Repo(error) => error.is_damage() || error.is_not_found(),
+        _ => false,
     }
 }
 

@@ -331,6 +331,14 @@ pub enum Error {
         /// Why not.
         reason: String,
     },
+    /// The user of a drill cannot connect to the restored cluster.
+    #[error("user '{user}' cannot connect to the restored cluster")]
+    DrillUser {
+        /// The user.
+        user: String,
+        /// The server's words.
+        source: pgbr_pg::Error,
+    },
     /// There is no server of the version that a backup needs.
     #[error("the backup is of PostgreSQL {version}, and no server of that version is known: {looked}")]
     NoServerProgram {

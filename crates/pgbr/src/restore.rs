@@ -20,7 +20,7 @@ use std::fmt;
 use std::path::{Path, PathBuf};
 use std::time::Instant;
 
-use pgbr_manifest::{BackupLabel, PgVersion, StanzaName};
+use pgbr_manifest::{BackupLabel, Lsn, PgVersion, StanzaName, WalSegmentName};
 use pgbr_pg::{
     RecoveryAction, RecoveryGoal, RecoveryPlan, SignalFile, TablespaceMapEntry, render_tablespace_map,
 };
@@ -41,6 +41,7 @@ pub use dry::{RestoreDryRun, Work, restore_dry_run};
 pub use fetch::Fetched;
 pub use goal::parse_time;
 use layout::Layout;
+use reach::{Aim, look as look_at_wal};
 pub use reach::{Reach, WalReach};
 pub use select::Databases;
 use select::plan_databases;
@@ -109,7 +110,16 @@ pub struct RestoreReport {
 pub struct RestoreSource {
     place: StanzaPlace,
     pin: Option<Held<Pin>>,
+    chosen: Chosen,
     decided: Decided,
+}
+
+/// A segment that recovery would miss, while later ones are in the archive.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct WalGap {
+    pub(crate) segment: WalSegmentName,
+    /// Where it begins.
+    pub(crate) start: Lsn,
 }
 
 impl RestoreSource {
@@ -131,6 +141,17 @@ impl RestoreSource {
     /// What its cluster had, in bytes.
     pub(crate) fn bytes(&self) -> Result<u64> {
         Ok(newest(&self.decided.chain)?.summary.sizes.database)
+    }
+
+    /// The first segment that is missing on the way of the recovery, where later ones are there.
+    pub(crate) async fn wal_gap(&self, host: &Host, request: &RestoreRequest) -> Result<Option<WalGap>> {
+        let Chosen { goal, history, backups, .. } = &self.chosen;
+        let backup = newest(&self.decided.chain)?;
+        let aim = Aim { recovery: &request.goal, goal: *goal, history: history.as_ref(), backups };
+        let Some(segment) = look_at_wal(host, &self.place, backup, &aim).await?.gap else { return Ok(None) };
+        let size = backup.body.cluster.wal_segment_size;
+        let number = segment.number(size).unwrap_or_default();
+        Ok(Some(WalGap { segment, start: Lsn::new(number.saturating_mul(size.bytes().into())) }))
     }
 
     /// Databases that would come back as zeros.
@@ -177,7 +198,8 @@ pub async fn restore(host: &Host, request: RestoreRequest) -> Result<RestoreRepo
 /// When no backup can reach the goal, when the repository does not hold what the backup is made of, when the request contradicts the backup.
 pub async fn restore_source(host: &Host, request: &RestoreRequest) -> Result<RestoreSource> {
     let place = request.repo.open_stanza(host, &request.stanza).await?;
-    let Chosen { label, needed, .. } = choose(host, &place, request).await?;
+    let chosen = choose(host, &place, request).await?;
+    let (label, needed) = (chosen.label, &chosen.needed);
     let pin = match Held::pin(host, &place, PinKind::Restore, needed.clone(), None).await {
         Ok(pin) => Some(pin),
         // A repository on read-only media can be restored from: what another host takes away meanwhile is noticed.
@@ -188,12 +210,12 @@ pub async fn restore_source(host: &Host, request: &RestoreRequest) -> Result<Res
         Err(error) => return Err(error),
     };
     let decided = async {
-        let decided = decide(host, &place, request, label, &needed).await?;
+        let decided = decide(host, &place, request, label, needed).await?;
         check_repository(host, &place, &decided.chain).await?;
         Ok(decided)
     };
     match decided.await {
-        Ok(decided) => Ok(RestoreSource { place, pin, decided }),
+        Ok(decided) => Ok(RestoreSource { place, pin, chosen, decided }),
         Err(error) => {
             release(host, pin).await;
             Err(error)
@@ -212,10 +234,28 @@ pub async fn restore_from(
     request: RestoreRequest,
     source: RestoreSource,
 ) -> Result<RestoreReport> {
-    let RestoreSource { place, pin, decided } = source;
-    let restored = run(host, &place, &request, decided).await;
-    release(host, pin).await;
+    let (restored, kept) = restore_keeping(host, request, source).await;
+    kept.release(host).await;
     restored
+}
+
+/// Keeps a backup, and the WAL that it needs, from being taken away.
+pub(crate) struct Kept(Option<Held<Pin>>);
+
+impl Kept {
+    pub(crate) async fn release(self, host: &Host) {
+        release(host, self.0).await;
+    }
+}
+
+/// Restores, and keeps what was restored from until it is given back: recovery goes on needing it.
+pub(crate) async fn restore_keeping(
+    host: &Host,
+    request: RestoreRequest,
+    source: RestoreSource,
+) -> (Result<RestoreReport>, Kept) {
+    let RestoreSource { place, pin, decided, .. } = source;
+    (run(host, &place, &request, decided).await, Kept(pin))
 }
 
 async fn release(host: &Host, pin: Option<Held<Pin>>) {

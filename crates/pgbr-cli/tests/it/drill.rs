@@ -94,10 +94,10 @@ fn a_sound_backup_is_proven_and_nothing_is_left() {
     assert!(finished.success(), "{finished:#?}");
     let json = json(&finished);
     assert_eq!((&json["ok"], &json["label"]), (&true.into(), &label.as_str().into()), "{json}");
-    for name in ["amcheck", "sql", "checksums"] {
+    for name in ["wal", "amcheck", "sql", "checksums"] {
         assert_eq!(check(&json, name).0, "passed", "{json}");
     }
-    assert_eq!(json["checks"].as_array().map(Vec::len), Some(4), "{json}");
+    assert_eq!(json["checks"].as_array().map(Vec::len), Some(5), "{json}");
     assert!(json["server-version"].as_str().is_some_and(|v| v.starts_with("15.")), "{json}");
     assert!(json["bytes"].as_u64() > Some(1 << 20) && json["recovery-ms"].is_u64(), "{json}");
     let text = said(&finished);
@@ -146,7 +146,7 @@ fn statements_that_fail_or_give_false_refute_a_backup() {
         81,
         &[
             &label,
-            "2 of 5 check(s) failed",
+            "2 of 6 check(s) failed",
             "\"missing\" does not exist",
             "select 1 = 2 as wrong",
             "begins with false",
@@ -157,7 +157,7 @@ fn statements_that_fail_or_give_false_refute_a_backup() {
     assert_eq!((&json["ok"], &json["failure"]), (&false.into(), &Value::Null), "{json}");
     let results: Vec<&str> =
         json["checks"].as_array().unwrap().iter().filter_map(|check| check["result"].as_str()).collect();
-    assert_eq!(results, ["passed", "failed", "passed", "failed", "passed"], "{json}");
+    assert_eq!(results, ["passed", "passed", "failed", "passed", "failed", "passed"], "{json}");
     assert_eq!(rig.info().pointer("/0/backup/0/drill/ok"), Some(&false.into()));
     assert!(rig.pgbr.ok(["info"]).contains("drill: FAILED 20"));
     assert!(rig.pgbr.ok(["info"]).contains("failed checks: sql, sql"));
@@ -256,6 +256,7 @@ fn a_drill_that_is_asked_to_end_leaves_no_server() {
         let log = log.and_then(|dir| fs::read_to_string(dir.path().join("server.log")).ok());
         running.is_some() && log.is_some_and(|log| log.contains("ready to accept connections"))
     });
+    assert_eq!(rig.names("pin").iter().filter(|name| !name.ends_with(".beat")).count(), 1, "its WAL is kept");
     frozen.send(Signal::TERM);
     let finished = frozen.thaw();
     assert_eq!(finished.code, Some(63), "{finished:#?}");
@@ -286,6 +287,7 @@ fn what_a_drill_needs_is_told_before_it_restores() {
     }
     fails(55, &["--pg-bin-path=/nowhere"], &["no program 'postgres' was found", "pg-bin-path"]);
     fails(32, &["--drill-option=port=5"], &["setting 'port' cannot be given to a drill"]);
+    fails(32, &["--drill-user=stranger"], &["user 'stranger' cannot connect", "HINT: name a superuser"]);
     fails(32, &["--type=standby"], &["'standby' is not allowed"]);
     fails(75, &["--set=20010101-000000F"], &["20010101-000000F"]);
     let missing = rig.pgbr.run(["drill"]);
@@ -420,4 +422,61 @@ fn tablespaces_lie_in_the_directory_of_the_drill_or_nowhere() {
     same();
     rig.cluster.start();
     assert_eq!(rig.cluster.sql("postgres", "select count(*) from l"), "1000");
+}
+
+#[test]
+fn a_hole_in_the_archive_is_not_taken_for_its_end() {
+    let rig = Rig::plain();
+    rig.cluster.sql("postgres", "create table mark (id int primary key)");
+    let label = rig.backup();
+    let segments: Vec<String> = (0..3)
+        .map(|_| {
+            set_mark(&rig.cluster);
+            rig.archived_segment()
+        })
+        .collect();
+    let whole = drill(&rig, &["--output=json", "--drill-sql=select count(*) = 3 from mark"]);
+    assert!(whole.success(), "{whole:#?}");
+    let (found, said) = (json(&whole), said(&whole));
+    assert!(found["last-commit"].is_string() && found["reached"].is_string(), "{found}");
+    assert!(said.contains("the last transaction that was recovered was committed at 20"), "{said}");
+
+    rig.objects().remove(&rig.wal_key(&segments[1]));
+    let finished = drill(&rig, &["--output=json"]);
+    let missing = format!("WAL segment {} is missing", segments[1]);
+    assert_one_error(&finished, 81, &[&label, "1 of 3 check(s) failed: wal", &missing]);
+    // Who does not go there does not miss it.
+    assert!(drill(&rig, &["--type=immediate"]).success());
+}
+
+#[test]
+fn databases_that_are_left_out_are_not_checked() {
+    let rig = Rig::sealed();
+    for name in ["other", "we\"\"ird.*"] {
+        rig.cluster.sql("postgres", &format!("create database \"{name}\""));
+    }
+    rig.cluster.sql("other", "create table t as select generate_series(1, 100) x");
+    rig.backup();
+    let options = [
+        "--output=json",
+        "--db-include=other",
+        "--drill-db=other",
+        "--drill-sql=select count(*) = 100 from t",
+    ];
+    let finished = drill(&rig, &options);
+    assert!(finished.success(), "{finished:#?}");
+    let json = json(&finished);
+    assert_eq!(json["left-out"], serde_json::json!(["we\"ird.*"]), "{json}");
+    assert_eq!(check(&json, "amcheck").0, "passed", "{json}");
+}
+
+#[test]
+fn what_takes_too_long_is_given_up() {
+    let rig = Rig::plain();
+    rig.backup();
+    let stuck = drill(&rig, &["--drill-timeout=3s", "--recovery-option=restore_command=sleep 600"]);
+    assert_one_error(&stuck, 81, &["recovery did not end within 3 s"]);
+    let stuck = drill(&rig, &["--drill-timeout=10s", "--drill-sql=select pg_sleep(600)"]);
+    assert_one_error(&stuck, 81, &["1 of 4 check(s) failed: sql", "did not run the statement within 10 s"]);
+    assert!(stuck.elapsed < LIMIT, "{stuck:#?}");
 }

@@ -4,6 +4,7 @@
 mod backups;
 #[cfg(all(feature = "s3", feature = "azure", feature = "gcs"))]
 mod cloud;
+mod drills;
 mod fixture;
 mod holds;
 mod leases;

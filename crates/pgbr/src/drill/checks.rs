@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use pgbr_manifest::PgVersion;
+use pgbr_manifest::{Lsn, PgVersion};
 use pgbr_repo::{CheckResult, DrillCheck};
 
 use super::Drill;
@@ -34,6 +34,19 @@ fn skipped(why: impl Into<String>) -> Verdict {
 }
 
 impl Drill<'_> {
+    /// Whether recovery came to the end of the archive: a missing segment looks like the end.
+    pub(super) async fn check_wal(&self, reached: Option<Lsn>) -> Result<DrillCheck> {
+        let verdict = match self.gap {
+            // Another repository had it.
+            Some(gap) if reached.is_none_or(|lsn| lsn <= gap.start) => failed(format!(
+                "recovery ended early: WAL segment {} is missing in the archive, and later ones are there",
+                gap.segment
+            )),
+            _ => passed(),
+        };
+        self.timed("wal", None, async { Ok(verdict) }).await
+    }
+
     /// The checks of a server that runs: each is made, whatever the one before it found.
     pub(super) async fn check_running(&self, server: &Server) -> Result<Vec<DrillCheck>> {
         let mut checks = vec![self.timed("amcheck", None, self.amcheck(server)).await?];

@@ -94,6 +94,10 @@ impl Server {
                 Ok(true) => Recovered::Failed("the server is ready, and still in recovery".to_owned()),
                 Err(error) => Recovered::Failed(crate::error::with_causes(&error)),
             },
+            // That says nothing about the backup.
+            Err(source) if refuses_user(&source) => {
+                return Err(Error::DrillUser { user: user.to_owned(), source });
+            }
             Err(error) => Recovered::Failed(crate::error::with_causes(&error)),
         })
     }
@@ -177,6 +181,11 @@ impl Drop for Server {
             end(child);
         }
     }
+}
+
+/// Whether the server does not know the user, or does not let it in (`invalid_authorization_specification`).
+fn refuses_user(error: &pgbr_pg::Error) -> bool {
+    matches!(error, pgbr_pg::Error::Connect { source, .. } if source.sql_state() == Some("28000"))
 }
 
 fn send(child: &Child, signal: Signal) {
