@@ -277,6 +277,7 @@ mod tests {
             names(|r| r.log_file),
             [
                 "backup",
+                "drill",
                 "expire",
                 "key-add",
                 "key-change",
