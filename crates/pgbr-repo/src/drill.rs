@@ -3,23 +3,16 @@
 //! A drill's record is an object beside the backup, as a note is: numbered, made by one conditional create and never rewritten. The newest
 //! few of a backup are kept, and all of them go with it.
 
-use futures::stream::{StreamExt, TryStreamExt};
-use object_store::path::Path;
 use pgbr_manifest::{BackupLabel, StanzaName};
 use serde::{Deserialize, Serialize};
 
 use crate::error::{Error, Result};
-use crate::keys::{Layout, ParsedKey};
-use crate::record::{self, MAX_OBJECT, Record};
+use crate::numbered::{Numbered, Place, Series};
+use crate::record::Record;
 use crate::repo_file::Repo;
-use crate::store::Resolved;
 
 /// How many records of a backup are kept.
 const KEPT: usize = 5;
-/// How often another number is tried where other drills end at the same time.
-const TRIES: u64 = 32;
-/// How many records are read at once.
-const READS: usize = 16;
 /// The longest text in a record, in characters.
 const MAX_TEXT: usize = 1000;
 /// The most checks in a record.
@@ -107,10 +100,7 @@ pub struct Drill {
 
 /// The drills of a stanza.
 #[derive(Debug, Clone)]
-pub struct Drills {
-    repo: Repo,
-    stanza: StanzaName,
-}
+pub struct Drills(Numbered);
 
 #[derive(Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case", deny_unknown_fields)]
@@ -128,18 +118,10 @@ impl Record for DrillRecord {
     }
 }
 
-/// The place of a record in its order.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-struct Place {
-    label: BackupLabel,
-    number: u64,
-    attempt: Option<u64>,
-}
-
 impl Drills {
     /// The drills of `stanza` in `repo`.
     pub fn new(repo: &Repo, stanza: &StanzaName) -> Self {
-        Self { repo: repo.clone(), stanza: stanza.clone() }
+        Self(Numbered::new(repo, stanza, Series::Drills))
     }
 
     /// Keeps what became of a drill, after all that there are of the backup, and gives its number; the oldest beyond five go. Long texts
@@ -149,32 +131,17 @@ impl Drills {
     /// [`Error::Invalid`] where too many do so at once; as the store failed.
     pub async fn add(&self, label: &BackupLabel, facts: DrillFacts) -> Result<u64> {
         let facts = bounded(facts);
-        let places = self.places(Some(label)).await?;
-        let first = places.last().map_or(0, |place| place.number).saturating_add(1);
-        for number in first..first.saturating_add(TRIES) {
-            // Where creates are not honoured, a random name keeps two of the same number apart.
-            let attempt = match self.repo.store().create_honoured() {
-                true => None,
-                false => Some(u64::from_le_bytes(self.repo.random()?)),
-            };
-            let key = self.key(&Place { label: *label, number, attempt });
-            let record = DrillRecord {
-                record: DrillRecord::KIND.to_owned(),
-                name: key.to_string(),
-                drill: facts.clone(),
-            };
-            let object = record::seal(&self.repo, &record)?;
-            if self.repo.store().create_resolved(&key, object, MAX_OBJECT).await? == Resolved::Ours {
-                let old = places.len().saturating_sub(KEPT - 1);
-                for place in places.iter().take(old) {
-                    // What stays is tried again by the next drill, and goes with its backup.
-                    self.repo.store().delete(&self.key(place)).await.ok();
-                }
-                return Ok(number);
-            }
+        let places = self.0.places(Some(label)).await?;
+        let make = |name| DrillRecord { record: DrillRecord::KIND.to_owned(), name, drill: facts.clone() };
+        let Some(number) = self.0.put(label, &places, make).await? else {
+            let reason = format!("of backup {label} cannot be kept: too many end at once");
+            return Err(Error::Invalid { what: "drill", reason });
+        };
+        for place in places.iter().take(places.len().saturating_sub(KEPT - 1)) {
+            // What stays is tried again by the next drill, and goes with its backup.
+            self.0.remove(place).await.ok();
         }
-        let reason = format!("of backup {label} cannot be kept: too many end at once");
-        Err(Error::Invalid { what: "drill", reason })
+        Ok(number)
     }
 
     /// The newest drill of one backup, or of each that has any, by backup.
@@ -182,24 +149,16 @@ impl Drills {
     /// # Errors
     /// As the store failed. A record that cannot be read is an item of its own.
     pub async fn newest(&self, label: Option<&BackupLabel>) -> Result<Vec<Drill>> {
-        let places = self.places(label).await?;
+        let places = self.0.places(label).await?;
         let newer = places.iter().skip(1).map(Some).chain([None]);
         let newest =
             places.iter().zip(newer).filter(|(place, next)| next.is_none_or(|n| n.label != place.label));
-        let read = newest.map(|(place, _)| async move {
-            let key = self.key(place);
-            match record::read::<DrillRecord>(&self.repo, &key).await {
-                // It went with its backup a moment ago.
-                Err(error) if error.is_not_found() => None,
-                read => {
-                    let facts = read.map(|record| record.drill);
-                    Some(Drill { label: place.label, number: place.number, facts })
-                }
-            }
-        });
-        let read: Vec<_> = read.collect();
-        let found: Vec<_> = futures::stream::iter(read).buffered(READS).collect().await;
-        Ok(found.into_iter().flatten().collect())
+        let read = self.0.read::<DrillRecord>(newest.map(|(place, _)| *place).collect()).await;
+        let drill = |(place, read): (Place, Result<DrillRecord>)| {
+            let facts = read.map(|record| record.drill);
+            Drill { label: place.label, number: place.number, facts }
+        };
+        Ok(read.into_iter().map(drill).collect())
     }
 
     /// The backups that have drills, sorted; one that died while it removed a backup leaves drills of one that does not exist.
@@ -207,9 +166,7 @@ impl Drills {
     /// # Errors
     /// As the store failed.
     pub async fn labels(&self) -> Result<Vec<BackupLabel>> {
-        let mut labels: Vec<_> = self.places(None).await?.into_iter().map(|place| place.label).collect();
-        labels.dedup();
-        Ok(labels)
+        self.0.labels().await
     }
 
     /// Takes all drills of a backup away: once its manifest is gone.
@@ -217,31 +174,7 @@ impl Drills {
     /// # Errors
     /// As the store failed.
     pub async fn remove_all(&self, label: &BackupLabel) -> Result<()> {
-        for place in self.places(Some(label)).await? {
-            self.repo.store().delete(&self.key(&place)).await?;
-        }
-        Ok(())
-    }
-
-    fn key(&self, place: &Place) -> Path {
-        Layout::new().drill(&self.stanza, &place.label, place.number, place.attempt)
-    }
-
-    async fn places(&self, label: Option<&BackupLabel>) -> Result<Vec<Place>> {
-        let mut listed = self.repo.store().list(&Layout::new().drill_dir(&self.stanza));
-        let mut places = Vec::new();
-        while let Some(object) = listed.try_next().await? {
-            match ParsedKey::parse(&object.key) {
-                Some(ParsedKey::Drill { label: of, number, attempt, .. })
-                    if label.is_none_or(|l| *l == of) =>
-                {
-                    places.push(Place { label: of, number, attempt });
-                }
-                _ => {}
-            }
-        }
-        places.sort_unstable();
-        Ok(places)
+        self.0.remove_all(label).await
     }
 }
 

@@ -62,6 +62,7 @@ mod lease;
 mod ledger;
 mod lock;
 mod note;
+mod numbered;
 mod pin;
 mod probe;
 mod record;
