@@ -96,6 +96,15 @@ impl Async {
         self.worker().unwrap()
     }
 
+    /// Puts a stop file in place and waits for the worker to obey.
+    fn end_worker(&self) {
+        let worker = self.wait_worker();
+        self.rig.pgbr.ok(["stop"]);
+        wait_until(LIMIT, "the worker to end", || {
+            !Path::new(&format!("/proc/{worker}/cmdline")).exists() || self.worker().is_none()
+        });
+    }
+
     fn object(&self, segment: &str) -> PathBuf {
         self.rig.wal_object(segment)
     }
@@ -286,6 +295,8 @@ fn what_cannot_be_archived_is_told_at_once() {
     let rig = Async::new(|_| ());
     rig.write(2);
     rig.settle();
+    // Neither the worker nor the server gets to the next segment before it has been changed.
+    rig.end_worker();
     rig.rig.cluster.set_conf("archive_command", "false");
     rig.rig.cluster.reload();
     // Another cluster's segment under the next name.
@@ -295,6 +306,7 @@ fn what_cannot_be_archived_is_told_at_once() {
     let mut bytes = fs::read(&path).unwrap();
     bytes[24] ^= 1;
     fs::write(&path, &bytes).unwrap();
+    rig.rig.pgbr.ok(["start"]);
     let begun = Instant::now();
     let failed = rig.rig.pgbr.run(["archive-push", &path.display().to_string()]);
     assert_one_error(
@@ -307,11 +319,7 @@ fn what_cannot_be_archived_is_told_at_once() {
     let pushed = rig.rig.pgbr.ok(["archive-push", &path.display().to_string()]);
     assert!(pushed.contains("asynchronously"), "{pushed}");
     // A stop file ends the worker, and the call that comes then does not begin.
-    let worker = rig.wait_worker();
-    rig.rig.pgbr.ok(["stop"]);
-    wait_until(LIMIT, "the worker to end", || {
-        !Path::new(&format!("/proc/{worker}/cmdline")).exists() || rig.worker().is_none()
-    });
+    rig.end_worker();
     let stopped = rig.rig.pgbr.run(["archive-push", &path.display().to_string()]);
     assert_one_error(&stopped, 62, &["stop file exists"]);
     rig.rig.pgbr.ok(["start"]);
