@@ -65,4 +65,4 @@ pub use pgbr::Pgbr;
 pub use proxy::{Act, Proxy, Seen};
 pub use run::{Finished, free_port, run, wait_until};
 pub use scratch::Scratch;
-pub use stores::{AzureServer, Bucket, Certificates, GcsServer, S3Server, StoreKind};
+pub use stores::{AzureServer, Bucket, Certificates, Client, GcsServer, S3Server, StoreKind};

@@ -15,6 +15,7 @@ use object_store::ObjectStore;
 
 pub use azure::AzureServer;
 pub use certificates::Certificates;
+pub use client::Client;
 pub use gcs::GcsServer;
 pub use s3::S3Server;
 use server::{Server, program};
@@ -158,6 +159,11 @@ impl Bucket {
 
     /// A client that is not the program's.
     pub fn client(&self) -> Arc<dyn ObjectStore> {
+        self.whole_client().objects
+    }
+
+    /// The same, with all that it can do.
+    pub fn whole_client(&self) -> Client {
         client::client(self)
     }
 

@@ -78,6 +78,10 @@ async fn each_client_passes_the_tests_of_object_store() {
             integration::list_uses_directories_correctly(&store).await;
             integration::list_with_delimiter(&store).await;
             integration::stream_get(&store).await;
+            integration::list_with_offset_exclusivity(&store).await;
+            integration::rename_and_copy(&store).await;
+            integration::multipart_out_of_order(&store).await;
+            integration::multipart_race_condition(&store, kind != StoreKind::Azure).await;
         }
     }
 }

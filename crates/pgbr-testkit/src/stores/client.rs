@@ -1,5 +1,6 @@
 //! Clients of `object_store` for the buckets of tests: another way to a repository than the program's own.
 
+use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -7,20 +8,46 @@ use object_store::aws::{AmazonS3Builder, S3ConditionalPut, S3CopyIfNotExists};
 use object_store::azure::MicrosoftAzureBuilder;
 use object_store::client::{HttpClient, HttpConnector};
 use object_store::gcp::GoogleCloudStorageBuilder;
+use object_store::list::PaginatedListStore;
+use object_store::multipart::MultipartStore;
 use object_store::{ClientOptions, ObjectStore, Result, RetryConfig};
 use rustls::pki_types::{CertificateDer, pem::PemObject};
 use rustls::{ClientConfig, RootCertStore};
 
 use super::{AzureServer, Bucket, S3Server, StoreKind};
 
+/// A client for a bucket, by what it can do.
+#[derive(Clone)]
+pub struct Client {
+    /// All that every store can do.
+    pub objects: Arc<dyn ObjectStore>,
+    /// Uploads in parts whose names a caller keeps.
+    pub parts: Arc<dyn MultipartStore>,
+    /// Listing page by page.
+    pub pages: Arc<dyn PaginatedListStore>,
+}
+
+impl fmt::Debug for Client {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_tuple("Client").field(&self.objects).finish()
+    }
+}
+
+impl Client {
+    fn of<T: ObjectStore + MultipartStore + PaginatedListStore>(store: T) -> Self {
+        let store = Arc::new(store);
+        Self { objects: store.clone(), parts: store.clone(), pages: store }
+    }
+}
+
 /// A client for a bucket. Credentials are static, so that it never looks for any.
-pub(super) fn client(bucket: &Bucket) -> Arc<dyn ObjectStore> {
+pub(super) fn client(bucket: &Bucket) -> Client {
     let connector = Connector { tls: tls_config(bucket) };
     let options = ClientOptions::new().with_allow_http(true);
     let retry = RetryConfig { retry_timeout: Duration::from_secs(30), ..RetryConfig::default() };
     match bucket.kind() {
         StoreKind::Posix => panic!("a directory has no client"),
-        StoreKind::S3 => Arc::new(
+        StoreKind::S3 => Client::of(
             AmazonS3Builder::new()
                 .with_bucket_name(bucket.name())
                 .with_endpoint(bucket.endpoint())
@@ -35,7 +62,7 @@ pub(super) fn client(bucket: &Bucket) -> Arc<dyn ObjectStore> {
                 .build()
                 .expect("nothing is missing"),
         ),
-        StoreKind::Azure => Arc::new(
+        StoreKind::Azure => Client::of(
             MicrosoftAzureBuilder::new()
                 .with_account(AzureServer::ACCOUNT)
                 .with_access_key(AzureServer::KEY)
@@ -49,7 +76,7 @@ pub(super) fn client(bucket: &Bucket) -> Arc<dyn ObjectStore> {
         ),
         StoreKind::Gcs => {
             let key = r#"{"private_key":"","private_key_id":"","client_email":"","disable_oauth":true}"#;
-            Arc::new(
+            Client::of(
                 GoogleCloudStorageBuilder::new()
                     .with_bucket_name(bucket.name())
                     .with_base_url(bucket.endpoint())

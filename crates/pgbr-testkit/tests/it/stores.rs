@@ -6,7 +6,7 @@ use futures::{StreamExt, TryStreamExt};
 use object_store::integration;
 use object_store::path::Path;
 use object_store::{Error, GetOptions, GetRange, ObjectStore, ObjectStoreExt, PutMode};
-use pgbr_testkit::{AzureServer, Bucket, GcsServer, S3Server, StoreKind};
+use pgbr_testkit::{AzureServer, Bucket, Client, GcsServer, S3Server, StoreKind};
 
 /// Many at once would only wait for each other.
 fn runtime() -> tokio::runtime::Runtime {
@@ -87,6 +87,26 @@ fn googles_stand_in_passes_the_conformance_functions() {
         integration::rename_and_copy(&store).await;
         integration::copy_if_not_exists(&store).await;
         integration::stream_get(&store).await;
+    });
+}
+
+/// Uploads in parts and listings page by page, which pgbr does without, on all three.
+#[test]
+fn parts_and_pages_pass_the_conformance_functions() {
+    runtime().block_on(async {
+        for kind in StoreKind::CLOUD {
+            let bucket = Bucket::of(kind);
+            let Client { objects, parts, pages } = bucket.whole_client();
+            integration::multipart(&objects, &*parts).await;
+            // Azure's client does not take attributes to what it uploads in parts by hand.
+            if kind != StoreKind::Azure {
+                integration::multipart_with_opts(&objects, &*parts).await;
+            }
+            integration::multipart_put_part_out_of_order(&objects, &*parts).await;
+            integration::multipart_out_of_order(&objects).await;
+            integration::multipart_race_condition(&objects, kind != StoreKind::Azure).await;
+            integration::list_paginated(&objects, &*pages).await;
+        }
     });
 }
 
