@@ -1,11 +1,39 @@
 //! The seam to storage: what it promises of a directory, and what the probe finds out.
 
+use std::sync::Arc;
+
 use bytes::Bytes;
+use object_store::integration;
 use object_store::path::Path;
 use pgbr_repo::{Created, Error, Repo, Resolved, Store};
 
 use crate::fixture::*;
 use pgbr_testkit::{Fault, FaultStore, failures};
+
+/// The stores in the cloud are tried the same way where their clients are made.
+#[tokio::test]
+async fn a_directory_passes_the_tests_of_object_store() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut inner = None;
+    let store = Store::local_wrapped(dir.path(), true, |files| {
+        inner = Some(Arc::clone(&files));
+        files
+    });
+    store.unwrap();
+    let files = inner.unwrap();
+    integration::put_get_delete_list(&files).await;
+    integration::get_opts(&files).await;
+    // A file has no condition to be replaced under.
+    integration::put_opts(&files, false).await;
+    integration::list_uses_directories_correctly(&files).await;
+    integration::list_with_delimiter(&files).await;
+    integration::stream_get(&files).await;
+    integration::rename_and_copy(&files).await;
+    integration::copy_if_not_exists(&files).await;
+    integration::copy_rename_nonexistent_object(&files).await;
+    integration::multipart_race_condition(&files, true).await;
+    integration::multipart_out_of_order(&files).await;
+}
 
 #[tokio::test]
 async fn what_was_created_first_stays() {
