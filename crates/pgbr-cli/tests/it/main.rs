@@ -25,6 +25,7 @@ mod model;
 mod no_links;
 mod power_loss;
 mod props;
+mod random_kills;
 mod recovery;
 mod recovery_exit;
 mod repo_copy;

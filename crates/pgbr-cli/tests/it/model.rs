@@ -33,7 +33,7 @@ fn every_listed_backup_restores_to_the_state_it_was_made_in() {
     assert!(model.done.contains_key("incr") && model.done.contains_key("diff"), "{:?}", model.done);
 }
 
-fn number(name: &str, default: u64) -> u64 {
+pub(crate) fn number(name: &str, default: u64) -> u64 {
     let given = std::env::var(name).ok();
     given.map_or(default, |text| text.parse().unwrap_or_else(|_| panic!("{name} is no number: {text}")))
 }
@@ -44,10 +44,10 @@ fn tell(text: &str) {
 }
 
 /// SplitMix64.
-struct Rng(u64);
+pub(crate) struct Rng(pub(crate) u64);
 
 impl Rng {
-    fn next(&mut self) -> u64 {
+    pub(crate) fn next(&mut self) -> u64 {
         self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
         let mut z = self.0;
         z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
@@ -55,7 +55,7 @@ impl Rng {
         z ^ (z >> 31)
     }
 
-    fn below(&mut self, end: u64) -> u64 {
+    pub(crate) fn below(&mut self, end: u64) -> u64 {
         self.next() % end
     }
 
@@ -66,7 +66,7 @@ impl Rng {
     }
 
     /// One of the names, as often as its weight says.
-    fn weighted(&mut self, from: &[(u64, &'static str)]) -> &'static str {
+    pub(crate) fn weighted(&mut self, from: &[(u64, &'static str)]) -> &'static str {
         let mut at = self.below(from.iter().map(|(weight, _)| weight).sum());
         for (weight, name) in from {
             if at < *weight {
