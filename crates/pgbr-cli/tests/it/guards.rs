@@ -157,6 +157,23 @@ fn a_restore_that_was_killed_leaves_nothing_that_starts_and_can_be_run_again() {
     assert_eq!(target.table_digest("postgres"), digest);
     target.assert_clean();
 
+    // Killed when it had not even said that it was there, it leaves a directory that is as good as empty.
+    for options in [vec![map.as_str()], vec!["--delta", &map]] {
+        for directory in [data, &spaces] {
+            fs::remove_dir_all(directory).expect("it can be removed");
+        }
+        fs::create_dir(data).expect("it can be made");
+        fs::write(data.join("pgbr.restore.pgbr.tmp"), "a rest").expect("it can be written");
+        own(data);
+        own(&data.join("pgbr.restore.pgbr.tmp"));
+        world.restore_to(&target, &options);
+        assert!(!data.join("pgbr.restore.pgbr.tmp").exists());
+        target.start();
+        target.wait_promoted();
+        assert_eq!(target.table_digest("postgres"), digest);
+        target.stop(StopMode::Fast);
+    }
+
     // The other way round: a cluster that was whole before does not start any more, once its restore was killed.
     let killed = (0..20).any(|_| {
         world.restore_to(&target, &["--delta", &map]);

@@ -8,7 +8,7 @@ use std::os::unix::ffi::OsStrExt;
 use std::path::{Component, Path, PathBuf};
 
 use pgbr_manifest::manifest::{Body, Tablespace};
-use pgbr_pg::{ServerState, server_state};
+use pgbr_pg::{ServerState, TEMPORARY_SUFFIX, server_state};
 
 use super::hand::LOST_AND_FOUND;
 use super::select::Selection;
@@ -270,14 +270,21 @@ impl Plan {
 }
 
 fn is_empty(dir: &Path) -> Result<bool> {
-    // `lost+found` belongs to a file system, not to what lies in it.
+    let unfinished = unfinished_marker();
     let entries = fs::read_dir(dir).map_err(Error::io("list", dir))?;
     for entry in entries {
-        if entry.map_err(Error::io("list", dir))?.file_name() != LOST_AND_FOUND {
+        let name = entry.map_err(Error::io("list", dir))?.file_name();
+        // `lost+found` belongs to a file system, not to what lies in it.
+        if name != LOST_AND_FOUND && name != unfinished.as_str() {
             return Ok(false);
         }
     }
     Ok(true)
+}
+
+/// The marker of a restore that was killed before it had written anything else.
+fn unfinished_marker() -> String {
+    format!("{MARKER}{TEMPORARY_SUFFIX}")
 }
 
 /// A path as comparing needs it: without links as far as it exists.
