@@ -7,7 +7,7 @@ use divan::Bencher;
 use divan::counter::{BytesCount, ItemsCount};
 use pgbr_benches::table_pages;
 use pgbr_codec::{
-    Codec, Compression, Compressor, Decompressor, FrameKind, KeyId, Keyring, LaneSalt, ObjectKind,
+    Codec, Compression, Compressor, Decompressor, FrameKind, KeyId, Keyring, LaneSeed, ObjectKind,
     RepositoryId, RepositoryKey, Sealer, WAL_PIECE, WalSealer,
 };
 use pgbr_manifest::index::{
@@ -41,7 +41,7 @@ fn keyring(mode: &str) -> Keyring {
 }
 
 fn sealer(mode: &str, kind: ObjectKind) -> Sealer {
-    keyring(mode).sealer(kind, LaneSalt::from_bytes([4; 32]))
+    keyring(mode).sealer(kind, LaneSeed::from_bytes([4; 32])).expect("its public key is one")
 }
 
 #[divan::bench(args = Codec::ALL)]

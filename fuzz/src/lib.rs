@@ -4,7 +4,7 @@
 //! the targets put right tags on foreign content.
 
 use pgbr_codec::{
-    Compression, Compressor, FRAME_HEADER_LEN, FrameKind, Keyring, LANE_HEADER_LEN, LaneSalt,
+    Compression, Compressor, FRAME_HEADER_LEN, FrameKind, Keyring, LANE_HEADER_LEN, LaneSeed,
     OBJECT_HEADER_LEN, ObjectKind, RepositoryId, Sealer, TAG_LEN,
 };
 
@@ -18,7 +18,7 @@ pub fn keyring() -> Keyring {
 
 /// A lane of it.
 pub fn sealer(kind: ObjectKind) -> Sealer {
-    keyring().sealer(kind, LaneSalt::from_bytes([0x44; 32]))
+    keyring().sealer(kind, LaneSeed::from_bytes([0x44; 32])).expect("no public key is needed")
 }
 
 /// A frame with this content, not compressed, and a right tag.

@@ -113,6 +113,7 @@ fn repo_code(error: &RepoError) -> ErrorCode {
         RepoError::WrongPassphrase
         | RepoError::PassphraseMissing
         | RepoError::NotEncrypted
+        | RepoError::WriteOnly { .. }
         | RepoError::Codec { .. } => ErrorCode::Crypto,
         RepoError::StanzaMissing { .. } => ErrorCode::FileMissing,
         RepoError::StanzaMismatch { .. } => ErrorCode::BackupMismatch,
@@ -179,6 +180,14 @@ fn hints(error: &Error, flavor: Flavor) -> Vec<String> {
         ],
         Error::Repo(RepoError::StanzaMissing { .. }) => one(format!("has a stanza-create been performed? use '{program} stanza-create'.")),
         Error::Repo(RepoError::WrongPassphrase) => one("check the option repo1-cipher-pass: nothing was read or changed.".to_owned()),
+        Error::Repo(RepoError::WriteOnly { doing }) => match doing.starts_with("compare") {
+            // A push of what is archived already.
+            true => vec![
+                "it was archived before there were passphrases for writing only.".to_owned(),
+                format!("run this archive-push once with a passphrase that reads ('{program} key-list' shows which they are)."),
+            ],
+            false => one(format!("use a passphrase that reads, on a host that may have it: '{program} key-list' shows which they are.")),
+        },
         Error::Repo(RepoError::PassphraseMissing) => one("set repo1-cipher-type and repo1-cipher-pass as they were at stanza-create.".to_owned()),
         Error::Repo(RepoError::NotEncrypted) => vec![
             "an existing repository is not encrypted by setting a cipher: nothing was changed.".to_owned(),

@@ -50,12 +50,6 @@ pub enum Error {
         /// The number found.
         found: u8,
     },
-    /// The object is sealed in a way that the format reserves and this version does not do.
-    #[error("key mode {found} is not supported")]
-    UnsupportedKeyMode {
-        /// The key mode's number.
-        found: u8,
-    },
     /// The bytes contradict themselves or the format.
     #[error("damaged {what}: {reason}")]
     CorruptObject {
@@ -117,6 +111,12 @@ pub enum Error {
         expected: KeyId,
         /// The key that the object names.
         found: KeyId,
+    },
+    /// The content of files, and the key that is open writes it without being able to read it.
+    #[error("the key is for writing only and does not open the content of a {kind}")]
+    WriteOnly {
+        /// What the object is.
+        kind: ObjectKind,
     },
     /// A retired key does not open with the repository's key of now.
     #[error("the retired key {key_id} does not open with the repository's key")]

@@ -19,22 +19,40 @@ use crate::{
 #[derive(Clone)]
 pub struct LaneKey {
     header: ObjectHeader,
-    key: Secret,
+    key: Key,
+}
+
+/// What seals the frames of a lane.
+#[derive(Clone)]
+pub(crate) enum Key {
+    /// All of them.
+    One(Secret),
+    /// Key mode 2: those of content, and the one that ends an object and says what is in it. Which of them are here says what its holder
+    /// may open.
+    Apart { content: Option<Secret>, end: Option<Secret> },
 }
 
 impl LaneKey {
-    pub(crate) fn new(header: ObjectHeader, key: Secret) -> Self {
+    pub(crate) fn new(header: ObjectHeader, key: Key) -> Self {
         Self { header: ObjectHeader { attempt: 0, pack: 0, ..header }, key }
     }
 
-    /// The key that came from elsewhere, of the lane with this header.
+    /// The key that came from elsewhere, of the lane with this header. In key mode 2 it seals and opens content, and does not end an object.
     pub fn from_bytes(header: ObjectHeader, bytes: [u8; KEY_LEN]) -> Self {
-        Self::new(header, Zeroizing::new(bytes))
+        let bytes = Zeroizing::new(bytes);
+        let key = match header.mode {
+            KeyMode::PublicKey => Key::Apart { content: Some(bytes), end: None },
+            KeyMode::None | KeyMode::RepositoryKey => Key::One(bytes),
+        };
+        Self::new(header, key)
     }
 
-    /// Its bytes, to be handed to a worker over a connection that keeps them secret.
-    pub fn as_bytes(&self) -> &[u8; KEY_LEN] {
-        &self.key
+    /// Its bytes, to be handed to a worker over a connection that keeps them secret; none where it does not open content.
+    pub fn as_bytes(&self) -> Option<&[u8; KEY_LEN]> {
+        match &self.key {
+            Key::One(key) => Some(key),
+            Key::Apart { content, .. } => content.as_deref(),
+        }
     }
 
     /// The header of an object in this lane, with attempt and number 0.
@@ -63,7 +81,9 @@ impl fmt::Debug for LaneKey {
 struct Lane {
     header: ObjectHeader,
     lane_header: [u8; LANE_HEADER_LEN],
-    primitive: Primitive,
+    content: Option<Primitive>,
+    /// Where it is not that of the content.
+    end: Option<Primitive>,
 }
 
 enum Primitive {
@@ -74,14 +94,24 @@ enum Primitive {
 
 impl Lane {
     fn new(LaneKey { header, key }: &LaneKey) -> Self {
-        let primitive = match header.mode {
+        let primitive = |key: &Secret| match header.mode {
             KeyMode::None => Primitive::Plain(key.clone()),
-            KeyMode::RepositoryKey => {
+            KeyMode::RepositoryKey | KeyMode::PublicKey => {
                 let key = UnboundKey::new(&aead::AES_256_GCM, &key[..]);
                 Primitive::Aes(Box::new(LessSafeKey::new(key.expect("a key of 32 bytes is one for AES-256"))))
             }
         };
-        Self { header: *header, lane_header: header.lane_header(), primitive }
+        let (content, end) = match key {
+            Key::One(key) => (Some(primitive(key)), None),
+            Key::Apart { content, end } => (content.as_ref().map(primitive), end.as_ref().map(primitive)),
+        };
+        Self { header: *header, lane_header: header.lane_header(), content, end }
+    }
+
+    /// What seals and opens frames of this kind, if it is here.
+    fn primitive(&self, kind: FrameKind) -> Option<&Primitive> {
+        let apart = self.header.mode == KeyMode::PublicKey && kind.is_end();
+        if apart { self.end.as_ref() } else { self.content.as_ref() }
     }
 
     fn associated(&self, header: &[u8; FRAME_HEADER_LEN]) -> [u8; LANE_HEADER_LEN + FRAME_HEADER_LEN] {
@@ -94,7 +124,8 @@ impl Lane {
     /// Encrypts the payload in place where the repository is encrypted, and gives the tag.
     fn seal(&self, header: &FrameHeader, payload: &mut [u8]) -> Result<[u8; TAG_LEN]> {
         let associated = self.associated(&header.encode());
-        match &self.primitive {
+        let missing = Error::Unwritable { reason: "the key of the lane does not seal such frames" };
+        match self.primitive(header.kind).ok_or(missing)? {
             Primitive::Plain(key) => Ok(plain_tag(key, &associated, payload)),
             Primitive::Aes(key) => {
                 let tag = key
@@ -109,7 +140,7 @@ impl Lane {
     fn open<'a>(&self, header: &FrameHeader, sealed: &'a mut [u8]) -> Result<&'a [u8]> {
         let associated = self.associated(&header.encode());
         let mismatch = Error::TagMismatch { kind: header.kind, number: header.number };
-        match &self.primitive {
+        match self.primitive(header.kind).ok_or(Error::WriteOnly { kind: self.header.kind })? {
             Primitive::Plain(key) => match sealed.split_last_chunk::<TAG_LEN>() {
                 Some((payload, tag)) if plain_tag(key, &associated, payload) == *tag => Ok(payload),
                 _ => Err(mismatch),
@@ -274,7 +305,8 @@ impl Opener {
     /// # Errors
     ///
     /// Whatever [`FrameHeader::parse`] finds; [`Error::OtherFrame`], [`Error::Truncated`] and [`Error::CorruptObject`] where
-    /// kind, number or length are not as they should; [`Error::TagMismatch`]; [`Error::Decompress`]. `out` is as before then.
+    /// kind, number or length are not as they should; [`Error::WriteOnly`] for content where the key does not open it;
+    /// [`Error::TagMismatch`]; [`Error::Decompress`]. `out` is as before then.
     pub fn open(
         &self,
         decompressor: &mut Decompressor,
@@ -372,7 +404,7 @@ fn length(len: usize) -> Result<u32> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::{Compression, KeyId, Keyring, LaneSalt, ObjectKind, RepositoryId, RepositoryKey};
+    use crate::{Compression, KeyId, Keyring, LaneSeed, ObjectKind, RepositoryId, RepositoryKey};
 
     #[test]
     fn frames_go_from_lane_to_lane_as_they_are() {
@@ -381,12 +413,20 @@ mod tests {
         let sealed = Keyring::sealed(id, KeyId::from_bytes([4; 16]), &key);
         let raw = b"grain".repeat(2000);
         let number = (FrameKind::Data, 7);
-        for (from, to) in [(&plain, &sealed), (&sealed, &plain), (&sealed, &sealed)] {
+        let written = sealed.clone().for_writers();
+        let both = [
+            (&plain, &sealed),
+            (&sealed, &plain),
+            (&sealed, &sealed),
+            (&sealed, &written),
+            (&written, &plain),
+        ];
+        for (from, to) in both {
             for codec in [Codec::None, Codec::Zst] {
-                let salts = (LaneSalt::from_bytes([5; 32]), LaneSalt::from_bytes([6; 32]));
+                let seed = |byte| LaneSeed::from_bytes([byte; 32]);
                 let (source, target) = (
-                    from.lane_key(ObjectKind::DataPack, salts.0),
-                    to.lane_key(ObjectKind::DataPack, salts.1),
+                    from.lane_key(ObjectKind::DataPack, seed(5)).unwrap(),
+                    to.lane_key(ObjectKind::DataPack, seed(6)).unwrap(),
                 );
                 let mut compressor = Compressor::new(Compression::new(codec, None).unwrap()).unwrap();
                 let frame = source.sealer().seal(&mut compressor, FrameKind::Data, 7, &raw).unwrap();
@@ -402,7 +442,7 @@ mod tests {
                 let mut out = Vec::new();
                 let refused = source.opener().reseal(&mut damaged, number, &target.sealer(), 9, &mut out);
                 assert!(matches!(refused, Err(Error::TagMismatch { .. })) && out.is_empty());
-                let index = to.sealer(ObjectKind::IndexPack, salts.1);
+                let index = to.sealer(ObjectKind::IndexPack, seed(6)).unwrap();
                 let refused = source.opener().reseal(&mut frame.clone(), number, &index, 9, &mut out);
                 assert!(matches!(refused, Err(Error::Unwritable { .. })));
             }

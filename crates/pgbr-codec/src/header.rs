@@ -4,8 +4,10 @@ use std::fmt;
 use std::str::FromStr;
 
 use data_encoding::HEXLOWER;
+use zeroize::Zeroizing;
 
 use crate::cursor::Cursor;
+use crate::keys::Secret;
 use crate::{Codec, Error, Result};
 
 /// Length of the header that every object begins with.
@@ -57,6 +59,11 @@ impl ObjectKind {
         })
     }
 
+    /// Whether it holds content of the cluster's files, and not what is known of them: what a key that only writes must not read.
+    pub fn is_content(self) -> bool {
+        matches!(self, Self::DataPack | Self::Wal)
+    }
+
     /// Whether this is one of the two kinds of packs, which carry an attempt and a number.
     pub fn is_pack(self) -> bool {
         matches!(self, Self::DataPack | Self::IndexPack)
@@ -83,14 +90,21 @@ pub enum KeyMode {
     None = 0,
     /// AES-256-GCM under a key derived from the repository key.
     RepositoryKey = 1,
+    /// AES-256-GCM under a key that only the holder of the repository key can find again: for what a host writes that must not read it.
+    PublicKey = 2,
 }
 
 impl KeyMode {
-    fn from_byte(byte: u8) -> Result<Self> {
+    /// The mode with this number.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::UnknownKind`].
+    pub fn from_byte(byte: u8) -> Result<Self> {
         match byte {
             0 => Ok(Self::None),
             1 => Ok(Self::RepositoryKey),
-            2 => Err(Error::UnsupportedKeyMode { found: 2 }),
+            2 => Ok(Self::PublicKey),
             found => Err(Error::UnknownKind { what: "key mode", found }),
         }
     }
@@ -101,6 +115,7 @@ impl fmt::Display for KeyMode {
         f.pad(match self {
             Self::None => "none",
             Self::RepositoryKey => "repository key",
+            Self::PublicKey => "public key",
         })
     }
 }
@@ -165,6 +180,11 @@ impl FrameKind {
             ObjectKind::Wal => matches!(self, Self::WalContent | Self::WalTrailer),
             ObjectKind::Record => self == Self::Record,
         }
+    }
+
+    /// Whether it ends an object of content and says what is in it.
+    pub(crate) fn is_end(self) -> bool {
+        matches!(self, Self::PackFooter | Self::WalTrailer)
     }
 
     /// Whether this is one of the four kinds of index nodes.
@@ -260,14 +280,12 @@ impl KeyId {
     pub const NONE: Self = Self([0; 16]);
 }
 
-/// 32 random bytes that make a lane: one per sealing process and object kind, never used by another process.
-///
-/// Two processes that seal under one salt would use nonces twice, which gives up both secrecy and authenticity.
+/// 32 bytes that tell a lane from all others: those it was made of ([`LaneSeed`]), or in key mode 2 the public half of them.
 #[derive(Clone, Copy, PartialEq, Eq, Hash)]
 pub struct LaneSalt([u8; 32]);
 
 impl LaneSalt {
-    /// The salt with these bytes; the caller draws them at random, anew in every process.
+    /// The salt with these bytes, as they stand in a header or a manifest.
     pub const fn from_bytes(bytes: [u8; 32]) -> Self {
         Self(bytes)
     }
@@ -275,6 +293,40 @@ impl LaneSalt {
     /// Its bytes.
     pub const fn as_bytes(&self) -> &[u8; 32] {
         &self.0
+    }
+}
+
+/// 32 fresh random bytes that a lane is made of: one for each sealing process and object kind. Wiped when dropped.
+///
+/// Two processes that seal under one seed would use nonces twice, which gives up both secrecy and authenticity. In key mode 2 it is the
+/// secret that opens the lane, and whoever seals forgets it.
+pub struct LaneSeed(Secret);
+
+impl LaneSeed {
+    /// The seed with these bytes; the caller draws them at random, anew in every process.
+    pub fn from_bytes(bytes: [u8; 32]) -> Self {
+        Self(Zeroizing::new(bytes))
+    }
+
+    /// A seed that is drawn in its place, so that no copy of it stays behind.
+    ///
+    /// # Errors
+    ///
+    /// What `draw` returns.
+    pub fn draw<E>(draw: impl FnOnce(&mut [u8]) -> Result<(), E>) -> Result<Self, E> {
+        let mut bytes = Zeroizing::new([0; 32]);
+        draw(&mut bytes[..])?;
+        Ok(Self(bytes))
+    }
+
+    pub(crate) fn as_bytes(&self) -> &[u8; 32] {
+        &self.0
+    }
+}
+
+impl fmt::Debug for LaneSeed {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("LaneSeed(..)")
     }
 }
 
@@ -317,8 +369,8 @@ impl ObjectHeader {
     ///
     /// # Errors
     ///
-    /// [`Error::Truncated`], [`Error::BadMagic`], [`Error::UnsupportedVersion`], [`Error::UnknownKind`],
-    /// [`Error::UnsupportedKeyMode`], and [`Error::CorruptObject`] where fields that must be zero are not.
+    /// [`Error::Truncated`], [`Error::BadMagic`], [`Error::UnsupportedVersion`], [`Error::UnknownKind`], and
+    /// [`Error::CorruptObject`] where fields that must be zero are not, or the mode is not one of this kind of objects.
     pub fn parse(object: &[u8]) -> Result<Self> {
         const WHAT: &str = "object header";
         let Some(bytes) = object.first_chunk::<OBJECT_HEADER_LEN>() else {
@@ -348,6 +400,9 @@ impl ObjectHeader {
         fields.zeros::<12>()?;
         if header.mode == KeyMode::None && header.key_id != KeyId::NONE {
             return Err(Error::corrupt(WHAT, "a key id without a key"));
+        }
+        if header.mode == KeyMode::PublicKey && !header.kind.is_content() {
+            return Err(Error::corrupt(WHAT, "a public key where there is no content"));
         }
         if !header.kind.is_pack() && (header.attempt != 0 || header.pack != 0) {
             return Err(Error::corrupt(WHAT, "attempt and number outside of a pack"));
@@ -477,7 +532,10 @@ mod tests {
         };
         assert!(matches!(with(0, b'p'), Err(Error::BadMagic { .. })));
         assert!(matches!(with(4, 6), Err(Error::UnknownKind { found: 6, .. })));
-        assert!(matches!(with(5, 2), Err(Error::UnsupportedKeyMode { found: 2 })));
+        assert!(
+            matches!(with(5, 2), Err(Error::CorruptObject { .. })),
+            "an index is not sealed to a public key"
+        );
         assert!(matches!(with(5, 3), Err(Error::UnknownKind { found: 3, .. })));
         assert!(matches!(with(5, 0), Err(Error::CorruptObject { .. })), "a key id without a key");
         assert!(matches!(with(6, 2), Err(Error::UnsupportedVersion { found: 2 })));

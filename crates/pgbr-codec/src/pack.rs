@@ -365,11 +365,11 @@ fn too_large(what: &'static str, len: u64) -> Error {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::{Codec, Compression, LaneSalt, RepositoryId};
+    use crate::{Codec, Compression, LaneSeed, RepositoryId};
 
     fn header(kind: ObjectKind) -> ObjectHeader {
         let ring = Keyring::plain(RepositoryId::from_bytes([1; 16]));
-        ring.sealer(kind, LaneSalt::from_bytes([2; 32])).header(7, 3)
+        ring.sealer(kind, LaneSeed::from_bytes([2; 32])).unwrap().header(7, 3)
     }
 
     fn one_run(kind: u8, first: u64, count: u64, sizes: &[(u64, u64)]) -> Vec<u8> {
@@ -417,9 +417,8 @@ mod tests {
     #[test]
     fn builders_refuse_what_does_not_belong() {
         let ring = Keyring::plain(RepositoryId::from_bytes([1; 16]));
-        let salt = LaneSalt::from_bytes([2; 32]);
-        let (data, index) =
-            (ring.sealer(ObjectKind::DataPack, salt), ring.sealer(ObjectKind::IndexPack, salt));
+        let sealer = |kind, seed| ring.sealer(kind, LaneSeed::from_bytes([seed; 32])).unwrap();
+        let (data, index) = (sealer(ObjectKind::DataPack, 2), sealer(ObjectKind::IndexPack, 2));
         let mut none = Compressor::new(Compression::new(Codec::None, None).unwrap()).unwrap();
         assert!(matches!(data.seal(&mut none, FrameKind::IndexLeaf, 0, b"x"), Err(Error::Unwritable { .. })));
 
@@ -431,7 +430,7 @@ mod tests {
         assert!(pack.is_empty());
         assert_eq!(pack.push(&frame).unwrap(), 96);
         assert_eq!((pack.len(), pack.frames()), (96 + 41, 1));
-        let other = ring.sealer(ObjectKind::DataPack, LaneSalt::from_bytes([9; 32]));
+        let other = sealer(ObjectKind::DataPack, 9);
         assert!(matches!(pack.finish(&other, &mut none, b""), Err(Error::Unwritable { .. })));
 
         let pack = PackBuilder::new(&index, 1, 1, 0);

@@ -37,11 +37,8 @@ impl RetiredKey {
         nonce: [u8; 12],
     ) -> Result<Self> {
         let (key_id, key) = old;
-        let mut wrapped = [0; WRAPPED_LEN];
-        let (place, tag) = wrapped.split_at_mut(KEY_LEN);
-        place.copy_from_slice(key.as_bytes());
         let associated = associated(repository, key_id, now.0);
-        tag.copy_from_slice(&slot::seal(&wrapping(now.1), nonce, &associated, place)?);
+        let wrapped = slot::seal_payload(&wrapping(now.1), nonce, &associated, key.as_bytes())?;
         Ok(Self { key_id, nonce, wrapped })
     }
 

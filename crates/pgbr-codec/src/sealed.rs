@@ -2,7 +2,7 @@
 
 use crate::{
     Codec, Compression, Compressor, Decompressor, Error, FRAME_OVERHEAD, FrameHeader, FrameKind, Keyring,
-    LaneSalt, MAX_RAW, OBJECT_HEADER_LEN, ObjectHeader, ObjectKind, Opener, Result,
+    LaneSeed, MAX_RAW, OBJECT_HEADER_LEN, ObjectHeader, ObjectKind, Opener, Result,
 };
 
 /// The most bytes that a record's JSON has.
@@ -14,17 +14,17 @@ pub const SUMMARY_END: usize = 4096;
 /// Bytes of a summary's JSON, padded with spaces.
 pub const SUMMARY_LEN: usize = SUMMARY_END - OBJECT_HEADER_LEN - FRAME_OVERHEAD;
 
-/// Makes a record from its JSON; not compressed, so that equal content under an equal salt is equal bytes.
+/// Makes a record from its JSON; not compressed, so that equal content under an equal seed is equal bytes.
 ///
-/// Every record has frame number 0, and so needs a salt of its own: fresh random bytes for each call, except that a retry of
+/// Every record has frame number 0, and so needs a seed of its own: fresh random bytes for each call, except that a retry of
 /// one write sends the bytes that the first call gave.
 ///
 /// # Errors
 ///
 /// [`Error::TooLarge`] above [`RECORD_MAX`].
-pub fn seal_record(keyring: &Keyring, salt: LaneSalt, json: &[u8]) -> Result<Vec<u8>> {
+pub fn seal_record(keyring: &Keyring, seed: LaneSeed, json: &[u8]) -> Result<Vec<u8>> {
     Error::check_bound("record", json.len(), RECORD_MAX)?;
-    let sealer = keyring.sealer(ObjectKind::Record, salt);
+    let sealer = keyring.sealer(ObjectKind::Record, seed)?;
     let mut object = Vec::with_capacity(OBJECT_HEADER_LEN + FRAME_OVERHEAD + json.len());
     object.extend_from_slice(&sealer.header(0, 0).encode());
     sealer.seal_into(&mut Compressor::new(Compression::NONE)?, FrameKind::Record, 0, json, &mut object)?;
@@ -47,15 +47,15 @@ pub fn open_record(keyring: &Keyring, object: &[u8]) -> Result<Vec<u8>> {
 
 /// Makes a manifest from the JSON of its summary, which it pads, and of its body.
 ///
-/// Every manifest has the same frame numbers, and so needs a salt of its own, as [`seal_record`].
+/// Every manifest has the same frame numbers, and so needs a seed of its own, as [`seal_record`].
 ///
 /// # Errors
 ///
 /// [`Error::SummaryTooLong`] above [`SUMMARY_LEN`]; [`Error::TooLarge`] if the body is above [`MAX_RAW`] or the object above
 /// [`MANIFEST_MAX`].
-pub fn seal_manifest(keyring: &Keyring, salt: LaneSalt, summary: &[u8], body: &[u8]) -> Result<Vec<u8>> {
+pub fn seal_manifest(keyring: &Keyring, seed: LaneSeed, summary: &[u8], body: &[u8]) -> Result<Vec<u8>> {
     let summary = pad_summary(summary)?;
-    let sealer = keyring.sealer(ObjectKind::Manifest, salt);
+    let sealer = keyring.sealer(ObjectKind::Manifest, seed)?;
     let mut object = Vec::with_capacity(SUMMARY_END + FRAME_OVERHEAD + body.len() / 2);
     object.extend_from_slice(&sealer.header(0, 0).encode());
     sealer.seal_into(
@@ -161,17 +161,19 @@ mod tests {
         Keyring::plain(RepositoryId::from_bytes([1; 16]))
     }
 
-    const SALT: LaneSalt = LaneSalt::from_bytes([2; 32]);
+    fn seed() -> LaneSeed {
+        LaneSeed::from_bytes([2; 32])
+    }
 
     #[test]
     fn records_are_bounded() {
         let json = vec![b' '; RECORD_MAX];
-        let object = seal_record(&ring(), SALT, &json).unwrap();
+        let object = seal_record(&ring(), seed(), &json).unwrap();
         assert_eq!(open_record(&ring(), &object).unwrap(), json);
-        assert!(matches!(seal_record(&ring(), SALT, &[b' '; RECORD_MAX + 1]), Err(Error::TooLarge { .. })));
+        assert!(matches!(seal_record(&ring(), seed(), &[b' '; RECORD_MAX + 1]), Err(Error::TooLarge { .. })));
 
         // A small frame that says it is a big record is refused before it is unpacked.
-        let sealer = ring().sealer(ObjectKind::Record, SALT);
+        let sealer = ring().sealer(ObjectKind::Record, seed()).unwrap();
         let mut zst = Compressor::new(Compression::new(Codec::Zst, None).unwrap()).unwrap();
         let mut bomb = sealer.header(0, 0).encode().to_vec();
         sealer.seal_into(&mut zst, FrameKind::Record, 0, &vec![0; MAX_RAW], &mut bomb).unwrap();
@@ -181,31 +183,31 @@ mod tests {
     #[test]
     fn manifests_have_a_fixed_begin_and_a_bound() {
         let body = br#"{"pack":1}"#.repeat(5000);
-        let object = seal_manifest(&ring(), SALT, b"{}", &body).unwrap();
+        let object = seal_manifest(&ring(), seed(), b"{}", &body).unwrap();
         assert_eq!(open_summary(&ring(), &object[..SUMMARY_END]).unwrap(), b"{}");
         let (summary, back) = open_manifest(&ring(), &object).unwrap();
         assert_eq!((summary.len(), &back), (3960, &body));
         assert_eq!(manifest_digest(&summary, &back), manifest_digest(&pad_summary(b"{}").unwrap(), &body));
 
         let full = vec![b'x'; SUMMARY_LEN];
-        let object = seal_manifest(&ring(), SALT, &full, b"{}").unwrap();
+        let object = seal_manifest(&ring(), seed(), &full, b"{}").unwrap();
         assert_eq!(open_summary(&ring(), &object).unwrap(), full);
         let long = vec![b'x'; SUMMARY_LEN + 1];
         assert!(matches!(
-            seal_manifest(&ring(), SALT, &long, b"{}"),
+            seal_manifest(&ring(), seed(), &long, b"{}"),
             Err(Error::SummaryTooLong { len: 3961, .. })
         ));
 
         let mut noise = vec![0; MANIFEST_MAX];
         blake3::Hasher::new().finalize_xof().fill(&mut noise);
-        assert!(matches!(seal_manifest(&ring(), SALT, b"{}", &noise), Err(Error::TooLarge { .. })));
+        assert!(matches!(seal_manifest(&ring(), seed(), b"{}", &noise), Err(Error::TooLarge { .. })));
     }
 
     #[test]
     fn objects_do_not_pass_for_others() {
-        let record = seal_record(&ring(), SALT, &[b' '; 5000]).unwrap();
+        let record = seal_record(&ring(), seed(), &[b' '; 5000]).unwrap();
         assert!(matches!(open_summary(&ring(), &record), Err(Error::OtherObject { .. })));
-        let manifest = seal_manifest(&ring(), SALT, b"{}", b"{}").unwrap();
+        let manifest = seal_manifest(&ring(), seed(), b"{}", b"{}").unwrap();
         assert!(matches!(open_record(&ring(), &manifest), Err(Error::OtherObject { .. })));
     }
 }

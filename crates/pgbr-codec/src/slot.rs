@@ -1,4 +1,4 @@
-//! Key slots: the repository key, wrapped once for each passphrase that opens it.
+//! Key slots: the repository key, or the part of it that only writes, wrapped once for each passphrase that opens it.
 
 use std::fmt;
 
@@ -9,13 +9,16 @@ use serde::{Deserialize, Serialize};
 use zeroize::{Zeroize, Zeroizing};
 
 use crate::keys::{KEY_LEN, Secret, hkdf_sha256};
-use crate::{Error, KeyId, RepositoryId, RepositoryKey, Result, TAG_LEN};
+use crate::writer::WRITER_KEY_LEN;
+use crate::{Error, KeyId, RepositoryId, RepositoryKey, Result, TAG_LEN, WriterKey};
 
 /// What a passphrase that pgbr generated begins with.
 const KEY_PREFIX: &str = "pgbr-key-";
 const SLOT_INFO: &[u8] = b"pgbr slot v1";
+const WRITER_INFO: &[u8] = b"pgbr writer slot v1";
 const CACHE_MAGIC: [u8; 8] = *b"PGBRWKC1";
 pub(crate) const WRAPPED_LEN: usize = KEY_LEN + TAG_LEN;
+pub(crate) const WRITER_WRAPPED_LEN: usize = WRITER_KEY_LEN + TAG_LEN;
 
 /// What opens a key slot. Wiped when dropped, never shown.
 #[derive(Clone)]
@@ -187,21 +190,21 @@ impl Kdf {
     }
 }
 
-/// One way to the repository key: as it stands in `repo.json`.
+/// One way to the repository key, as it stands in `repo.json`; or to what is wrapped in `N` bytes instead ([`WriterSlot`]).
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case", deny_unknown_fields)]
-pub struct Slot {
+pub struct Slot<const N: usize = WRAPPED_LEN> {
     /// Names the slot in its repository.
     #[serde(with = "hex")]
     pub id: [u8; 8],
     /// How the wrapping key comes from the passphrase.
     pub kdf: Kdf,
-    /// The nonce that the repository key is wrapped with.
+    /// The nonce that the key is wrapped with.
     #[serde(with = "hex")]
     pub nonce: [u8; 12],
-    /// The repository key, encrypted, and its tag.
+    /// The key, encrypted, and its tag.
     #[serde(with = "hex")]
-    pub wrapped: [u8; WRAPPED_LEN],
+    pub wrapped: [u8; N],
     /// What the operator calls it; at most [`SLOT_NAME_MAX`] bytes.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub name: Option<String>,
@@ -210,22 +213,83 @@ pub struct Slot {
 /// The longest name of a slot, in bytes.
 pub const SLOT_NAME_MAX: usize = 100;
 
+/// A way to the part of a repository key that only writes.
+pub type WriterSlot = Slot<WRITER_WRAPPED_LEN>;
+
+/// What a slot belongs to, and what is drawn at random for it: slot id, the salt in `kdf` and nonce.
+#[derive(Debug)]
+#[expect(clippy::exhaustive_structs, reason = "filled in by the caller; a new field has to be decided on")]
+pub struct NewLock<'a> {
+    /// The repository.
+    pub repository: RepositoryId,
+    /// The generation of the key that is wrapped.
+    pub key_id: KeyId,
+    /// What is to open the slot.
+    pub passphrase: &'a Passphrase,
+    /// Names the slot.
+    pub slot_id: [u8; 8],
+    /// How the wrapping key comes from the passphrase.
+    pub kdf: Kdf,
+    /// The nonce.
+    pub nonce: [u8; 12],
+}
+
 impl Slot {
-    /// Wraps the repository key for a passphrase. Slot id, the salt in `kdf` and nonce are fresh random bytes.
+    /// Wraps the repository key for a passphrase.
     ///
     /// # Errors
     ///
     /// [`Error::UnfitPassphrase`] for an empty passphrase, or HKDF with one that pgbr did not generate;
     /// [`Error::KdfOutOfBounds`]; [`Error::OutOfMemory`].
-    pub fn wrap(
-        key: &RepositoryKey,
+    pub fn wrap(key: &RepositoryKey, lock: NewLock<'_>) -> Result<Self> {
+        Self::wrap_bytes(SLOT_INFO, key.as_bytes(), lock)
+    }
+
+    /// Unwraps the repository key.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::WrongPassphrase`] if the slot does not open with this key for this repository and key id.
+    pub fn unwrap_with(
+        &self,
+        key: &WrappingKey,
         repository: RepositoryId,
         key_id: KeyId,
-        passphrase: &Passphrase,
-        slot_id: [u8; 8],
-        kdf: Kdf,
-        nonce: [u8; 12],
-    ) -> Result<Self> {
+    ) -> Result<RepositoryKey> {
+        let opened = self.unwrap_bytes(SLOT_INFO, key, repository, key_id)?;
+        opened.as_slice().try_into().map(RepositoryKey::from_bytes).map_err(|_| Error::WrongPassphrase)
+    }
+}
+
+impl WriterSlot {
+    /// Wraps the writer's part of a repository key for a passphrase.
+    ///
+    /// # Errors
+    ///
+    /// As [`Slot::wrap`].
+    pub fn wrap_writer(key: &WriterKey, lock: NewLock<'_>) -> Result<Self> {
+        Self::wrap_bytes(WRITER_INFO, &key.to_bytes()[..], lock)
+    }
+
+    /// Unwraps the writer's part of a repository key.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::WrongPassphrase`] if the slot does not open with this key for this repository and key id.
+    pub fn unwrap_writer(
+        &self,
+        key: &WrappingKey,
+        repository: RepositoryId,
+        key_id: KeyId,
+    ) -> Result<WriterKey> {
+        let opened = self.unwrap_bytes(WRITER_INFO, key, repository, key_id)?;
+        WriterKey::from_bytes(&opened).ok_or(Error::WrongPassphrase)
+    }
+}
+
+impl<const N: usize> Slot<N> {
+    fn wrap_bytes(info: &[u8], key: &[u8], lock: NewLock<'_>) -> Result<Self> {
+        let NewLock { repository, key_id, passphrase, slot_id, kdf, nonce } = lock;
         if passphrase.expose().is_empty() {
             return Err(Error::UnfitPassphrase { reason: "it is empty" });
         }
@@ -233,12 +297,25 @@ impl Slot {
             return Err(Error::UnfitPassphrase { reason: "only a generated key may go without Argon2id" });
         }
         let wrapping = kdf.derive(passphrase)?;
-        let mut wrapped = [0; WRAPPED_LEN];
-        let (place, tag) = wrapped.split_at_mut(KEY_LEN);
-        place.copy_from_slice(key.as_bytes());
-        let associated = slot_data(repository, key_id, slot_id);
-        tag.copy_from_slice(&seal(&wrapping, nonce, &associated, place)?);
+        let associated = slot_data(info, repository, key_id, slot_id);
+        let wrapped = seal_payload(&wrapping, nonce, &associated, key)?;
         Ok(Self { id: slot_id, kdf, nonce, wrapped, name: None })
+    }
+
+    fn unwrap_bytes(
+        &self,
+        info: &[u8],
+        key: &WrappingKey,
+        repository: RepositoryId,
+        key_id: KeyId,
+    ) -> Result<Zeroizing<Vec<u8>>> {
+        let mut wrapped = Zeroizing::new(self.wrapped.to_vec());
+        let associated = slot_data(info, repository, key_id, self.id);
+        let opened =
+            open(&key.key, self.nonce, &associated, &mut wrapped[..]).ok_or(Error::WrongPassphrase)?;
+        let length = opened.len();
+        wrapped.truncate(length);
+        Ok(wrapped)
     }
 
     /// The same under a name.
@@ -255,24 +332,6 @@ impl Slot {
     pub fn wrapping_key(&self, passphrase: &Passphrase) -> Result<WrappingKey> {
         let key = self.kdf.derive(passphrase)?;
         Ok(WrappingKey { key, binding: self.binding() })
-    }
-
-    /// Unwraps the repository key.
-    ///
-    /// # Errors
-    ///
-    /// [`Error::WrongPassphrase`] if the slot does not open with this key for this repository and key id.
-    pub fn unwrap_with(
-        &self,
-        key: &WrappingKey,
-        repository: RepositoryId,
-        key_id: KeyId,
-    ) -> Result<RepositoryKey> {
-        let mut wrapped = Zeroizing::new(self.wrapped);
-        let associated = slot_data(repository, key_id, self.id);
-        let opened =
-            open(&key.key, self.nonce, &associated, &mut wrapped[..]).ok_or(Error::WrongPassphrase)?;
-        opened.try_into().map(RepositoryKey::from_bytes).map_err(|_| Error::WrongPassphrase)
     }
 
     /// What a cached wrapping key belongs to: this slot, with this salt.
@@ -293,7 +352,7 @@ pub struct WrappingKey {
 
 impl WrappingKey {
     /// A key that was kept, for the slot that it came from.
-    pub fn from_bytes(slot: &Slot, bytes: [u8; KEY_LEN]) -> Self {
+    pub fn from_bytes<const N: usize>(slot: &Slot<N>, bytes: [u8; KEY_LEN]) -> Self {
         Self { key: Zeroizing::new(bytes), binding: slot.binding() }
     }
 
@@ -317,7 +376,11 @@ impl WrappingKey {
     }
 
     /// The key from what [`WrappingKey::seal_for_cache`] gave; none if it was for another passphrase or slot, or is damaged.
-    pub fn open_from_cache(cached: &[u8], passphrase: &Passphrase, slot: &Slot) -> Option<Self> {
+    pub fn open_from_cache<const N: usize>(
+        cached: &[u8],
+        passphrase: &Passphrase,
+        slot: &Slot<N>,
+    ) -> Option<Self> {
         let (magic, rest) = cached.split_first_chunk::<8>()?;
         let (salt, sealed) = rest.split_first_chunk::<32>()?;
         if *magic != CACHE_MAGIC {
@@ -341,8 +404,8 @@ fn cache_key(passphrase: &Passphrase, salt: &[u8; 32], binding: &[u8; 24]) -> Se
     hkdf_sha256(salt, passphrase.expose().as_bytes(), &[b"pgbr wrapping key cache v1", binding])
 }
 
-fn slot_data(repository: RepositoryId, key_id: KeyId, slot_id: [u8; 8]) -> Vec<u8> {
-    [SLOT_INFO, repository.as_bytes(), key_id.as_bytes(), &slot_id].concat()
+fn slot_data(info: &[u8], repository: RepositoryId, key_id: KeyId, slot_id: [u8; 8]) -> Vec<u8> {
+    [info, repository.as_bytes(), key_id.as_bytes(), &slot_id].concat()
 }
 
 fn aes(key: &Secret) -> Result<LessSafeKey> {
@@ -350,13 +413,24 @@ fn aes(key: &Secret) -> Result<LessSafeKey> {
     Ok(LessSafeKey::new(key.map_err(|_| Error::Crypto { primitive: "AES-256-GCM" })?))
 }
 
-/// Encrypts in place and gives the tag.
-pub(crate) fn seal(
+/// Encrypts a key: its bytes and the tag behind them.
+pub(crate) fn seal_payload<const N: usize>(
     key: &Secret,
     nonce: [u8; 12],
     associated: &[u8],
-    place: &mut [u8],
-) -> Result<[u8; TAG_LEN]> {
+    payload: &[u8],
+) -> Result<[u8; N]> {
+    let failed = || Error::Crypto { primitive: "AES-256-GCM" };
+    let mut wrapped = [0; N];
+    let (place, tag) = wrapped.split_at_mut_checked(payload.len()).ok_or_else(failed)?;
+    let tag: &mut [u8; TAG_LEN] = tag.try_into().map_err(|_| failed())?;
+    place.copy_from_slice(payload);
+    *tag = seal(key, nonce, associated, place)?;
+    Ok(wrapped)
+}
+
+/// Encrypts in place and gives the tag.
+fn seal(key: &Secret, nonce: [u8; 12], associated: &[u8], place: &mut [u8]) -> Result<[u8; TAG_LEN]> {
     let failed = Error::Crypto { primitive: "AES-256-GCM" };
     let nonce = Nonce::assume_unique_for_key(nonce);
     match aes(key)?.seal_in_place_separate_tag(nonce, Aad::from(associated), place) {
@@ -401,6 +475,28 @@ pub(crate) mod hex {
     }
 }
 
+/// The same where there may be none.
+pub(crate) mod optional_hex {
+    use data_encoding::HEXLOWER;
+    use serde::{Deserializer, Serializer};
+
+    pub(crate) fn serialize<S: Serializer, const N: usize>(
+        bytes: &Option<[u8; N]>,
+        to: S,
+    ) -> Result<S::Ok, S::Error> {
+        match bytes {
+            Some(bytes) => to.serialize_some(&HEXLOWER.encode(bytes)),
+            None => to.serialize_none(),
+        }
+    }
+
+    pub(crate) fn deserialize<'de, D: Deserializer<'de>, const N: usize>(
+        from: D,
+    ) -> Result<Option<[u8; N]>, D::Error> {
+        super::hex::deserialize(from).map(Some)
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -416,8 +512,12 @@ mod tests {
         Passphrase::new(text)
     }
 
+    fn lock(passphrase: &Passphrase, kdf: Kdf) -> NewLock<'_> {
+        NewLock { repository: REPOSITORY, key_id: KEY, passphrase, slot_id: [3; 8], kdf, nonce: [4; 12] }
+    }
+
     fn wrap(passphrase: &Passphrase, kdf: Kdf) -> Result<Slot> {
-        Slot::wrap(&RepositoryKey::from_bytes([42; 32]), REPOSITORY, KEY, passphrase, [3; 8], kdf, [4; 12])
+        Slot::wrap(&RepositoryKey::from_bytes([42; 32]), lock(passphrase, kdf))
     }
 
     #[test]
@@ -459,6 +559,35 @@ mod tests {
         for not in ["", "pgbr-key-", "pgbr-key-abc", &key.expose()[1..], &format!("{}a", key.expose())] {
             assert!(!phrase(not).is_generated_key(), "{not}");
         }
+    }
+
+    #[test]
+    fn a_writer_slot_opens_with_its_passphrase_only_and_passes_for_no_other_slot() {
+        let repository_key = RepositoryKey::from_bytes([42; 32]);
+        let writer = WriterKey::of(&repository_key);
+        let slot = WriterSlot::wrap_writer(&writer, lock(&phrase("night"), quick(5))).unwrap();
+        let key = slot.wrapping_key(&phrase("night")).unwrap();
+        let opened = slot.unwrap_writer(&key, REPOSITORY, KEY).unwrap();
+        assert_eq!(opened.to_bytes(), writer.to_bytes());
+        let wrong = slot.wrapping_key(&phrase("day")).unwrap();
+        let other = RepositoryId::from_bytes([9; 16]);
+        assert!(matches!(slot.unwrap_writer(&wrong, REPOSITORY, KEY), Err(Error::WrongPassphrase)));
+        assert!(matches!(slot.unwrap_writer(&key, other, KEY), Err(Error::WrongPassphrase)));
+        assert!(matches!(slot.unwrap_writer(&key, REPOSITORY, KeyId::NONE), Err(Error::WrongPassphrase)));
+        for bit in 0..WRITER_WRAPPED_LEN * 8 {
+            let mut bad = slot.clone();
+            bad.wrapped[bit / 8] ^= 1 << (bit % 8);
+            assert!(bad.unwrap_writer(&key, REPOSITORY, KEY).is_err());
+        }
+        let cached = key.seal_for_cache(&phrase("night"), [7; 32]).unwrap();
+        assert!(WrappingKey::open_from_cache(&cached, &phrase("night"), &slot).is_some());
+        assert!(WrappingKey::open_from_cache(&cached, &phrase("day"), &slot).is_none());
+
+        let json = serde_json::to_string(&slot).unwrap();
+        assert_eq!(serde_json::from_str::<WriterSlot>(&json).unwrap(), slot);
+        assert!(serde_json::from_str::<Slot>(&json).is_err());
+        let whole = serde_json::to_string(&wrap(&phrase("night"), quick(5)).unwrap()).unwrap();
+        assert!(serde_json::from_str::<WriterSlot>(&whole).is_err());
     }
 
     #[test]

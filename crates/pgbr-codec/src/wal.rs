@@ -7,10 +7,10 @@ use serde::{Deserialize, Serialize};
 
 use crate::header::decode_hex;
 use crate::sealed::open_object;
-use crate::slot::hex;
+use crate::slot::{hex, optional_hex};
 use crate::{
     Codec, Compression, Compressor, Decompressor, Error, FRAME_HEADER_LEN, FRAME_OVERHEAD, FrameHeader,
-    FrameKind, Keyring, OBJECT_HEADER_LEN, ObjectHeader, ObjectKind, Opener, Result, Sealer,
+    FrameKind, KeyMode, Keyring, OBJECT_HEADER_LEN, ObjectHeader, ObjectKind, Opener, Result, Sealer,
 };
 
 /// How many bytes of content a writer puts in one frame.
@@ -33,6 +33,9 @@ pub struct WalTrailer {
     pub system_id: Option<u64>,
     /// Number of content frames.
     pub frames: u64,
+    /// BLAKE3 of the object as it is stored, up to the trailer: in key mode 2, so that who cannot open the content sees that it is whole.
+    #[serde(default, skip_serializing_if = "Option::is_none", with = "optional_hex")]
+    pub stored: Option<[u8; 32]>,
 }
 
 impl WalTrailer {
@@ -84,6 +87,8 @@ impl fmt::Debug for PackedPiece {
 pub struct WalSealer {
     sealer: Sealer,
     digest: blake3::Hasher,
+    /// Of the object so far, where the trailer tells it.
+    stored: Option<blake3::Hasher>,
     size: u64,
     frames: u64,
 }
@@ -95,8 +100,14 @@ impl WalSealer {
     ///
     /// [`Error::OtherObject`] if the sealer is not one for WAL files.
     pub fn new(sealer: Sealer) -> Result<Self> {
-        sealer.header(0, 0).expect_kind(ObjectKind::Wal)?;
-        Ok(Self { sealer, digest: blake3::Hasher::new(), size: 0, frames: 0 })
+        let header = sealer.header(0, 0);
+        header.expect_kind(ObjectKind::Wal)?;
+        let stored = (header.mode == KeyMode::PublicKey).then(|| {
+            let mut stored = blake3::Hasher::new();
+            stored.update(&header.encode());
+            stored
+        });
+        Ok(Self { sealer, digest: blake3::Hasher::new(), stored, size: 0, frames: 0 })
     }
 
     /// The first bytes of the object.
@@ -112,6 +123,9 @@ impl WalSealer {
     pub fn piece(&mut self, compressor: &mut Compressor, raw: &[u8]) -> Result<Vec<u8>> {
         let frame = self.seal_piece(compressor, self.frames, raw)?;
         self.digest.update(raw);
+        if let Some(stored) = &mut self.stored {
+            stored.update(&frame);
+        }
         self.size = self.size.saturating_add(raw.len() as u64);
         self.frames = self.frames.saturating_add(1);
         Ok(frame)
@@ -124,8 +138,9 @@ impl WalSealer {
     /// As [`WalSealer::trailer`].
     pub fn finish(self, name: &str, system_id: Option<u64>) -> Result<(Vec<u8>, WalTrailer)> {
         let digest = *self.digest.finalize().as_bytes();
-        let trailer =
-            WalTrailer { name: name.to_owned(), size: self.size, digest, system_id, frames: self.frames };
+        let stored = self.stored.as_ref().map(|stored| *stored.finalize().as_bytes());
+        let (name, size, frames) = (name.to_owned(), self.size, self.frames);
+        let trailer = WalTrailer { name, size, digest, system_id, frames, stored };
         Ok((self.seal_trailer(&trailer)?, trailer))
     }
 
@@ -148,21 +163,23 @@ impl WalSealer {
         self.sealer.seal_packed(FrameKind::WalContent, number, of, &piece.payload, object)
     }
 
-    /// Seals the trailer for a caller that used [`WalSealer::seal_piece`]: `digest` is BLAKE3 of the content of `size` bytes
-    /// in `frames` pieces.
+    /// Seals the trailer for a caller that used [`WalSealer::seal_piece`] or [`WalSealer::seal_packed`]: `object` is what was made so far,
+    /// header and frames in order, `digest` is BLAKE3 of the content of `size` bytes in `frames` pieces.
     ///
     /// # Errors
     ///
     /// As [`Sealer::seal`].
     pub fn trailer(
         &self,
+        object: &[u8],
         name: &str,
         size: u64,
         digest: [u8; 32],
         system_id: Option<u64>,
         frames: u64,
     ) -> Result<Vec<u8>> {
-        self.seal_trailer(&WalTrailer { name: name.to_owned(), size, digest, system_id, frames })
+        let stored = self.stored.as_ref().map(|_| *blake3::hash(object).as_bytes());
+        self.seal_trailer(&WalTrailer { name: name.to_owned(), size, digest, system_id, frames, stored })
     }
 
     fn seal_trailer(&self, trailer: &WalTrailer) -> Result<Vec<u8>> {
@@ -232,10 +249,7 @@ impl WalOpener {
     }
 
     fn trailer(&mut self, frame: &mut [u8]) -> Result<WalTrailer> {
-        let mut json = Vec::new();
-        self.opener.open(&mut self.decompressor, frame, FrameKind::WalTrailer, 0, &mut json)?;
-        let trailer: WalTrailer =
-            serde_json::from_slice(&json).map_err(|source| Error::Json { what: TRAILER, source })?;
+        let trailer = open_trailer(&self.opener, &mut self.decompressor, frame)?;
         let reason = if trailer.frames != self.frames {
             "number of frames"
         } else if trailer.size != self.size {
@@ -258,6 +272,12 @@ impl fmt::Debug for WalOpener {
             .field("frames", &self.frames)
             .finish_non_exhaustive()
     }
+}
+
+fn open_trailer(opener: &Opener, decompressor: &mut Decompressor, frame: &mut [u8]) -> Result<WalTrailer> {
+    let mut json = Vec::new();
+    opener.open(decompressor, frame, FrameKind::WalTrailer, 0, &mut json)?;
+    serde_json::from_slice(&json).map_err(|source| Error::Json { what: TRAILER, source })
 }
 
 /// Opens a whole WAL object in memory, in place, and gives its content to `sink`, piece by piece.
@@ -295,6 +315,48 @@ pub fn open_wal(
     }
 }
 
+/// Checks a whole WAL object of key mode 2 without opening its content: that it is, byte for byte, what was sealed, and what that was.
+///
+/// # Errors
+///
+/// [`Error::WriteOnly`] for an object of another key mode: what it holds is told by nothing but its content. Else as [`open_wal`].
+pub fn check_wal(keyring: &Keyring, object: &[u8]) -> Result<WalTrailer> {
+    let header = ObjectHeader::parse(object)?;
+    header.expect_kind(ObjectKind::Wal)?;
+    keyring.check(&header)?;
+    if header.mode != KeyMode::PublicKey {
+        return Err(Error::WriteOnly { kind: ObjectKind::Wal });
+    }
+    let opener = keyring.opener(&header)?;
+    let (mut at, mut size, mut frames) = (OBJECT_HEADER_LEN, 0u64, 0u64);
+    loop {
+        let rest = object.get(at..).unwrap_or_default();
+        let frame_header = FrameHeader::parse(rest)?;
+        let (need, have) = (frame_header.frame_len(), rest.len() as u64);
+        let Some(frame) = rest.get(..need) else {
+            return Err(Error::Truncated { what: "WAL file", need: need as u64, have });
+        };
+        if frame_header.kind == FrameKind::WalTrailer {
+            if rest.len() > need {
+                return Err(Error::corrupt("WAL file", "bytes behind the trailer"));
+            }
+            let trailer = open_trailer(&opener, &mut Decompressor::new(), &mut frame.to_vec())?;
+            let stored = blake3::hash(object.get(..at).unwrap_or_default());
+            let reason = if trailer.stored.map(blake3::Hash::from_bytes) != Some(stored) {
+                "digest of what is stored"
+            } else if (trailer.size, trailer.frames) != (size, frames) {
+                "size or number of frames"
+            } else {
+                return Ok(trailer);
+            };
+            return Err(Error::ContentMismatch { reason });
+        }
+        at += need;
+        size = size.saturating_add(frame_header.raw_len.into());
+        frames = frames.saturating_add(1);
+    }
+}
+
 const _: () = assert!(FRAME_HEADER_LEN == 24 && WAL_PIECE <= crate::MAX_RAW, "a piece fits in a frame");
 
 /// Reads a digest as [`WalTrailer`] writes it.
@@ -309,14 +371,14 @@ pub fn parse_digest(text: &str) -> Result<[u8; 32]> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::{LaneSalt, RepositoryId};
+    use crate::{LaneSeed, RepositoryId};
 
     fn ring() -> Keyring {
         Keyring::plain(RepositoryId::from_bytes([1; 16]))
     }
 
     fn sealer() -> WalSealer {
-        WalSealer::new(ring().sealer(ObjectKind::Wal, LaneSalt::from_bytes([2; 32]))).unwrap()
+        WalSealer::new(ring().sealer(ObjectKind::Wal, LaneSeed::from_bytes([2; 32])).unwrap()).unwrap()
     }
 
     fn none() -> Compressor {
@@ -345,8 +407,9 @@ mod tests {
         let second = parallel.seal_piece(&mut none(), 1, b"second").unwrap();
         let first = parallel.seal_piece(&mut none(), 0, b"first").unwrap();
         let digest = *blake3::hash(b"firstsecond").as_bytes();
-        let end = parallel.trailer("000000010000000000000001", 11, digest, Some(7), 2).unwrap();
-        assert_eq!([&parallel.header()[..], &first, &second, &end].concat(), object);
+        let so_far = [&parallel.header()[..], &first, &second].concat();
+        let end = parallel.trailer(&so_far, "000000010000000000000001", 11, digest, Some(7), 2).unwrap();
+        assert_eq!([so_far, end.clone()].concat(), object);
 
         let mut packed = parallel.header().to_vec();
         for (number, raw) in [(0, &b"first"[..]), (1, b"second")] {
@@ -379,7 +442,9 @@ mod tests {
         let piece = writer.seal_piece(&mut none(), 0, b"content").unwrap();
         let digest = *blake3::hash(b"content").as_bytes();
         let object = |size, digest, frames| {
-            [&writer.header()[..], &piece, &writer.trailer("x", size, digest, None, frames).unwrap()].concat()
+            let so_far = [&writer.header()[..], &piece].concat();
+            let end = writer.trailer(&so_far, "x", size, digest, None, frames).unwrap();
+            [so_far, end].concat()
         };
         assert!(read(object(7, digest, 1)).is_ok());
         for bad in [object(8, digest, 1), object(7, [0; 32], 1), object(7, digest, 2), object(7, digest, 0)] {
@@ -396,8 +461,9 @@ mod tests {
             writer.seal_piece(&mut none(), 0, b"a").unwrap(),
             writer.seal_piece(&mut none(), 1, b"b").unwrap(),
         );
-        let end = writer.trailer("x", 2, *blake3::hash(b"ba").as_bytes(), None, 2).unwrap();
-        let object = [&writer.header()[..], &b, &a, &end].concat();
+        let so_far = [&writer.header()[..], &b, &a].concat();
+        let end = writer.trailer(&so_far, "x", 2, *blake3::hash(b"ba").as_bytes(), None, 2).unwrap();
+        let object = [so_far, end].concat();
         assert!(matches!(read(object), Err(Error::OtherFrame { .. })));
     }
 

@@ -114,6 +114,9 @@ pub struct Layer {
     pub attempt: u64,
     /// Salts of the lanes that sealed the data packs, by the number that the frame table gives.
     pub data_lanes: Vec<Digest>,
+    /// The key mode of these lanes, as in the headers of the packs, where it is not that of all the rest: 2, sealed to a public key.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub data_key_mode: Option<u8>,
     /// Salt of the lane that sealed the index packs.
     pub index_lane: Digest,
     /// Sizes of the index packs, by number.

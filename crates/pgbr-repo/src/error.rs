@@ -146,6 +146,12 @@ pub enum Error {
     /// A passphrase was given, and the repository is not encrypted.
     #[error("a passphrase is set, and the repository is not encrypted")]
     NotEncrypted,
+    /// The repository was opened by a passphrase that is for writing only, and this would need the content of backups or of WAL.
+    #[error("the passphrase is for writing only: unable to {doing}")]
+    WriteOnly {
+        /// What was to be done.
+        doing: String,
+    },
     /// Sealing, opening or wrapping failed for a reason other than damage in the repository.
     #[error("unable to seal or open '{object}'")]
     Codec {
@@ -315,9 +321,8 @@ impl Error {
             Codec::OtherRepository { .. } | Codec::OtherKey { .. } | Codec::ModeMismatch { .. } => {
                 Self::Foreign { object: name, source: error }
             }
-            Codec::UnsupportedVersion { .. } | Codec::UnsupportedKeyMode { .. } => {
-                Self::Unsupported { object: name, reason: error.to_string() }
-            }
+            Codec::UnsupportedVersion { .. } => Self::Unsupported { object: name, reason: error.to_string() },
+            Codec::WriteOnly { .. } => Self::WriteOnly { doing: format!("read '{name}'") },
             Codec::OutOfMemory { .. } | Codec::Crypto { .. } | Codec::Unwritable { .. } => {
                 Self::Codec { object: name, source: error }
             }

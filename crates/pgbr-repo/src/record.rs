@@ -25,7 +25,7 @@ pub(crate) fn seal<R: Record>(repo: &Repo, record: &R) -> Result<Bytes> {
     let failed = |source| Error::Codec { object: record.identity().1.to_owned(), source };
     let json = serde_json::to_vec(record)
         .map_err(|source| failed(pgbr_codec::Error::Json { what: R::KIND, source }))?;
-    Ok(seal_record(repo.keyring(), repo.lane_salt()?, &json).map_err(failed)?.into())
+    Ok(seal_record(repo.keyring(), repo.lane_seed()?, &json).map_err(failed)?.into())
 }
 
 /// Opens what was read from `key` as the record of the name `name` (which differs for a copy).

@@ -7,8 +7,8 @@ use bytes::Bytes;
 use futures::stream::TryStreamExt;
 use object_store::path::Path;
 use pgbr_codec::{
-    Cipher, Kdf, KeyId, Keyring, LaneSalt, Passphrase, RepositoryId, RepositoryKey, RetiredKey,
-    SLOT_NAME_MAX, Slot, WrappingKey,
+    Cipher, Kdf, KeyId, Keyring, LaneSeed, NewLock, Passphrase, RepositoryId, RepositoryKey, RetiredKey,
+    RetiredWriter, SLOT_NAME_MAX, Slot, WrappingKey, WriterKey, WriterSlot,
 };
 use pgbr_manifest::StanzaName;
 use serde::{Deserialize, Serialize};
@@ -19,11 +19,13 @@ use crate::keys::{self, Layout, ParsedKey};
 use crate::probe::{StoreTraits, probe};
 use crate::store::{Resolved, Store};
 
-/// The format version that this program reads and writes.
+/// The format version of a repository without writers, as it is made.
 const FORMAT: u32 = 1;
+/// And of one that has or had passphrases for writing only: older programs do not know how content is sealed in it.
+const FORMAT_WRITERS: u32 = 2;
 /// The largest `repo.json`, in bytes.
 const MAX_REPO_JSON: u64 = 256 << 10;
-/// How many key slots a repository has at most.
+/// How many key slots a repository has at most, of each kind.
 const MAX_SLOTS: usize = 64;
 /// How many keys a repository has had before the one of now, at most.
 const MAX_RETIRED: usize = 256;
@@ -83,6 +85,12 @@ struct File {
     slots: Vec<Slot>,
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     retired: Vec<RetiredKey>,
+    /// Slots for writing only; none where there never was one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    writers: Option<Vec<WriterSlot>>,
+    /// What writers have of the retired keys.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    retired_writers: Vec<RetiredWriter>,
 }
 
 /// A way to the key of a repository, as far as it is nobody's secret.
@@ -95,6 +103,8 @@ pub struct SlotInfo {
     pub name: Option<String>,
     /// Whether what opens it is a key that pgbr generated, not something made up by a person.
     pub generated: bool,
+    /// Whether it opens the repository for writing only.
+    pub write_only: bool,
     /// Whether the repository was opened by it.
     pub in_use: bool,
 }
@@ -263,10 +273,43 @@ impl Repo {
     /// Only for who holds the lease of the repository's record, as all that changes slots.
     ///
     /// # Errors
-    /// [`Error::NotEncrypted`]; [`Error::Codec`] for a passphrase that cannot be used; as the store failed: it opens with it, or does not.
+    /// [`Error::NotEncrypted`], [`Error::WriteOnly`]; [`Error::Codec`] for a passphrase that cannot be used; [`Error::Invalid`] for one that
+    /// opens the repository for writing only; as the store failed: it opens with it, or does not.
     pub async fn add_slot(&self, new: NewSlot) -> Result<Self> {
         let slots = self.inner.file.slots.clone();
         self.put_slot(slots, new).await
+    }
+
+    /// Adds a key slot for writing only: who has the passphrase makes backups and archives WAL, and reads neither. From the first one on content
+    /// is sealed so that all who write can go on with what others wrote (key mode 2). Gives the repository as it is now.
+    ///
+    /// # Errors
+    /// As [`Repo::add_slot`]; [`Error::Invalid`] for a passphrase that opens the repository for reading.
+    pub async fn add_writer(&self, new: NewSlot) -> Result<Self> {
+        let Inner { slot, keyring, file, entropy, .. } = &*self.inner;
+        let key = self.owner_key()?;
+        let mut writers = file.writers.clone().unwrap_or_default();
+        if writers.len() >= MAX_SLOTS {
+            return Err(too_many("key slots for writing", MAX_SLOTS));
+        }
+        if opened_by(&file.slots.iter().map(AnySlot::Owner).collect::<Vec<_>>(), &new.passphrase, file)
+            .await?
+        {
+            return Err(taken("for reading and writing"));
+        }
+        let key_id = file.key_id.unwrap_or(KeyId::NONE);
+        let writer = WriterKey::of(key);
+        let wrapped = writer.clone();
+        let wrap = move |lock: NewLock<'_>| WriterSlot::wrap_writer(&wrapped, lock);
+        writers.push(new_slot(&**entropy, file, new, wrap).await?);
+        let mut retired_writers = Vec::new();
+        for (id, old) in retired_keys(file, key_id, key)? {
+            let (now, nonce) = ((key_id, &writer), random(&**entropy)?);
+            let entry = RetiredWriter::wrap((id, &WriterKey::of(&old)), file.repository_id, now, nonce);
+            retired_writers.push(entry.map_err(in_repo_json)?);
+        }
+        let file = File { format: FORMAT_WRITERS, writers: Some(writers), retired_writers, ..file.clone() };
+        self.replace(file, keyring.clone().for_writers(), Some(key.clone()), *slot).await
     }
 
     /// Puts a passphrase in the place of the one that the repository was opened with; gives the repository as it is now.
@@ -282,38 +325,39 @@ impl Repo {
     /// Removes the key slot with this id; gives the repository as it is now.
     ///
     /// # Errors
-    /// [`Error::Invalid`] for an unknown slot or the last one; as the store failed.
+    /// [`Error::Invalid`] for an unknown slot or the last one that reads; [`Error::WriteOnly`]; as the store failed.
     pub async fn remove_slot(&self, id: [u8; 8]) -> Result<Self> {
-        let file = &self.inner.file;
-        let slots: Vec<Slot> = file.slots.iter().filter(|s| s.id != id).cloned().collect();
+        let Inner { slot, keyring, key, file, .. } = &*self.inner;
+        self.require_reader(CHANGE_KEYS)?;
+        let mut changed = file.clone();
+        changed.slots.retain(|slot| slot.id != id);
+        changed.writers.iter_mut().for_each(|writers| writers.retain(|slot| slot.id != id));
+        if changed.writers.as_ref().is_none_or(Vec::is_empty) {
+            changed.retired_writers.clear();
+        }
         let invalid = |reason: &str| Err(Error::Invalid { what: "key slot", reason: reason.to_owned() });
-        if slots.len() == file.slots.len() {
+        if changed == *file {
             return invalid("is not one of the repository's");
         }
-        if slots.is_empty() {
-            return invalid("cannot be removed: nothing else opens the repository");
+        if changed.slots.is_empty() {
+            return invalid("cannot be removed: nothing else opens the repository for reading");
         }
-        let slot = self.inner.slot.filter(|own| *own != id);
-        self.replace(File { slots, ..file.clone() }, self.inner.keyring.clone(), self.inner.key.clone(), slot)
-            .await
+        let slot = slot.filter(|own| *own != id);
+        self.replace(changed, keyring.clone(), key.clone(), slot).await
     }
 
     /// Gives the repository a new key: objects are sealed under it from now on, those that are there stay readable. Only `new` opens it then:
-    /// the other passphrases, which nobody here knows, are gone with their slots. Gives the repository as it is now.
+    /// the other passphrases, which nobody here knows, are gone with their slots, those for writing as well. Gives the repository as it is now.
     ///
     /// Only for who holds the leases of all stanzas besides: whoever writes with the old key does not know the new one.
     ///
     /// # Errors
     /// As [`Repo::add_slot`]: it opens with the passphrases of before, or with the new one.
     pub async fn rotate_key(&self, new: NewSlot) -> Result<Self> {
-        let Inner { key: Some(old), file, entropy, .. } = &*self.inner else {
-            return Err(Error::NotEncrypted);
-        };
+        let Inner { file, entropy, .. } = &*self.inner;
+        let old = self.owner_key()?;
         if file.retired.len() >= MAX_RETIRED {
-            return Err(Error::Invalid {
-                what: "retired keys",
-                reason: format!("are {MAX_RETIRED} at most"),
-            });
+            return Err(too_many("retired keys", MAX_RETIRED));
         }
         let entropy = &**entropy;
         let old_id = file.key_id.unwrap_or(KeyId::NONE);
@@ -326,21 +370,28 @@ impl Repo {
             let wrapped = RetiredKey::wrap((id, old), file.repository_id, (key_id, &key), random(entropy)?);
             retired.push(wrapped.map_err(in_repo_json)?);
         }
-        let mut file = File { key_id: Some(key_id), slots: Vec::new(), retired, ..file.clone() };
-        let slot = new_slot(entropy, &key, &file, new).await?;
-        let keyring = Keyring::sealed_with(file.repository_id, key_id, &key, before);
+        let writers = file.writers.as_ref().map(|_| Vec::new());
+        let (key_id, slots, retired_writers) = (Some(key_id), Vec::new(), Vec::new());
+        let mut file = File { key_id, slots, retired, writers, retired_writers, ..file.clone() };
+        let slot = owner_slot(entropy, &key, &file, new).await?;
+        let keyring = file.keyring(&key, before);
         let id = Some(slot.id);
         file.slots = vec![slot];
         self.replace(file, keyring, Some(key), id).await
     }
 
     async fn put_slot(&self, mut slots: Vec<Slot>, new: NewSlot) -> Result<Self> {
-        let Inner { key, slot, keyring, file, entropy, .. } = &*self.inner;
-        let Some(key) = key else { return Err(Error::NotEncrypted) };
+        let Inner { slot, keyring, file, entropy, .. } = &*self.inner;
+        let key = self.owner_key()?;
         if slots.len() >= MAX_SLOTS {
-            return Err(Error::Invalid { what: "key slots", reason: format!("are {MAX_SLOTS} at most") });
+            return Err(too_many("key slots", MAX_SLOTS));
         }
-        let added = new_slot(&**entropy, key, file, new).await?;
+        // A host that has it for writing could read from now on.
+        let writers: Vec<_> = file.writers.iter().flatten().map(AnySlot::Writer).collect();
+        if opened_by(&writers, &new.passphrase, file).await? {
+            return Err(taken("for writing only"));
+        }
+        let added = owner_slot(&**entropy, key, file, new).await?;
         // What was opened by a slot that is replaced is open by the one in its place.
         let slot = slot.filter(|own| slots.iter().any(|slot| slot.id == *own)).or(Some(added.id));
         slots.push(added);
@@ -349,13 +400,35 @@ impl Repo {
 
     /// The key slots.
     pub fn slot_infos(&self) -> Vec<SlotInfo> {
-        let info = |slot: &Slot| SlotInfo {
-            id: slot.id,
-            name: slot.name.clone(),
-            generated: matches!(slot.kdf, Kdf::Hkdf { .. }),
-            in_use: self.inner.slot == Some(slot.id),
+        let file = &self.inner.file;
+        let info = |(id, name, kdf, write_only): (_, &Option<String>, &Kdf, _)| SlotInfo {
+            id,
+            name: name.clone(),
+            generated: matches!(kdf, Kdf::Hkdf { .. }),
+            write_only,
+            in_use: self.inner.slot == Some(id),
         };
-        self.inner.file.slots.iter().map(info).collect()
+        let owners = file.slots.iter().map(|slot| (slot.id, &slot.name, &slot.kdf, false));
+        let writers = file.writers.iter().flatten().map(|slot| (slot.id, &slot.name, &slot.kdf, true));
+        owners.chain(writers).map(info).collect()
+    }
+
+    /// Whether the content of backups and of WAL can be read: not where it was opened by a passphrase for writing only.
+    pub fn reads(&self) -> bool {
+        self.inner.keyring.reads()
+    }
+
+    /// Sees that it was opened for reading; `doing` is what for, as `restore a backup`.
+    ///
+    /// # Errors
+    /// [`Error::WriteOnly`].
+    pub fn require_reader(&self, doing: &str) -> Result<()> {
+        if self.reads() { Ok(()) } else { Err(Error::WriteOnly { doing: doing.to_owned() }) }
+    }
+
+    fn owner_key(&self) -> Result<&RepositoryKey> {
+        self.require_reader(CHANGE_KEYS)?;
+        self.inner.key.as_ref().ok_or(Error::NotEncrypted)
     }
 
     /// How many keys the repository had before the one of now.
@@ -365,10 +438,10 @@ impl Repo {
 
     /// The ids of the key slots.
     pub fn slots(&self) -> Vec<[u8; 8]> {
-        self.inner.file.slots.iter().map(|slot| slot.id).collect()
+        self.slot_infos().into_iter().map(|slot| slot.id).collect()
     }
 
-    /// The repository's key: for a copy that the operator puts in a safe.
+    /// The repository's key: for a copy that the operator puts in a safe. None without encryption, or where it was opened for writing only.
     pub fn key(&self) -> Option<&RepositoryKey> {
         self.inner.key.as_ref()
     }
@@ -408,12 +481,12 @@ impl Repo {
         &self.inner.warnings
     }
 
-    /// A fresh lane salt: one for each sealing process and kind of object, one for each WAL file and record.
+    /// What a new lane is made of: one for each sealing process and kind of object, one for each WAL file and record.
     ///
     /// # Errors
     /// [`Error::Entropy`].
-    pub fn lane_salt(&self) -> Result<LaneSalt> {
-        Ok(LaneSalt::from_bytes(self.random()?))
+    pub fn lane_seed(&self) -> Result<LaneSeed> {
+        LaneSeed::draw(|bytes| self.inner.entropy.fill(bytes))
     }
 
     /// Fresh random bytes.
@@ -470,6 +543,18 @@ impl Repo {
     }
 }
 
+/// What a passphrase for writing only is not good for.
+const CHANGE_KEYS: &str = "change what opens the repository";
+
+fn too_many(what: &'static str, most: usize) -> Error {
+    Error::Invalid { what, reason: format!("are {most} at most") }
+}
+
+fn taken(how: &str) -> Error {
+    let reason = format!("opens the repository {how} already: one passphrase cannot be for both");
+    Error::Invalid { what: "the new passphrase", reason }
+}
+
 /// The keys that older objects are sealed under.
 fn retired_keys(file: &File, key_id: KeyId, key: &RepositoryKey) -> Result<Vec<(KeyId, RepositoryKey)>> {
     let open = |retired: &RetiredKey| {
@@ -497,14 +582,41 @@ impl File {
             object: "repo.json".to_owned(),
             source: pgbr_codec::Error::Json { what: "repo.json", source },
         };
-        let fields = serde_json::to_string(self).map_err(failed)?;
-        let auth = data_encoding::HEXLOWER.encode(&keyring.auth_tag(fields.as_bytes()));
-        let open = fields.strip_suffix('}').unwrap_or(&fields);
-        Ok(format!(r#"{open},"auth":"{auth}"}}"#).into())
+        let mut fields = serde_json::to_string(self).map_err(failed)?;
+        if self.writers.is_some()
+            && let Some(auth) = keyring.writer_auth_tag(fields.as_bytes())
+        {
+            fields = Tagged::put(&fields, WRITER_AUTH, &auth);
+        }
+        let auth = keyring.auth_tag(fields.as_bytes());
+        let auth = auth.ok_or_else(|| Error::WriteOnly { doing: CHANGE_KEYS.to_owned() })?;
+        Ok(Tagged::put(&fields, AUTH, &auth).into())
     }
 
-    /// Reads the text of `repo.json`: its fields, the text that `auth` is over, and `auth`.
-    fn parse(key: &Path, text: &[u8]) -> Result<(Self, String, [u8; 32])> {
+    /// The keys of who has the repository's key.
+    fn keyring<'a>(
+        &self,
+        key: &RepositoryKey,
+        retired: impl IntoIterator<Item = (KeyId, &'a RepositoryKey)>,
+    ) -> Keyring {
+        let key_id = self.key_id.unwrap_or(KeyId::NONE);
+        let keyring = Keyring::sealed_with(self.repository_id, key_id, key, retired);
+        if self.writers.is_some() { keyring.for_writers() } else { keyring }
+    }
+
+    /// The keys of who only writes.
+    fn writer_keyring(&self, key_id: KeyId, key: &WriterKey) -> Result<Keyring> {
+        let open = |retired: &RetiredWriter| {
+            let opened = retired.unwrap_with(self.repository_id, (key_id, key));
+            Ok((retired.key_id, opened.map_err(in_repo_json)?))
+        };
+        let retired: Vec<_> = self.retired_writers.iter().map(open).collect::<Result<_>>()?;
+        let retired = retired.iter().map(|(id, key)| (*id, key));
+        Ok(Keyring::writer(self.repository_id, key_id, key, retired))
+    }
+
+    /// Reads the text of `repo.json`: its fields, and what shows that it is authentic.
+    fn parse(key: &Path, text: &[u8]) -> Result<(Self, Tags)> {
         #[derive(Deserialize)]
         struct Version {
             format: u32,
@@ -512,16 +624,22 @@ impl File {
         let bad = |reason: &str| Error::corrupt(key, reason);
         let text = std::str::from_utf8(text).map_err(|e| Error::corrupt(key, e))?;
         let version: Version = serde_json::from_str(text).map_err(|e| Error::corrupt(key, e))?;
-        if version.format != FORMAT {
-            let reason = format!("it is of format version {}, and {FORMAT} is known", version.format);
+        if ![FORMAT, FORMAT_WRITERS].contains(&version.format) {
+            let known = format!("{FORMAT} and {FORMAT_WRITERS} are known");
+            let reason = format!("it is of format version {}, and {known}", version.format);
             return Err(Error::Unsupported { object: key.to_string(), reason });
         }
-        let (open, auth) =
-            text.rsplit_once(r#","auth":""#).ok_or_else(|| bad("it has no auth at its end"))?;
         let auth =
-            auth.strip_suffix(r#""}"#).and_then(keys::hex).ok_or_else(|| bad("auth has no 64 hex digits"))?;
-        let fields = format!("{open}}}");
-        let file: Self = serde_json::from_str(&fields).map_err(|e| Error::corrupt(key, e))?;
+            Tagged::take(text, AUTH).ok_or_else(|| bad("it has no auth of 64 hex digits at its end"))?;
+        let writer_auth = match version.format {
+            FORMAT_WRITERS => Some(
+                Tagged::take(&auth.text, WRITER_AUTH)
+                    .ok_or_else(|| bad("it has no writer-auth at its end"))?,
+            ),
+            _ => None,
+        };
+        let fields = writer_auth.as_ref().map_or(&auth.text, |tagged| &tagged.text);
+        let file: Self = serde_json::from_str(fields).map_err(|e| Error::corrupt(key, e))?;
         let (encrypted, has_key) = (file.cipher != Cipher::None, file.key_id.is_some());
         if encrypted != has_key || encrypted == file.slots.is_empty() || file.slots.len() > MAX_SLOTS {
             return Err(bad("cipher, key id and key slots do not fit"));
@@ -529,7 +647,59 @@ impl File {
         if file.retired.len() > if encrypted { MAX_RETIRED } else { 0 } {
             return Err(bad("it has more retired keys than there can be"));
         }
-        Ok((file, fields, auth))
+        let writers = file.writers.as_ref().map_or(0, Vec::len);
+        if file.writers.is_some() != writer_auth.is_some() || writers > if encrypted { MAX_SLOTS } else { 0 }
+        {
+            return Err(bad("format and slots for writing do not fit"));
+        }
+        if file.retired_writers.len() > if writers > 0 { MAX_RETIRED } else { 0 } {
+            return Err(bad("it has more retired keys of writers than there can be"));
+        }
+        Ok((file, Tags { auth, writer_auth }))
+    }
+}
+
+const AUTH: &str = "auth";
+const WRITER_AUTH: &str = "writer-auth";
+
+/// A JSON object and a tag over its text, which was its last field.
+struct Tagged {
+    text: String,
+    tag: [u8; 32],
+}
+
+impl Tagged {
+    /// The object with the tag as its last field.
+    fn put(text: &str, name: &str, tag: &[u8; 32]) -> String {
+        let open = text.strip_suffix('}').unwrap_or(text);
+        format!(r#"{open},"{name}":"{}"}}"#, data_encoding::HEXLOWER.encode(tag))
+    }
+
+    /// Takes a tag of that name off the end of an object.
+    fn take(text: &str, name: &str) -> Option<Self> {
+        let (open, tag) = text.rsplit_once(&format!(r#","{name}":""#))?;
+        let tag = tag.strip_suffix(r#""}"#).and_then(keys::hex)?;
+        Some(Self { text: format!("{open}}}"), tag })
+    }
+}
+
+/// What shows that a `repo.json` was made by somebody with a key: to who has the repository's, and to who only writes.
+struct Tags {
+    auth: Tagged,
+    writer_auth: Option<Tagged>,
+}
+
+impl Tags {
+    fn check(&self, key: &Path, keyring: &Keyring) -> Result<()> {
+        let authentic = match (&self.writer_auth, keyring.reads()) {
+            (_, true) => keyring.auth_matches(self.auth.text.as_bytes(), &self.auth.tag),
+            (Some(own), false) => keyring.writer_auth_matches(own.text.as_bytes(), &own.tag),
+            (None, false) => false,
+        };
+        if authentic {
+            return Ok(());
+        }
+        Err(Error::corrupt(key, "it is not authentic: damaged or changed by somebody without the key"))
     }
 }
 
@@ -557,81 +727,157 @@ impl Opening<'_> {
     }
 
     async fn open_text(&self, key: &Path, text: Bytes) -> Result<Opened> {
-        let (file, fields, auth) = File::parse(key, &text)?;
-        let authentic = |keyring: &Keyring| match keyring.auth_matches(fields.as_bytes(), &auth) {
-            true => Ok(()),
-            false => Err(Error::corrupt(
-                key,
-                "it is not authentic: damaged or changed by somebody without the key",
-            )),
-        };
+        let (file, tags) = File::parse(key, &text)?;
         match (file.key_id, self.passphrase) {
             (None, Some(_)) => Err(Error::NotEncrypted),
             (None, None) => {
                 let keyring = Keyring::plain(file.repository_id);
-                authentic(&keyring)?;
+                tags.check(key, &keyring)?;
                 Ok(Opened { file, text, keyring, key: None, slot: None, warning: None })
             }
             (Some(_), None) => Err(Error::PassphraseMissing),
             (Some(key_id), Some(passphrase)) => {
-                let (key, slot, warning) = self.unwrap(&file, key_id, passphrase).await?;
-                authentic(&Keyring::sealed(file.repository_id, key_id, &key))?;
-                let retired = retired_keys(&file, key_id, &key)?;
-                let retired = retired.iter().map(|(id, key)| (*id, key));
-                let keyring = Keyring::sealed_with(file.repository_id, key_id, &key, retired);
-                Ok(Opened { file, text, keyring, key: Some(key), slot: Some(slot), warning })
+                let Unlocked { key: opened, slot, warning } = self.unlock(&file, key_id, passphrase).await?;
+                let slot = Some(slot);
+                match opened {
+                    Unwrapped::Owner(own) => {
+                        tags.check(key, &file.keyring(&own, []))?;
+                        let retired = retired_keys(&file, key_id, &own)?;
+                        let keyring = file.keyring(&own, retired.iter().map(|(id, key)| (*id, key)));
+                        Ok(Opened { file, text, keyring, key: Some(own), slot, warning })
+                    }
+                    Unwrapped::Writer(own) => {
+                        tags.check(key, &Keyring::writer(file.repository_id, key_id, &own, []))?;
+                        let keyring = file.writer_keyring(key_id, &own)?;
+                        Ok(Opened { file, text, keyring, key: None, slot, warning })
+                    }
+                }
             }
         }
     }
 
-    /// The repository key, by way of what is kept on this host, then of the cheap slots, then of the costly ones.
-    async fn unwrap(
-        &self,
-        file: &File,
-        key_id: KeyId,
-        passphrase: &Passphrase,
-    ) -> Result<(RepositoryKey, [u8; 8], Option<String>)> {
-        let open = |slot: &Slot, key: &WrappingKey| slot.unwrap_with(key, file.repository_id, key_id).ok();
-        for slot in &file.slots {
-            let kept = self.key_cache.and_then(|cache| cache.load(&slot.id));
-            let kept = kept.and_then(|sealed| WrappingKey::open_from_cache(&sealed, passphrase, slot));
-            if let Some(key) = kept.and_then(|key| open(slot, &key)) {
-                return Ok((key, slot.id, None));
+    /// The repository key, or what a writer has of it: by way of what is kept on this host, then of the cheap slots, then of the costly ones.
+    async fn unlock(&self, file: &File, key_id: KeyId, passphrase: &Passphrase) -> Result<Unlocked> {
+        let id = file.repository_id;
+        let slots = file.any_slots();
+        for slot in &slots {
+            let kept = self.key_cache.and_then(|cache| cache.load(&slot.id()));
+            let kept = kept.and_then(|sealed| slot.from_cache(&sealed, passphrase));
+            if let Some(key) = kept.and_then(|key| slot.unwrap_with(&key, id, key_id)) {
+                return Ok(Unlocked { key, slot: slot.id(), warning: None });
             }
         }
-        let cheap = |slot: &&Slot| matches!(slot.kdf, Kdf::Hkdf { .. });
-        let ordered = file.slots.iter().filter(cheap).chain(file.slots.iter().filter(|s| !cheap(s)));
-        for slot in ordered {
-            let wrapping = match derive(slot, passphrase).await {
-                Err(pgbr_codec::Error::WrongPassphrase) => continue,
-                other => other.map_err(|source| Error::Codec { object: "a key slot".to_owned(), source })?,
-            };
-            if let Some(key) = open(slot, &wrapping) {
-                let warning = if cheap(&slot) { None } else { self.keep(slot, passphrase, &wrapping) };
-                return Ok((key, slot.id, warning));
+        let (cheap, costly): (Vec<_>, Vec<_>) = slots.into_iter().partition(AnySlot::is_cheap);
+        for slot in cheap.into_iter().chain(costly) {
+            let Some(wrapping) = derive(slot, passphrase).await? else { continue };
+            if let Some(key) = slot.unwrap_with(&wrapping, id, key_id) {
+                let warning = if slot.is_cheap() { None } else { self.keep(slot, passphrase, &wrapping) };
+                return Ok(Unlocked { key, slot: slot.id(), warning });
             }
         }
         Err(Error::WrongPassphrase)
     }
 
     /// Keeps a wrapping key on this host; that it cannot be kept is worth a warning and no more.
-    fn keep(&self, slot: &Slot, passphrase: &Passphrase, key: &WrappingKey) -> Option<String> {
+    fn keep(&self, slot: AnySlot<'_>, passphrase: &Passphrase, key: &WrappingKey) -> Option<String> {
         let cache = self.key_cache?;
         let kept = random(self.entropy).and_then(|salt| {
             let sealed = key.seal_for_cache(passphrase, salt);
             let sealed =
                 sealed.map_err(|source| Error::Codec { object: "a wrapping key".to_owned(), source })?;
-            cache.store(&slot.id, &sealed)
+            cache.store(&slot.id(), &sealed)
         });
         kept.err().map(|error| format!("the derived key cannot be kept on this host: {error}"))
     }
 }
 
-/// Derives a slot's wrapping key where it may block: Argon2id takes its time.
-async fn derive(slot: &Slot, passphrase: &Passphrase) -> pgbr_codec::Result<WrappingKey> {
-    let (slot, passphrase) = (slot.clone(), passphrase.clone());
-    let derived = tokio::task::spawn_blocking(move || slot.wrapping_key(&passphrase)).await;
-    derived.unwrap_or(Err(pgbr_codec::Error::Crypto { primitive: "key derivation" }))
+/// What a passphrase has opened.
+struct Unlocked {
+    key: Unwrapped,
+    slot: [u8; 8],
+    warning: Option<String>,
+}
+
+enum Unwrapped {
+    Owner(RepositoryKey),
+    Writer(WriterKey),
+}
+
+/// A slot of either kind.
+#[derive(Clone, Copy)]
+enum AnySlot<'a> {
+    Owner(&'a Slot),
+    Writer(&'a WriterSlot),
+}
+
+impl File {
+    fn any_slots(&self) -> Vec<AnySlot<'_>> {
+        let writers = self.writers.iter().flatten().map(AnySlot::Writer);
+        self.slots.iter().map(AnySlot::Owner).chain(writers).collect()
+    }
+}
+
+impl AnySlot<'_> {
+    fn id(&self) -> [u8; 8] {
+        match self {
+            Self::Owner(slot) => slot.id,
+            Self::Writer(slot) => slot.id,
+        }
+    }
+
+    fn is_cheap(&self) -> bool {
+        let kdf = match self {
+            Self::Owner(slot) => &slot.kdf,
+            Self::Writer(slot) => &slot.kdf,
+        };
+        matches!(kdf, Kdf::Hkdf { .. })
+    }
+
+    fn from_cache(&self, sealed: &[u8], passphrase: &Passphrase) -> Option<WrappingKey> {
+        match self {
+            Self::Owner(slot) => WrappingKey::open_from_cache(sealed, passphrase, slot),
+            Self::Writer(slot) => WrappingKey::open_from_cache(sealed, passphrase, slot),
+        }
+    }
+
+    fn unwrap_with(&self, key: &WrappingKey, repository: RepositoryId, key_id: KeyId) -> Option<Unwrapped> {
+        match self {
+            Self::Owner(slot) => slot.unwrap_with(key, repository, key_id).map(Unwrapped::Owner).ok(),
+            Self::Writer(slot) => slot.unwrap_writer(key, repository, key_id).map(Unwrapped::Writer).ok(),
+        }
+    }
+}
+
+/// Derives a slot's wrapping key where it may block: Argon2id takes its time. None for a passphrase that cannot be the slot's.
+async fn derive(slot: AnySlot<'_>, passphrase: &Passphrase) -> Result<Option<WrappingKey>> {
+    let passphrase = passphrase.clone();
+    let derived = match slot {
+        AnySlot::Owner(slot) => {
+            let slot = slot.clone();
+            tokio::task::spawn_blocking(move || slot.wrapping_key(&passphrase))
+        }
+        AnySlot::Writer(slot) => {
+            let slot = slot.clone();
+            tokio::task::spawn_blocking(move || slot.wrapping_key(&passphrase))
+        }
+    };
+    match derived.await.unwrap_or(Err(pgbr_codec::Error::Crypto { primitive: "key derivation" })) {
+        Ok(key) => Ok(Some(key)),
+        Err(pgbr_codec::Error::WrongPassphrase) => Ok(None),
+        Err(source) => Err(Error::Codec { object: "a key slot".to_owned(), source }),
+    }
+}
+
+/// Whether a passphrase opens one of these slots.
+async fn opened_by(slots: &[AnySlot<'_>], passphrase: &Passphrase, file: &File) -> Result<bool> {
+    let key_id = file.key_id.unwrap_or(KeyId::NONE);
+    for slot in slots {
+        let key = derive(*slot, passphrase).await?;
+        if key.and_then(|key| slot.unwrap_with(&key, file.repository_id, key_id)).is_some() {
+            return Ok(true);
+        }
+    }
+    Ok(false)
 }
 
 /// Finds out that nothing is there but what an interrupted probe has left, and gives that.
@@ -666,6 +912,8 @@ async fn new_file(
         store,
         slots: Vec::new(),
         retired: Vec::new(),
+        writers: None,
+        retired_writers: Vec::new(),
     };
     let Some(passphrase) = &options.passphrase else {
         return Ok((file, Keyring::plain(repository_id), None));
@@ -673,23 +921,34 @@ async fn new_file(
     let (key_id, key) = (KeyId::from_bytes(random(entropy)?), RepositoryKey::from_bytes(random(entropy)?));
     file.key_id = Some(key_id);
     let slot = NewSlot { passphrase: passphrase.clone(), kdf: options.kdf.clone(), name: None };
-    file.slots = vec![new_slot(entropy, &key, &file, slot).await?];
-    let keyring = Keyring::sealed(repository_id, key_id, &key);
+    file.slots = vec![owner_slot(entropy, &key, &file, slot).await?];
+    let keyring = file.keyring(&key, []);
     Ok((file, keyring, Some(key)))
 }
 
-async fn new_slot(entropy: &dyn Entropy, key: &RepositoryKey, file: &File, new: NewSlot) -> Result<Slot> {
+/// A slot for the repository's key.
+async fn owner_slot(entropy: &dyn Entropy, key: &RepositoryKey, file: &File, new: NewSlot) -> Result<Slot> {
+    let key = key.clone();
+    new_slot(entropy, file, new, move |lock| Slot::wrap(&key, lock)).await
+}
+
+/// A slot of either kind, wrapped where it may block.
+async fn new_slot<const N: usize>(
+    entropy: &dyn Entropy,
+    file: &File,
+    new: NewSlot,
+    wrap: impl FnOnce(NewLock<'_>) -> pgbr_codec::Result<Slot<N>> + Send + 'static,
+) -> Result<Slot<N>> {
     let NewSlot { passphrase, kdf, name } = new;
     if name.as_ref().is_some_and(|name| name.len() > SLOT_NAME_MAX) {
         let reason = format!("is longer than {SLOT_NAME_MAX} bytes");
         return Err(Error::Invalid { what: "name of a key slot", reason });
     }
-    let (id, nonce, salt) = (random(entropy)?, random(entropy)?, random(entropy)?);
+    let (slot_id, nonce, salt) = (random(entropy)?, random(entropy)?, random(entropy)?);
     let kdf = kdf.unwrap_or_else(|| Kdf::for_passphrase(&passphrase, salt));
     let (repository, key_id) = (file.repository_id, file.key_id.unwrap_or(KeyId::NONE));
-    let key = key.clone();
     let wrapped = tokio::task::spawn_blocking(move || {
-        Slot::wrap(&key, repository, key_id, &passphrase, id, kdf, nonce)
+        wrap(NewLock { repository, key_id, passphrase: &passphrase, slot_id, kdf, nonce })
     });
     let wrapped = wrapped.await.unwrap_or(Err(pgbr_codec::Error::Crypto { primitive: "key derivation" }));
     let wrapped = wrapped.map_err(|source| Error::Codec { object: "a key slot".to_owned(), source })?;

@@ -1,6 +1,7 @@
 //! The WAL archive: one object a file, never overwritten, and never "missing" by mistake.
 //!
-//! A push is one conditional create. Where the name is taken, the whole stored object is read and checked:
+//! A push is one conditional create. Where the name is taken, the whole stored object is read and checked (by who only writes against what
+//! its trailer says of its bytes; an object of before there were writers tells them nothing, and the push fails):
 //!
 //! | stored | pushed | then |
 //! |---|---|---|
@@ -143,8 +144,8 @@ impl WalStore {
     /// Archives a file. When this returns, the file is durable.
     ///
     /// # Errors
-    /// [`Error::WalConflict`] where it is archived with other content; [`Error::Local`] where the source cannot be read; as the
-    /// store failed. Pushing again is always safe.
+    /// [`Error::WalConflict`] where it is archived with other content; [`Error::WriteOnly`] where it is archived and only who reads can tell what
+    /// that is; [`Error::Local`] where the source cannot be read; as the store failed. Pushing again is always safe.
     pub async fn push(&self, push: WalPush) -> Result<PushOutcome> {
         let WalPush { archive, file, source, system_id, compression, workers } = push;
         let content = WalContent::read(source, compression, workers).await?;
@@ -277,11 +278,44 @@ impl WalStore {
             Err(error) if error.is_unverified() => return Ok(Stored::Unsound(error)),
             Err(error) => return Err(error),
         };
-        match get::open(&self.repo, key, file, object, std::io::sink()).await {
-            Ok((trailer, _)) => Ok(Stored::Sound(trailer.digest)),
+        let checked = match self.repo.reads() {
+            true => {
+                get::open(&self.repo, key, file, object, std::io::sink()).await.map(|(trailer, _)| trailer)
+            }
+            false => get::check(&self.repo, key, file, object).await,
+        };
+        match checked {
+            Ok(trailer) => Ok(Stored::Sound(trailer.digest)),
             Err(error) if error.is_unverified() => Ok(Stored::Unsound(error)),
+            Err(Error::WriteOnly { .. }) => {
+                Err(Error::WriteOnly { doing: format!("compare the file with '{key}'") })
+            }
             Err(error) => Err(error),
         }
+    }
+
+    /// Whether all that is archived under a file's name and verifies is this content; `None` where nothing is. Content that only who reads could
+    /// tell is compared all the same, as a push does.
+    ///
+    /// # Errors
+    /// [`Error::WriteOnly`] for what was archived before there were writers, where this is one; as the store failed.
+    pub async fn holds(
+        &self,
+        archive: ArchiveId,
+        file: &WalFileName,
+        content: &[u8],
+    ) -> Result<Option<bool>> {
+        let digest = *blake3::hash(content).as_bytes();
+        let mut keys = vec![Layout::new().wal(&self.stanza, archive, file)];
+        keys.retain(|_| self.store().create_honoured());
+        keys.extend(self.variants(archive, file).await?.into_iter().map(|entry| entry.key));
+        let mut same = None;
+        for key in keys {
+            if let Stored::Sound(stored) = self.examine(&key, file).await? {
+                same = Some(same.unwrap_or(true) && stored == digest);
+            }
+        }
+        Ok(same)
     }
 
     /// Sees that segments in the archive were sealed for this repository as it is now, by a small read of each one's head: whoever pushed
@@ -342,7 +376,7 @@ impl WalStore {
     async fn head_belongs(&self, key: &Path) -> Result<()> {
         let head = self.store().get_range(key, 0..OBJECT_HEADER_LEN as u64).await?;
         let header = ObjectHeader::parse(&head).map_err(|e| Error::from_codec(key, e))?;
-        self.repo.keyring().opener(&header).map(|_| ()).map_err(|e| Error::from_codec(key, e))
+        self.repo.keyring().check(&header).map_err(|e| Error::from_codec(key, e))
     }
 
     fn store(&self) -> &Store {

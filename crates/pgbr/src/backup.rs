@@ -36,6 +36,7 @@ use crate::cluster::{
 };
 use crate::error::{Error, Result, with_causes};
 use crate::host::Host;
+use crate::load;
 use crate::observe::{Event, Observer};
 use crate::place::RepoAccess;
 use crate::writer::Writer;
@@ -642,6 +643,7 @@ fn complete(target: &mut Target, run: &Parts, request: &BackupRequest) -> Result
     let layer = Layer {
         attempt: target.attempt,
         data_lanes: vec![data.salt],
+        data_key_mode: load::data_key_mode(target.place.repo.keyring(), data.mode),
         index_lane: index.salt,
         index_packs: index.sizes,
         data_packs: data.packs,

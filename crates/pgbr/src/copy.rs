@@ -18,7 +18,7 @@ mod wal;
 use std::collections::BTreeMap;
 
 use bytes::Bytes;
-use pgbr_codec::{Compression, LaneSalt, seal_manifest};
+use pgbr_codec::{Compression, seal_manifest};
 use pgbr_manifest::manifest::{Body, DatabaseRef, Parent, Sizes, Summary};
 use pgbr_manifest::{BackupLabel, BackupType, StanzaName, WalSegmentName};
 use pgbr_repo::{ClusterId, Error as RepoError, Lease, NewCluster, Notes, Pin, PinKind, Stanza};
@@ -115,13 +115,16 @@ pub struct CopiedWal {
     pub last: Option<WalSegmentName>,
 }
 
+/// What the target of a copy has to be open for.
+const READ_BACK: &str = "read back what is copied";
+
 /// Copies a backup, its chain and its WAL. Repeating it copies what is missing.
 ///
 /// # Errors
 /// When the source does not hold what the backup is made of; when the target has another backup of the same label, or is of another
 /// cluster; when another process writes to the target's stanza; as a store failed. What is not whole in the target is not listed there.
 pub async fn repo_copy(host: &Host, request: CopyRequest) -> Result<CopyReport> {
-    let from = request.from.open_stanza(host, &request.stanza).await?;
+    let from = request.from.open_to_read(host, &request.stanza, "copy backups from it").await?;
     let (label, needed) = choose(&from, request.set).await?;
     let pin = match Held::pin(host, &from, PinKind::Copy, needed.clone(), None).await {
         Ok(pin) => Some(pin),
@@ -174,6 +177,8 @@ async fn pinned(
         return plan(host, request, from, &chain).await;
     }
     let repo = open_or_create(host, &request.to).await?;
+    // What was written is read back before it counts.
+    repo.require_reader(READ_BACK)?;
     if repo.id() == from.repo.id() {
         return Err(Error::SameRepository);
     }
@@ -196,7 +201,7 @@ async fn plan(
     from: &StanzaPlace,
     chain: &[Backup],
 ) -> Result<CopyReport> {
-    let to = match request.to.open_stanza(host, &request.stanza).await {
+    let to = match request.to.open_to_read(host, &request.stanza, READ_BACK).await {
         Ok(to) => Some(to),
         Err(Error::Repo(RepoError::NoRepository { .. } | RepoError::StanzaMissing { .. })) => None,
         Err(error) => return Err(error),
@@ -441,9 +446,8 @@ impl Copy<'_> {
     async fn commit(&self, summary: &Summary, body: &Body, parent: Option<&Backup>, put: &Put) -> Result<()> {
         let label = summary.label;
         let attempt = put.attempts.last().copied().unwrap_or_default();
-        let salt = LaneSalt::from_bytes(self.host.random()?);
-        let keys = self.to.repo.keyring();
-        let object = seal_manifest(keys, salt, &summary.to_json()?, &body.to_json()?)?;
+        let (keys, seed) = (self.to.repo.keyring(), self.host.lane_seed()?);
+        let object = seal_manifest(keys, seed, &summary.to_json()?, &body.to_json()?)?;
         self.to.backups.commit_manifest(&label, attempt, Bytes::from(object)).await?;
         if let Err(lost) = self.still_there(parent, &put.pins).await {
             // What the manifest names may have been swept while it was put: it must not be believed.

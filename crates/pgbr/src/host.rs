@@ -4,6 +4,8 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
+use pgbr_codec::LaneSeed;
+
 use crate::error::{Error, Result};
 use crate::observe::{Event, Observer, Silent};
 pub use pgbr_repo::Entropy;
@@ -181,6 +183,11 @@ impl Host {
         let mut bytes = [0; N];
         self.entropy.fill(&mut bytes)?;
         Ok(bytes)
+    }
+
+    /// What a new lane is made of.
+    pub(crate) fn lane_seed(&self) -> Result<LaneSeed> {
+        Ok(LaneSeed::draw(|bytes| self.entropy.fill(bytes))?)
     }
 
     pub(crate) fn now_seconds(&self) -> i64 {

@@ -2,6 +2,7 @@
 //! being written again.
 
 use data_encoding::HEXLOWER;
+use pgbr_codec::Cipher;
 use pgbr_repo::{Lease, LeaseName, Leases, NewSlot, Repo, SlotInfo};
 
 use crate::error::{Error, Result};
@@ -19,6 +20,8 @@ pub struct KeySlot {
     pub name: Option<String>,
     /// Whether it is a key that pgbr generated, not something that a person made up.
     pub generated: bool,
+    /// Whether it is for writing only: backups are made and WAL is archived with it, and neither is read.
+    pub write_only: bool,
     /// Whether it is the one that opened the repository now.
     pub in_use: bool,
 }
@@ -41,6 +44,8 @@ pub struct KeyReport {
 pub enum KeyChange {
     /// One more opens it.
     Add(NewSlot),
+    /// One more opens it for writing only.
+    AddWriter(NewSlot),
     /// Another one takes the place of the one that opened it now.
     Change(NewSlot),
     /// The one with this id opens it no more.
@@ -51,8 +56,8 @@ pub enum KeyChange {
 
 impl KeySlot {
     fn new(slot: SlotInfo) -> Self {
-        let SlotInfo { id, name, generated, in_use, .. } = slot;
-        Self { id: HEXLOWER.encode(&id), name, generated, in_use }
+        let SlotInfo { id, name, generated, write_only, in_use, .. } = slot;
+        Self { id: HEXLOWER.encode(&id), name, generated, write_only, in_use }
     }
 }
 
@@ -72,9 +77,9 @@ impl KeyReport {
 /// When the repository is not encrypted, or does not open.
 pub async fn key_list(host: &Host, repo: &RepoAccess) -> Result<KeyReport> {
     let repo = repo.open(host).await?;
-    match repo.key() {
-        Some(_) => Ok(KeyReport::of(&repo)),
-        None => Err(pgbr_repo::Error::NotEncrypted.into()),
+    match repo.cipher() {
+        Cipher::Aes256Gcm => Ok(KeyReport::of(&repo)),
+        Cipher::None => Err(pgbr_repo::Error::NotEncrypted.into()),
     }
 }
 
@@ -82,12 +87,13 @@ pub async fn key_list(host: &Host, repo: &RepoAccess) -> Result<KeyReport> {
 /// all stanzas: no backup and no expire runs while it is replaced. WAL that is pushed goes on, and is readable whichever key it met.
 ///
 /// # Errors
-/// When the repository is not encrypted or does not open; when another process works on a stanza; as the store failed: it opens then as before,
+/// When the repository is not encrypted, does not open or opens for writing only; when another process works on a stanza; as the store failed: it opens then as before,
 /// or as was asked for.
 pub async fn key_change(host: &Host, repo: &RepoAccess, change: KeyChange) -> Result<KeyReport> {
     let mut leases = Vec::new();
     let changed = async {
         let before = repo.open(host).await?;
+        before.require_reader("change what opens the repository")?;
         leases.push(Held::lease_of(host, Leases::new(&before, None, LeaseName::record())).await?);
         if matches!(change, KeyChange::Rotate(_)) {
             stanza_leases(host, &before, &mut leases).await?;
@@ -98,6 +104,7 @@ pub async fn key_change(host: &Host, repo: &RepoAccess, change: KeyChange) -> Re
         opened.heal().await?;
         let changed = match change {
             KeyChange::Add(slot) => opened.add_slot(slot).await?,
+            KeyChange::AddWriter(slot) => opened.add_writer(slot).await?,
             KeyChange::Change(slot) => opened.change_slot(slot).await?,
             KeyChange::Remove(id) => opened.remove_slot(id).await?,
             KeyChange::Rotate(slot) => opened.rotate_key(slot).await?,

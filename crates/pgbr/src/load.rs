@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use futures::StreamExt;
-use pgbr_codec::{Decompressor, KeyId, Keyring, LaneSalt, ObjectKind, Opener};
+use pgbr_codec::{Decompressor, KeyId, KeyMode, Keyring, LaneSalt, ObjectKind, Opener};
 use pgbr_manifest::index::{FrameCursor, NodeKind, NodePlace, NodeSource, Root};
 use pgbr_manifest::manifest::{Body, Layer, Parent, Summary};
 use pgbr_manifest::{BackupLabel, Digest};
@@ -193,12 +193,18 @@ pub(crate) fn read_ahead(readers: usize) -> u64 {
     (CHAIN_READ_AHEAD / (readers.max(1) as u64)).clamp(MIN_READ_AHEAD, READ_AHEAD)
 }
 
-/// Opens the frames of a lane of a layer whose salt the manifest keeps.
-pub(crate) fn lane_opener(keys: &Keyring, layer: &Layer, kind: ObjectKind, salt: Digest) -> Opener {
-    let salt = LaneSalt::from_bytes(salt.0);
-    // The manifest was opened with this key, so it is there.
-    let opener = keys.lane_opener(KeyId::from_bytes(layer.key_id), kind, salt);
-    opener.unwrap_or_else(|| keys.lane_key(kind, salt).opener())
+/// Opens the frames of a lane of a layer whose salt the manifest keeps; none where that is no lane that can be opened.
+pub(crate) fn lane_opener(keys: &Keyring, layer: &Layer, kind: ObjectKind, salt: Digest) -> Option<Opener> {
+    let mode = match layer.data_key_mode.filter(|_| kind == ObjectKind::DataPack) {
+        Some(mode) => KeyMode::from_byte(mode).ok()?,
+        None => keys.mode(ObjectKind::Manifest),
+    };
+    keys.lane_opener(KeyId::from_bytes(layer.key_id), mode, kind, LaneSalt::from_bytes(salt.0)).ok()
+}
+
+/// What a layer says of the key mode of its data packs, which are sealed in this one.
+pub(crate) fn data_key_mode(keys: &Keyring, mode: KeyMode) -> Option<u8> {
+    (mode != keys.mode(ObjectKind::Manifest)).then_some(mode as u8)
 }
 
 /// Gives the index nodes of one layer. Lives on a plain thread and drives a tokio runtime elsewhere.
@@ -207,7 +213,7 @@ pub(crate) struct LayerNodes {
     label: BackupLabel,
     layer: Arc<Layer>,
     runtime: Handle,
-    opener: Opener,
+    opener: Option<Opener>,
     decompressor: Decompressor,
     read_ahead: u64,
     /// Whether requests take so long that the next ones are made before they are needed.
@@ -388,9 +394,13 @@ impl NodeSource for LayerNodes {
 
     fn get(&mut self, kind: NodeKind, place: &NodePlace) -> Result<Vec<u8>> {
         let mut frame = self.stored(place)?.to_vec();
+        let Some(opener) = &self.opener else {
+            let reason = "the lane of its index cannot be opened".to_owned();
+            return Err(Error::Damaged { label: self.label, reason });
+        };
         let mut raw = Vec::new();
         let opened =
-            self.opener.open(&mut self.decompressor, &mut frame, frame_kind(kind), place.number, &mut raw);
+            opener.open(&mut self.decompressor, &mut frame, frame_kind(kind), place.number, &mut raw);
         opened.map_err(|error| {
             let pack = place.pack;
             let attempt = self.layer.attempt;

@@ -3,7 +3,9 @@
 use std::sync::Arc;
 
 use bytes::Bytes;
-use pgbr_codec::{Codec, Compression, Compressor, FrameKind, LaneSalt, ObjectKind, PackBuilder, Sealer};
+use pgbr_codec::{
+    Codec, Compression, Compressor, FrameKind, KeyMode, LaneSeed, ObjectKind, PackBuilder, Sealer,
+};
 use pgbr_manifest::index::{FrameTableWriter, LeafWriter, NodeKind, NodePlace, NodeSink, PackFrames, Record};
 use pgbr_manifest::{BackupLabel, Digest};
 use pgbr_repo::BackupStore;
@@ -104,12 +106,16 @@ fn finished(done: Result<Result<(), pgbr_repo::Error>, tokio::task::JoinError>) 
 /// Where packs of one kind get their numbers and seals.
 struct Lane {
     sealer: Sealer,
-    salt: LaneSalt,
     attempt: u64,
     capacity: usize,
 }
 
 impl Lane {
+    /// What tells it from other lanes.
+    fn salt(&self) -> Digest {
+        Digest(*self.sealer.header(0, 0).salt.as_bytes())
+    }
+
     fn builder(&self, number: u32) -> PackBuilder {
         PackBuilder::new(&self.sealer, self.attempt, number, self.capacity)
     }
@@ -128,11 +134,11 @@ impl IndexPacks {
     pub(crate) fn new(
         uploads: Uploads,
         keys: &pgbr_codec::Keyring,
-        salt: LaneSalt,
+        seed: LaneSeed,
         pack_size: usize,
     ) -> Result<Self> {
-        let sealer = keys.sealer(ObjectKind::IndexPack, salt);
-        let lane = Lane { sealer, salt, attempt: uploads.attempt, capacity: pack_size };
+        let sealer = keys.sealer(ObjectKind::IndexPack, seed)?;
+        let lane = Lane { sealer, attempt: uploads.attempt, capacity: pack_size };
         // Nodes are mostly hashes, which nothing compresses; the rest (paths, fences) compresses well at any level.
         let compressor = Compressor::new(Compression::new(Codec::Zst, Some(1))?)?;
         Ok(Self { lane, pack: None, sizes: Vec::new(), compressor, uploads })
@@ -150,7 +156,7 @@ impl IndexPacks {
     pub(crate) fn finish(mut self) -> Result<IndexPacked> {
         self.close()?;
         let stored = self.uploads.finish()?;
-        Ok(IndexPacked { salt: digest(&self.lane.salt), sizes: self.sizes, stored })
+        Ok(IndexPacked { salt: self.lane.salt(), sizes: self.sizes, stored })
     }
 }
 
@@ -195,12 +201,12 @@ impl DataPacks {
     pub(crate) fn new(
         keys: &pgbr_codec::Keyring,
         attempt: u64,
-        salt: LaneSalt,
+        seed: LaneSeed,
         pack_size: usize,
     ) -> Result<Self> {
-        let sealer = keys.sealer(ObjectKind::DataPack, salt);
+        let sealer = keys.sealer(ObjectKind::DataPack, seed)?;
         let compressor = Compressor::new(Compression::new(Codec::Zst, Some(1))?)?;
-        let lane = Lane { sealer, salt, attempt, capacity: pack_size };
+        let lane = Lane { sealer, attempt, capacity: pack_size };
         let (rows, table) = (LeafWriter::default(), FrameTableWriter::new());
         Ok(Self { lane, pack: None, frames: empty(0, 0), rows, at: None, table, compressor, packs: 0 })
     }
@@ -264,7 +270,8 @@ impl DataPacks {
     pub(crate) fn finish(mut self, index: &mut IndexPacks) -> Result<DataPacked> {
         self.close(index)?;
         let (frames, stream) = self.table.finish(index)?;
-        Ok(DataPacked { salt: digest(&self.lane.salt), packs: self.packs, frames, stream })
+        let mode = self.lane.sealer.header(0, 0).mode;
+        Ok(DataPacked { salt: self.lane.salt(), mode, packs: self.packs, frames, stream })
     }
 }
 
@@ -272,6 +279,8 @@ impl DataPacks {
 pub(crate) struct DataPacked {
     /// Salt of the lane.
     pub(crate) salt: Digest,
+    /// And its key mode.
+    pub(crate) mode: KeyMode,
     /// How many packs.
     pub(crate) packs: u32,
     /// Top of the frame table.
@@ -291,10 +300,6 @@ pub(crate) const fn frame_kind(kind: NodeKind) -> FrameKind {
         NodeKind::FrameTable => FrameKind::FrameTable,
         NodeKind::TableFence => FrameKind::TableFence,
     }
-}
-
-fn digest(salt: &LaneSalt) -> Digest {
-    Digest(*salt.as_bytes())
 }
 
 fn count(value: usize) -> Result<u32> {

@@ -6,6 +6,8 @@ use std::sync::Arc;
 
 use pgbr_codec::{Cipher, Passphrase};
 use pgbr_manifest::StanzaName;
+#[cfg(doc)]
+use pgbr_repo::Error as RepoError;
 use pgbr_repo::{BackupStore, CloudOptions, FileKeyCache, KeyCache, Repo, Stanza, Store, WalStore};
 
 use crate::error::{Error, Result};
@@ -104,6 +106,21 @@ impl RepoAccess {
         let stanza = Stanza::open(&repo, name).await?;
         stanza.warnings().iter().for_each(|warning| host.warn(warning.as_str()));
         Ok(StanzaPlace::new(repo, stanza))
+    }
+
+    /// Opens a stanza in a repository whose content is to be read; `doing` is what for, as `restore`.
+    ///
+    /// # Errors
+    /// As [`RepoAccess::open_stanza`]; [`RepoError::WriteOnly`].
+    pub(crate) async fn open_to_read(
+        &self,
+        host: &Host,
+        name: &StanzaName,
+        doing: &str,
+    ) -> Result<StanzaPlace> {
+        let place = self.open_stanza(host, name).await?;
+        place.repo.require_reader(doing)?;
+        Ok(place)
     }
 
     /// What a new repository is sealed with.

@@ -197,7 +197,7 @@ pub async fn restore(host: &Host, request: RestoreRequest) -> Result<RestoreRepo
 /// # Errors
 /// When no backup can reach the goal, when the repository does not hold what the backup is made of, when the request contradicts the backup.
 pub async fn restore_source(host: &Host, request: &RestoreRequest) -> Result<RestoreSource> {
-    let place = request.repo.open_stanza(host, &request.stanza).await?;
+    let place = request.repo.open_to_read(host, &request.stanza, "restore").await?;
     let chosen = choose(host, &place, request).await?;
     let (label, needed) = (chosen.label, &chosen.needed);
     let pin = match Held::pin(host, &place, PinKind::Restore, needed.clone(), None).await {

@@ -69,7 +69,7 @@ pub struct VerifyRequest {
 /// # Errors
 /// When the repository or the stanza cannot be opened, or fails meanwhile; [`Error::UnknownBackup`].
 pub async fn verify(host: &Host, request: VerifyRequest) -> Result<VerifyReport> {
-    let place = request.repo.open_stanza(host, &request.stanza).await?;
+    let place = request.repo.open_to_read(host, &request.stanza, "verify what is stored").await?;
     let stock = Stock::take(&place).await?;
     let labels = wanted(&place, &request, &stock).await?;
     let pin = pin(host, &place, &labels).await?;

@@ -42,9 +42,14 @@ pub(super) async fn change(context: &Context, host: &Host) -> Outcome {
 }
 
 fn done(command: Command, report: &KeyReport) -> String {
-    let count = match report.slots.len() {
+    let writers = report.slots.iter().filter(|slot| slot.write_only).count();
+    let readers = match report.slots.len() - writers {
         1 => "1 passphrase opens".to_owned(),
         count => format!("{count} passphrases open"),
+    };
+    let count = match writers {
+        0 => readers,
+        _ => format!("{readers} and {writers} for writing only open"),
     };
     match command {
         Command::KeyChange => format!(
@@ -80,6 +85,7 @@ fn asked(context: &Context, repo: &RepoAccess) -> Result<(KeyChange, Option<Pass
     let name = context.settings.get_str("slot-name").map(str::to_owned);
     let new = NewSlot { name, ..NewSlot::new(passphrase.clone()) };
     let change = match command {
+        Command::KeyAdd if context.settings.get_bool("write-only") => KeyChange::AddWriter(new),
         Command::KeyAdd => KeyChange::Add(new),
         Command::KeyChange => KeyChange::Change(new),
         _ => KeyChange::Rotate(new),
@@ -129,12 +135,13 @@ fn missing(context: &Context) -> CliError {
 
 fn text(report: &KeyReport) -> String {
     let mut text = String::new();
-    for KeySlot { id, name, generated, in_use } in &report.slots {
+    for KeySlot { id, name, generated, write_only, in_use } in &report.slots {
         let kind = if *generated { "generated" } else { "passphrase" };
+        let only = if *write_only { ", for writing only" } else { "" };
         let name = name.as_ref().map(|name| format!(" \"{}\"", name.escape_default())).unwrap_or_default();
         let used = if *in_use { ", in use here" } else { "" };
         // Writing to a string does not fail.
-        writeln!(text, "slot {id}{name}: {kind}{used}").ok();
+        writeln!(text, "slot {id}{name}: {kind}{only}{used}").ok();
     }
     writeln!(text, "key {}, {} earlier key(s)", report.key_id, report.retired).ok();
     text

@@ -16,7 +16,7 @@ const SFTP: &[&str] = &[
 
 /// Every option, sorted by name.
 #[rustfmt::skip]
-pub static OPTIONS: [OptionRule; 225] = [
+pub static OPTIONS: [OptionRule; 226] = [
     opt("allow-root", Boolean, ALL, "Allow the command to run as the root user.").global().default("n").own(&[own(RESTORE).default("y")]),
     opt("annotation", Hash, ANNOTATE | BACKUP, "Annotate backup with user-defined key/value pairs.").global().listed(Command),
     opt("archive-async", Boolean, ARCHIVE_GET | ARCHIVE_PUSH, "Push/get WAL segments asynchronously.").global().default("n").listed(Command),
@@ -242,4 +242,5 @@ pub static OPTIONS: [OptionRule; 225] = [
     opt("verify", Boolean, REPO_COPY, "Read back what was copied, and compare it with its hashes.").default("y").negatable(),
     opt("version", Boolean, HELP, "Display version.").default("n"),
     opt("wal", Choice, REPO_COPY, "Which WAL to copy: what the backup needs, or all since then.").default("needed").values(&["needed", "newest"]),
+    opt("write-only", Boolean, KEY_ADD, "The new passphrase is for writing only.").default("n"),
 ];

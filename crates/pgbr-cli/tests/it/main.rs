@@ -58,6 +58,7 @@ mod upgrade;
 mod values;
 mod verify;
 mod world;
+mod writers;
 
 use pgbr_cli::exit::CliError;
 use pgbr_cli::flavor::Flavor;

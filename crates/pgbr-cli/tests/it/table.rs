@@ -38,14 +38,14 @@ fn names_are_sorted_and_bounded() {
 #[test]
 fn how_many_there_are() {
     // pgBackRest's own numbers, plus ours: `restore-config` (a path), `repo-pack-size` (a size), four rules of retention by calendar,
-    // `hold` and `hold-reason`, `to-repo`, `verify` and `wal` of `repo-copy`, four of the commands about keys, `budget` and `quick` of `verify`,
+    // `hold` and `hold-reason`, `to-repo`, `verify` and `wal` of `repo-copy`, five of the commands about keys, `budget` and `quick` of `verify`,
     // and nine of `drill`.
-    assert_eq!(names(|r| r.section == Section::CommandLine).len(), 33 + 13);
+    assert_eq!(names(|r| r.section == Section::CommandLine).len(), 33 + 14);
     assert_eq!(names(|r| r.section == Section::Stanza).len(), 14);
     assert_eq!(names(|r| r.group == Some(Group::Pg)).len(), 18);
     assert_eq!(names(|r| r.group == Some(Group::Repo)).len(), 79 + 5);
     for (kind, count) in [
-        (Kind::Boolean, 42 + 5),
+        (Kind::Boolean, 42 + 6),
         (Kind::Choice, 25 + 1),
         (Kind::Hash, 9 + 1),
         (Kind::Integer, 22 + 5),
@@ -67,7 +67,7 @@ fn how_many_there_are() {
         (Command::Expire, 102 + 5),
         (Command::Help, 2),
         (Command::Info, 95),
-        (Command::KeyAdd, 94),
+        (Command::KeyAdd, 95),
         (Command::KeyChange, 94),
         (Command::KeyList, 92),
         (Command::KeyRemove, 92),

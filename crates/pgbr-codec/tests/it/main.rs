@@ -6,3 +6,4 @@ mod objects;
 mod round_trip;
 mod tamper;
 mod vectors;
+mod writers;

@@ -1,16 +1,16 @@
 //! Small objects of every kind from fixed keys and salts, and one way to read them all.
 
 use pgbr_codec::{
-    Codec, Compression, Compressor, Decompressor, FrameKind, KeyId, Keyring, LaneSalt, ObjectHeader,
-    ObjectKind, PackBuilder, PackFooter, RepositoryId, RepositoryKey, Result, WalSealer, manifest_digest,
-    open_manifest, open_record, open_summary, open_wal, seal_manifest, seal_record,
+    Codec, Compression, Compressor, Decompressor, FrameKind, KeyId, Keyring, LaneSeed, ObjectHeader,
+    ObjectKind, PackBuilder, PackFooter, RepositoryId, RepositoryKey, Result, Sealer, WalSealer,
+    manifest_digest, open_manifest, open_record, open_summary, open_wal, seal_manifest, seal_record,
 };
 use serde_json::{Value, json};
 
 pub(crate) const REPOSITORY: RepositoryId = RepositoryId::from_bytes([0x11; 16]);
 pub(crate) const KEY_ID: KeyId = KeyId::from_bytes([0x22; 16]);
 pub(crate) const KEY: [u8; 32] = [0x33; 32];
-pub(crate) const SALT: LaneSalt = LaneSalt::from_bytes([0x44; 32]);
+pub(crate) const SEED: [u8; 32] = [0x44; 32];
 pub(crate) const ATTEMPT: u64 = 0x0123_4567_89ab_cdef;
 pub(crate) const WAL_NAME: &str = "000000010000000000000001";
 
@@ -18,9 +18,25 @@ pub(crate) const WAL_NAME: &str = "000000010000000000000001";
 pub(crate) type Named = (&'static str, Vec<u8>);
 
 /// A keyring of each mode, with its name.
-pub(crate) fn keyrings() -> [(&'static str, Keyring); 2] {
-    let key = RepositoryKey::from_bytes(KEY);
-    [("plain", Keyring::plain(REPOSITORY)), ("sealed", Keyring::sealed(REPOSITORY, KEY_ID, &key))]
+pub(crate) fn keyrings() -> [(&'static str, Keyring); 3] {
+    let sealed = Keyring::sealed(REPOSITORY, KEY_ID, &RepositoryKey::from_bytes(KEY));
+    let written = sealed.clone().for_writers();
+    [("plain", Keyring::plain(REPOSITORY)), ("sealed", sealed), ("written", written)]
+}
+
+/// The seed of every lane here.
+pub(crate) fn seed() -> LaneSeed {
+    LaneSeed::from_bytes(SEED)
+}
+
+/// A sealer of that lane.
+pub(crate) fn sealer_of(keyring: &Keyring, kind: ObjectKind) -> Sealer {
+    keyring.sealer(kind, seed()).unwrap()
+}
+
+/// A sealer of another lane.
+pub(crate) fn other_sealer_of(keyring: &Keyring, kind: ObjectKind) -> Sealer {
+    keyring.sealer(kind, LaneSeed::from_bytes([9; 32])).unwrap()
 }
 
 pub(crate) fn compressor(codec: Codec) -> Compressor {
@@ -34,7 +50,7 @@ pub(crate) fn grain(number: u8) -> Vec<u8> {
 
 /// A data pack of two runs, one frame for each given codec in the second.
 pub(crate) fn data_pack(keyring: &Keyring, codecs: &[Codec]) -> Vec<u8> {
-    let sealer = keyring.sealer(ObjectKind::DataPack, SALT);
+    let sealer = sealer_of(keyring, ObjectKind::DataPack);
     let mut none = compressor(Codec::None);
     let mut pack = PackBuilder::new(&sealer, ATTEMPT, 5, 4096);
     pack.push(&sealer.seal(&mut none, FrameKind::Data, 3, b"first").unwrap()).unwrap();
@@ -48,7 +64,7 @@ pub(crate) fn data_pack(keyring: &Keyring, codecs: &[Codec]) -> Vec<u8> {
 
 /// An index pack with a node of every kind.
 pub(crate) fn index_pack(keyring: &Keyring) -> Vec<u8> {
-    let sealer = keyring.sealer(ObjectKind::IndexPack, SALT);
+    let sealer = sealer_of(keyring, ObjectKind::IndexPack);
     let mut none = compressor(Codec::None);
     let mut pack = PackBuilder::new(&sealer, ATTEMPT, 1, 4096);
     for (kind, raw) in [
@@ -64,7 +80,7 @@ pub(crate) fn index_pack(keyring: &Keyring) -> Vec<u8> {
 
 /// A WAL file of the given pieces.
 pub(crate) fn wal(keyring: &Keyring, codec: Codec, pieces: &[&[u8]]) -> Vec<u8> {
-    let mut writer = WalSealer::new(keyring.sealer(ObjectKind::Wal, SALT)).unwrap();
+    let mut writer = WalSealer::new(sealer_of(keyring, ObjectKind::Wal)).unwrap();
     let mut object = writer.header().to_vec();
     for piece in pieces {
         object.extend(writer.piece(&mut compressor(codec), piece).unwrap());
@@ -78,9 +94,9 @@ pub(crate) fn all(keyring: &Keyring) -> Vec<Named> {
     let record = br#"{"record":"pin","name":"00"}"#;
     let summary = br#"{"label":"20261122-120000F"}"#;
     vec![
-        ("record", seal_record(keyring, SALT, record).unwrap()),
+        ("record", seal_record(keyring, seed(), record).unwrap()),
         // The body is too short to shrink.
-        ("manifest", seal_manifest(keyring, SALT, summary, b"{}").unwrap()),
+        ("manifest", seal_manifest(keyring, seed(), summary, b"{}").unwrap()),
         ("wal", wal(keyring, Codec::None, &[b"WAL content", b", the second piece"])),
         ("wal-empty", wal(keyring, Codec::None, &[])),
         ("data-pack", data_pack(keyring, &[Codec::None, Codec::None])),
@@ -92,7 +108,7 @@ pub(crate) fn all(keyring: &Keyring) -> Vec<Named> {
 pub(crate) fn compressed(keyring: &Keyring) -> Vec<Named> {
     let body = [br#"{"body":""#.to_vec(), grain(b'0'), br#""}"#.to_vec()].concat();
     vec![
-        ("manifest-zst", seal_manifest(keyring, SALT, b"{}", &body).unwrap()),
+        ("manifest-zst", seal_manifest(keyring, seed(), b"{}", &body).unwrap()),
         ("wal-lz4", wal(keyring, Codec::Lz4, &[&grain(1), &grain(2)])),
         ("data-pack-codecs", data_pack(keyring, &Codec::ALL)),
     ]

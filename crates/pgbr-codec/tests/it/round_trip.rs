@@ -8,7 +8,7 @@ use pgbr_codec::{
 use proptest::collection::vec;
 use proptest::prelude::*;
 
-use crate::objects::{SALT, all, compressed, compressor, keyrings, read};
+use crate::objects::{all, compressed, compressor, keyrings, read, sealer_of, seed};
 
 fn keyring() -> impl Strategy<Value = Keyring> {
     prop::sample::select(keyrings().map(|(_, ring)| ring).to_vec())
@@ -40,7 +40,7 @@ proptest! {
 
     #[test]
     fn frames(ring in keyring(), how in compression(), number: u64, raw in content(70_000), more in content(5_000)) {
-        let sealer = ring.sealer(ObjectKind::DataPack, SALT);
+        let sealer = sealer_of(&ring, ObjectKind::DataPack);
         let opener = ring.opener(&sealer.header(1, 2)).unwrap();
         let (mut compressor, mut decompressor) = (Compressor::new(how).unwrap(), Decompressor::new());
         for (number, raw) in [(number, &raw), (!number, &more)] {
@@ -66,7 +66,7 @@ proptest! {
         frames in vec((prop_oneof![0..8u64, any::<u64>()], content(2_000)), 0..20),
         rows in content(2_000),
     ) {
-        let sealer = ring.sealer(ObjectKind::DataPack, SALT);
+        let sealer = sealer_of(&ring, ObjectKind::DataPack);
         let mut compressor = compressor(codec);
         let mut builder = PackBuilder::new(&sealer, attempt, pack, 1000);
         let mut offsets = Vec::new();
@@ -85,8 +85,8 @@ proptest! {
 
     #[test]
     fn small_objects(ring in keyring(), json in content(3_000), body in content(30_000)) {
-        prop_assert_eq!(&open_record(&ring, &seal_record(&ring, SALT, &json).unwrap()).unwrap(), &json);
-        let object = seal_manifest(&ring, SALT, &json, &body).unwrap();
+        prop_assert_eq!(&open_record(&ring, &seal_record(&ring, seed(), &json).unwrap()).unwrap(), &json);
+        let object = seal_manifest(&ring, seed(), &json, &body).unwrap();
         prop_assert_eq!(open_summary(&ring, &object).unwrap(), json.trim_ascii_end());
         prop_assert_eq!(open_manifest(&ring, &object).unwrap().1, body);
     }
@@ -94,7 +94,7 @@ proptest! {
     #[test]
     fn wal_files(ring in keyring(), codec in codec(), pieces in vec(content(9_000), 0..6), system_id: Option<u64>) {
         let mut compressor = compressor(codec);
-        let mut writer = WalSealer::new(ring.sealer(ObjectKind::Wal, SALT)).unwrap();
+        let mut writer = WalSealer::new(sealer_of(&ring, ObjectKind::Wal)).unwrap();
         let mut object = writer.header().to_vec();
         for piece in &pieces {
             object.extend(writer.piece(&mut compressor, piece).unwrap());
@@ -137,7 +137,7 @@ proptest! {
         prop_assert!(ObjectHeader::parse(&object).is_err());
         prop_assert!(FrameHeader::parse(&object).is_err() || object.len() >= 24);
         let kind = ObjectKind::from_byte(kind).unwrap();
-        let header = ring.sealer(kind, SALT).header(0, 0);
+        let header = sealer_of(&ring, kind).header(0, 0);
         if object.len() >= 96 {
             // As far as a reader comes: a right header before it.
             object[..96].copy_from_slice(&header.encode());
@@ -157,7 +157,7 @@ proptest! {
         right_begin: bool,
     ) {
         // What a forger can do where nothing is encrypted: a tag that fits, and anything inside.
-        let sealer = ring.sealer(ObjectKind::DataPack, SALT);
+        let sealer = sealer_of(&ring, ObjectKind::DataPack);
         let mut raw = raw;
         if right_begin && raw.len() >= 16 {
             raw[..16].fill(0);
@@ -170,7 +170,7 @@ proptest! {
             prop_assert_eq!(footer.places().count(), 0, "there is no room for a frame");
         }
 
-        let sealer = ring.sealer(ObjectKind::Wal, SALT);
+        let sealer = sealer_of(&ring, ObjectKind::Wal);
         let trailer = sealer.seal(&mut none, FrameKind::WalTrailer, 0, &raw).unwrap();
         let mut object = [&sealer.header(0, 0).encode()[..], &trailer].concat();
         prop_assert!(open_wal(&ring, &mut object, &mut |_| Ok(())).is_err());

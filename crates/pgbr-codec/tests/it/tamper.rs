@@ -1,20 +1,29 @@
 //! Every change, cut, addition and swap is found.
 
 use pgbr_codec::{
-    Codec, Compressor, Decompressor, Error, FrameKind, Keyring, LaneKey, LaneSalt, MAX_RAW,
+    Codec, Compressor, Decompressor, Error, FrameKind, Keyring, LaneKey, LaneSalt, LaneSeed, MAX_RAW,
     OBJECT_HEADER_LEN, ObjectHeader, ObjectKind, PackBuilder, PackFooter, RepositoryId, SUMMARY_END,
     open_summary,
 };
 
 use crate::objects::{
-    ATTEMPT, SALT, all, compressed, compressor, data_pack, index_pack, keyrings, read, wal,
+    ATTEMPT, all, compressed, compressor, data_pack, index_pack, keyrings, other_sealer_of, read, sealer_of,
+    seed, wal,
 };
 
 fn every_object() -> impl Iterator<Item = (String, Keyring, Vec<u8>)> {
     keyrings().into_iter().flat_map(|(mode, ring)| {
-        let objects = [all(&ring), compressed(&ring)].concat();
+        let objects = match mode {
+            // What is not content is as it was in the mode before.
+            "written" => all(&ring).into_iter().filter(|(_, object)| is_content(object)).collect(),
+            _ => [all(&ring), compressed(&ring)].concat(),
+        };
         objects.into_iter().map(move |(name, object)| (format!("{mode} {name}"), ring.clone(), object))
     })
+}
+
+fn is_content(object: &[u8]) -> bool {
+    ObjectHeader::parse(object).unwrap().kind.is_content()
 }
 
 #[test]
@@ -60,7 +69,7 @@ fn every_cut_and_every_addition_is_found() {
 #[test]
 fn a_frame_passes_only_as_what_it_was_sealed_as() {
     for (mode, ring) in keyrings() {
-        let sealer = ring.sealer(ObjectKind::IndexPack, SALT);
+        let sealer = sealer_of(&ring, ObjectKind::IndexPack);
         let frame = sealer.seal(&mut compressor(Codec::Zst), FrameKind::IndexLeaf, 7, b"leaf").unwrap();
         let opener = ring.opener(&sealer.header(1, 1)).unwrap();
         let open = |opener: &pgbr_codec::Opener, frame: &[u8], kind, number| {
@@ -88,7 +97,7 @@ fn a_frame_passes_only_as_what_it_was_sealed_as() {
         assert!(matches!(other, Err(Error::TagMismatch { .. })), "{mode}");
 
         // Another lane, and the same lane's other kind of object.
-        let lane = ring.sealer(ObjectKind::IndexPack, LaneSalt::from_bytes([9; 32])).header(1, 1);
+        let lane = other_sealer_of(&ring, ObjectKind::IndexPack).header(1, 1);
         let other = open(&ring.opener(&lane).unwrap(), &frame, FrameKind::IndexLeaf, 7);
         assert!(matches!(other, Err(Error::TagMismatch { .. })), "{mode}");
         let data = ring.opener(&ObjectHeader { kind: ObjectKind::DataPack, ..sealer.header(1, 1) }).unwrap();
@@ -119,7 +128,7 @@ fn objects_of_another_repository_do_not_pass_with_a_changed_header() {
 
 #[test]
 fn sealed_objects_do_not_pass_in_another_mode_or_under_another_key() {
-    let [(_, plain), (_, sealed)] = &keyrings();
+    let [(_, plain), (_, sealed), (_, written)] = &keyrings();
     for (name, mut object) in all(plain) {
         assert!(matches!(read(sealed, &object), Err(Error::ModeMismatch { .. })), "{name}");
         object[5] = 1;
@@ -127,8 +136,15 @@ fn sealed_objects_do_not_pass_in_another_mode_or_under_another_key() {
         object[24..40].copy_from_slice(sealed.key_id().as_bytes());
         assert!(matches!(read(sealed, &object), Err(Error::TagMismatch { .. })), "{name}");
     }
-    for (name, object) in all(sealed) {
+    for (name, object) in [all(sealed), all(written)].concat() {
         assert!(matches!(read(plain, &object), Err(Error::ModeMismatch { .. })), "{name}");
+        let mut other = object.clone();
+        other[5] = 3 - object[5];
+        let refused = read(sealed, &other);
+        match is_content(&object) {
+            true => assert!(matches!(refused, Err(Error::TagMismatch { .. })), "{name}"),
+            false => assert!(matches!(refused, Err(Error::CorruptObject { .. })), "{name}"),
+        }
     }
 }
 
@@ -156,7 +172,7 @@ fn a_pack_passes_only_as_the_attempt_and_number_that_it_is() {
 #[test]
 fn two_frames_of_a_pack_cannot_change_places() {
     for (mode, ring) in keyrings() {
-        let sealer = ring.sealer(ObjectKind::DataPack, SALT);
+        let sealer = sealer_of(&ring, ObjectKind::DataPack);
         let mut none = compressor(Codec::None);
         let mut pack = PackBuilder::new(&sealer, ATTEMPT, 0, 4096);
         let first = pack.push(&sealer.seal(&mut none, FrameKind::Data, 0, b"aaaa").unwrap()).unwrap();
@@ -209,7 +225,7 @@ fn a_short_tail_says_how_much_it_needs() {
 #[test]
 fn a_bomb_in_an_authentic_frame_stays_within_its_raw_length() {
     for (mode, ring) in keyrings() {
-        let sealer = ring.sealer(ObjectKind::DataPack, SALT);
+        let sealer = sealer_of(&ring, ObjectKind::DataPack);
         let opener = ring.opener(&sealer.header(0, 0)).unwrap();
         for codec in [Codec::Gz, Codec::Bz2, Codec::Lz4, Codec::Zst] {
             let mut compressor: Compressor = compressor(codec);
@@ -226,30 +242,37 @@ fn a_bomb_in_an_authentic_frame_stays_within_its_raw_length() {
 #[test]
 fn a_lane_key_opens_its_lane_and_no_other() {
     for (mode, ring) in keyrings() {
-        let here = ring.lane_key(ObjectKind::DataPack, SALT);
-        let elsewhere = LaneKey::from_bytes(*here.header(), *here.as_bytes());
+        let here = ring.lane_key(ObjectKind::DataPack, seed()).unwrap();
+        let elsewhere = LaneKey::from_bytes(*here.header(), *here.as_bytes().unwrap());
         let mut none = compressor(Codec::None);
         let mut frame = elsewhere.sealer().seal(&mut none, FrameKind::Data, 1, b"grain").unwrap();
         assert_eq!(
             frame,
-            ring.sealer(ObjectKind::DataPack, SALT).seal(&mut none, FrameKind::Data, 1, b"grain").unwrap()
+            sealer_of(&ring, ObjectKind::DataPack).seal(&mut none, FrameKind::Data, 1, b"grain").unwrap()
         );
         let mut raw = Vec::new();
         here.opener().open(&mut Decompressor::new(), &mut frame, FrameKind::Data, 1, &mut raw).unwrap();
         assert_eq!(raw, b"grain", "{mode}");
 
-        let other = ring.sealer(ObjectKind::DataPack, LaneSalt::from_bytes([9; 32]));
+        let other = other_sealer_of(&ring, ObjectKind::DataPack);
         let mut frame = other.seal(&mut none, FrameKind::Data, 1, b"old").unwrap();
         let opened = here.opener().open(&mut Decompressor::new(), &mut frame, FrameKind::Data, 1, &mut raw);
         assert!(matches!(opened, Err(Error::TagMismatch { .. })), "{mode}");
     }
     // With encryption the key itself is another, and not only the header that frames are bound to.
-    let (_, sealed) = &keyrings()[1];
-    let keys = [
-        (ObjectKind::DataPack, SALT),
-        (ObjectKind::IndexPack, SALT),
-        (ObjectKind::DataPack, LaneSalt::from_bytes([9; 32])),
-    ]
-    .map(|(kind, salt)| *sealed.lane_key(kind, salt).as_bytes());
-    assert!(keys[0] != keys[1] && keys[0] != keys[2] && keys[1] != keys[2]);
+    for (mode, ring) in &keyrings()[1..] {
+        let key = |kind, seed| {
+            let key = ring.lane_key(kind, LaneSeed::from_bytes([seed; 32])).unwrap();
+            *key.as_bytes().unwrap()
+        };
+        let keys = [
+            key(ObjectKind::DataPack, 4),
+            key(ObjectKind::IndexPack, 4),
+            key(ObjectKind::Wal, 4),
+            key(ObjectKind::DataPack, 9),
+        ];
+        for (number, key) in keys.iter().enumerate() {
+            assert!(!keys[..number].contains(key), "{mode} {number}");
+        }
+    }
 }

@@ -7,11 +7,15 @@
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 
-use pgbr_codec::{Kdf, Keyring, Passphrase, RepositoryKey, Slot};
+use pgbr_codec::{
+    Error, Kdf, KeyId, Keyring, NewLock, ObjectHeader, Passphrase, RepositoryKey, RetiredWriter, Slot,
+    WriterKey, WriterSlot,
+};
 use serde_json::{Value, json};
 
-use crate::objects::{KEY, KEY_ID, Named, REPOSITORY, SALT, all, compressed, hex, keyrings, read};
+use crate::objects::{KEY, KEY_ID, Named, REPOSITORY, SEED, all, compressed, hex, keyrings, read};
 
+const OLD_KEY_ID: KeyId = KeyId::from_bytes([0xbb; 16]);
 const AUTH_TEXT: &str = r#"{"format":1}"#;
 
 fn directory() -> PathBuf {
@@ -35,14 +39,19 @@ fn written() -> (Objects, Objects) {
         keyrings()
             .into_iter()
             .flat_map(|(mode, ring)| {
-                make(&ring).into_iter().map(move |(name, object)| (format!("{mode}-{name}"), object))
+                let made = make(&ring).into_iter();
+                // Nothing but content is sealed in another way for writers.
+                let own = made.filter(move |(_, object)| {
+                    mode != "written" || ObjectHeader::parse(object).unwrap().kind.is_content()
+                });
+                own.map(move |(name, object)| (format!("{mode}-{name}"), object))
             })
             .collect()
     };
     (named(all), named(compressed))
 }
 
-fn slots() -> [(Passphrase, Slot); 2] {
+fn kdfs() -> [(Passphrase, Kdf); 2] {
     [
         (
             Passphrase::new("correct horse"),
@@ -50,11 +59,33 @@ fn slots() -> [(Passphrase, Slot); 2] {
         ),
         (Passphrase::generated(&[0x66; 32]), Kdf::hkdf([0x77; 16])),
     ]
-    .map(|(passphrase, kdf)| {
+}
+
+fn lock(passphrase: &Passphrase, kdf: Kdf) -> NewLock<'_> {
+    NewLock { repository: REPOSITORY, key_id: KEY_ID, passphrase, slot_id: [0x88; 8], kdf, nonce: [0x99; 12] }
+}
+
+fn slots() -> [(Passphrase, Slot); 2] {
+    kdfs().map(|(passphrase, kdf)| {
         let key = RepositoryKey::from_bytes(KEY);
-        let slot = Slot::wrap(&key, REPOSITORY, KEY_ID, &passphrase, [0x88; 8], kdf, [0x99; 12]).unwrap();
+        let slot = Slot::wrap(&key, lock(&passphrase, kdf)).unwrap();
         (passphrase, slot)
     })
+}
+
+fn writer_slots() -> [(Passphrase, WriterSlot); 2] {
+    kdfs().map(|(passphrase, kdf)| {
+        let key = WriterKey::of(&RepositoryKey::from_bytes(KEY));
+        let slot = WriterSlot::wrap_writer(&key, lock(&passphrase, kdf)).unwrap();
+        (passphrase, slot)
+    })
+}
+
+/// What the writers of now have of an earlier key.
+fn retired_writer() -> RetiredWriter {
+    let (old, now) = (RepositoryKey::from_bytes([0xaa; 32]), RepositoryKey::from_bytes(KEY));
+    let (old, now) = (WriterKey::of(&old), WriterKey::of(&now));
+    RetiredWriter::wrap((OLD_KEY_ID, &old), REPOSITORY, (KEY_ID, &now), [0xcc; 12]).unwrap()
 }
 
 /// What `vectors.json` says, as this version makes it.
@@ -69,15 +100,25 @@ fn described() -> Value {
         .iter()
         .map(|(passphrase, slot)| json!({"passphrase": passphrase.expose(), "slot": slot}))
         .collect();
-    let auth: BTreeMap<_, _> =
-        keyrings().iter().map(|(mode, ring)| (*mode, hex(&ring.auth_tag(AUTH_TEXT.as_bytes())))).collect();
+    let written: Vec<_> = writer_slots()
+        .iter()
+        .map(|(passphrase, slot)| json!({"passphrase": passphrase.expose(), "slot": slot}))
+        .collect();
+    let [plain, sealed, _] = keyrings();
+    let auth: BTreeMap<_, _> = [plain, sealed.clone()]
+        .into_iter()
+        .map(|(mode, ring)| (mode, hex(&ring.auth_tag(AUTH_TEXT.as_bytes()).unwrap())))
+        .collect();
+    let writer_auth = sealed.1.writer_auth_tag(AUTH_TEXT.as_bytes()).unwrap();
     json!({
         "repository-id": REPOSITORY,
         "key-id": KEY_ID,
         "repository-key": hex(&KEY),
-        "lane-salt": hex(SALT.as_bytes()),
+        "lane-salt": hex(&SEED),
         "slots": slots,
-        "auth": {"text": AUTH_TEXT, "values": auth},
+        "writer-slots": written,
+        "retired-writer": {"repository-key": hex(&[0xaa; 32]), "entry": retired_writer()},
+        "auth": {"text": AUTH_TEXT, "values": auth, "writer": hex(&writer_auth)},
         "objects": objects,
     })
 }
@@ -91,7 +132,7 @@ fn keyring_of(name: &str) -> Keyring {
 fn stored_objects_give_what_is_written_down() {
     let stored = stored();
     let objects = stored["objects"].as_object().unwrap();
-    assert_eq!(objects.len(), 18);
+    assert_eq!(objects.len(), 23);
     for (name, gives) in objects {
         assert_eq!(&read(&keyring_of(name), &file(name)).unwrap(), gives, "{name}");
     }
@@ -100,7 +141,7 @@ fn stored_objects_give_what_is_written_down() {
 #[test]
 fn todays_writer_gives_the_same_bytes() {
     let (exact, _) = written();
-    assert_eq!(exact.len(), 12);
+    assert_eq!(exact.len(), 15);
     for (name, object) in exact {
         assert!(file(&name) == object, "{name} is written in another way than it was");
     }
@@ -119,6 +160,26 @@ fn stored_slots_open() {
         let passphrase = Passphrase::new(entry["passphrase"].as_str().unwrap());
         let key = slot.unwrap_with(&slot.wrapping_key(&passphrase).unwrap(), REPOSITORY, KEY_ID).unwrap();
         assert_eq!(key.as_bytes(), &KEY);
+    }
+}
+
+#[test]
+fn stored_writer_slots_open_what_they_should() {
+    let stored = stored();
+    let open = |object: &str, ring: &Keyring| read(ring, &file(object));
+    for entry in stored["writer-slots"].as_array().unwrap() {
+        let slot: WriterSlot = serde_json::from_value(entry["slot"].clone()).unwrap();
+        let passphrase = Passphrase::new(entry["passphrase"].as_str().unwrap());
+        let key = slot.unwrap_writer(&slot.wrapping_key(&passphrase).unwrap(), REPOSITORY, KEY_ID).unwrap();
+        let retired: RetiredWriter =
+            serde_json::from_value(stored["retired-writer"]["entry"].clone()).unwrap();
+        assert!(retired.unwrap_with(REPOSITORY, (KEY_ID, &key)).is_ok());
+        let ring = Keyring::writer(REPOSITORY, KEY_ID, &key, []);
+        assert_eq!(open("sealed-manifest", &ring).unwrap(), stored["objects"]["sealed-manifest"]);
+        assert_eq!(open("sealed-index-pack", &ring).unwrap(), stored["objects"]["sealed-index-pack"]);
+        for content in ["sealed-wal", "sealed-data-pack", "written-wal", "written-data-pack"] {
+            assert!(matches!(open(content, &ring), Err(Error::WriteOnly { .. })), "{content}");
+        }
     }
 }
 

@@ -6,7 +6,7 @@ use std::path::{Path as FsPath, PathBuf};
 
 use bytes::{Bytes, BytesMut};
 use object_store::path::Path;
-use pgbr_codec::{WalTrailer, open_wal};
+use pgbr_codec::{WalTrailer, check_wal, open_wal};
 use pgbr_manifest::{ArchiveId, WalFileName};
 
 use super::{MAX_OBJECT, WalEntry, WalStore, check_name};
@@ -186,6 +186,16 @@ impl WalStore {
         let object = self.store().get(key, MAX_OBJECT).await?;
         open(&self.repo, key, file, object, new_sink()?).await
     }
+}
+
+/// Checks an object as the file of this name without opening its content.
+pub(super) async fn check(repo: &Repo, key: &Path, file: &WalFileName, object: Bytes) -> Result<WalTrailer> {
+    let keyring = repo.keyring().clone();
+    let work = tokio::task::spawn_blocking(move || check_wal(&keyring, &object));
+    let checked = work.await.map_err(|crash| Error::local("open", key.as_ref(), io::Error::other(crash)))?;
+    let trailer = checked.map_err(|e| Error::from_codec(key, e))?;
+    check_name(key, file, &trailer)?;
+    Ok(trailer)
 }
 
 /// Opens an object as the file of this name, into a sink, which is given back. What the sink got is right only if this succeeds.

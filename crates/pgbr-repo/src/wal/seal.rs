@@ -68,12 +68,13 @@ impl WalContent {
         file: WalFileName,
         system_id: Option<SystemId>,
     ) -> Result<Bytes> {
-        let sealer = repo.keyring().sealer(ObjectKind::Wal, repo.lane_salt()?);
+        let (keyring, seed) = (repo.keyring().clone(), repo.lane_seed()?);
         let content = Arc::clone(&self.inner);
         let work = tokio::task::spawn_blocking(move || {
             let name = file.to_string();
-            content
-                .seal(sealer, &name, system_id)
+            let sealer = keyring.sealer(ObjectKind::Wal, seed);
+            sealer
+                .and_then(|sealer| content.seal(sealer, &name, system_id))
                 .map_err(|source| Error::Codec { object: name.clone(), source })
         });
         work.await.unwrap_or_else(|e| Err(crashed(e)))
@@ -97,7 +98,8 @@ impl Content {
             number += 1;
         }
         let system_id = system_id.map(|id| id.as_u64());
-        object.extend_from_slice(&sealer.trailer(name, self.size, self.digest, system_id, number)?);
+        let trailer = sealer.trailer(&object, name, self.size, self.digest, system_id, number)?;
+        object.extend_from_slice(&trailer);
         Ok(object.into())
     }
 }

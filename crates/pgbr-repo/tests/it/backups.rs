@@ -11,7 +11,7 @@ const FULL: &str = "20261122-120000F";
 
 fn manifest(repo: &Repo, body: &str) -> Bytes {
     let summary = format!(r#"{{"id":"{body}"}}"#);
-    seal_manifest(repo.keyring(), repo.lane_salt().unwrap(), summary.as_bytes(), body.as_bytes())
+    seal_manifest(repo.keyring(), repo.lane_seed().unwrap(), summary.as_bytes(), body.as_bytes())
         .unwrap()
         .into()
 }

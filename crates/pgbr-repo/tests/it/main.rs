@@ -14,6 +14,7 @@ mod repository;
 mod stanzas;
 mod store;
 mod wal;
+mod writers;
 
 /// A file that is not listed above would be forgotten by the compiler, and nobody would notice.
 #[test]

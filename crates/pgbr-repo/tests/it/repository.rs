@@ -171,7 +171,7 @@ async fn another_format_version_is_refused() {
     for name in ["repo.json", "repo.json.copy"] {
         let file = dir.path().join("pgbr").join(name);
         let text = std::fs::read_to_string(&file).unwrap();
-        std::fs::write(&file, text.replace(r#""format":1"#, r#""format":2,"new":[1]"#)).unwrap();
+        std::fs::write(&file, text.replace(r#""format":1"#, r#""format":3,"new":[1]"#)).unwrap();
     }
     let error = open(local(dir.path())).await.unwrap_err();
     assert!(matches!(error, Error::Unsupported { .. }), "{error}");

@@ -10,20 +10,20 @@ use pgbr_repo::{Error, PushOutcome, Repo, Result, WalContent, WalGet, WalPush, W
 use crate::fixture::*;
 use pgbr_testkit::{Fault, failures};
 
-const ARCHIVE: ArchiveId = ArchiveId::new(PgVersion::V15, 1);
-const SEGMENT: &str = "000000010000000000000003";
-const PARTIAL: &str = "000000010000000000000003.partial";
-const HISTORY: &str = "00000002.history";
+pub(crate) const ARCHIVE: ArchiveId = ArchiveId::new(PgVersion::V15, 1);
+pub(crate) const SEGMENT: &str = "000000010000000000000003";
+pub(crate) const PARTIAL: &str = "000000010000000000000003.partial";
+pub(crate) const HISTORY: &str = "00000002.history";
 
-fn file(name: &str) -> WalFileName {
+pub(crate) fn file(name: &str) -> WalFileName {
     name.parse().unwrap()
 }
 
-fn archive(repo: &Repo) -> WalStore {
+pub(crate) fn archive(repo: &Repo) -> WalStore {
     WalStore::new(repo, &stanza())
 }
 
-async fn push(repo: &Repo, name: &str, content: Bytes) -> Result<PushOutcome> {
+pub(crate) async fn push(repo: &Repo, name: &str, content: Bytes) -> Result<PushOutcome> {
     let zst = Compression::new(Codec::Zst, None).unwrap();
     let push = WalPush::new(ARCHIVE, file(name), WalSource::Bytes(content));
     archive(repo).push(push.with_compression(zst, 2)).await
@@ -37,7 +37,7 @@ async fn get(repo: &Repo, name: &str) -> Result<Option<(Bytes, usize)>> {
     })
 }
 
-fn object(directory: &Path, name: &str) -> PathBuf {
+pub(crate) fn object(directory: &Path, name: &str) -> PathBuf {
     let inside = match name.split_at_checked(16) {
         Some((log, _)) if !name.ends_with(".history") => format!("{log}/{name}"),
         _ => name.to_owned(),
@@ -45,7 +45,7 @@ fn object(directory: &Path, name: &str) -> PathBuf {
     directory.join("pgbr/main/archive/15-1").join(inside)
 }
 
-fn names(directory: &Path) -> Vec<String> {
+pub(crate) fn names(directory: &Path) -> Vec<String> {
     let listed = std::fs::read_dir(directory).unwrap();
     let mut names: Vec<String> = listed.map(|e| e.unwrap().file_name().into_string().unwrap()).collect();
     names.sort();

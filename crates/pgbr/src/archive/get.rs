@@ -91,6 +91,7 @@ pub(super) fn may_pass(error: &Error) -> bool {
             RepoError::WrongPassphrase
             | RepoError::PassphraseMissing
             | RepoError::NotEncrypted
+            | RepoError::WriteOnly { .. }
             | RepoError::WalAmbiguous { .. },
         )
         | Error::OtherCluster { .. }
@@ -150,6 +151,7 @@ impl Get {
     }
 
     async fn look(&self, host: &Host, opened: &Opened, file: &WalFileName, to: &Path) -> Result<bool> {
+        opened.place.repo.require_reader("get WAL out of the archive")?;
         for archive in archives_of(&opened.place, self.pg_data.as_deref())? {
             if let WalGet::Found(saved) = opened.place.wal.get_to_path(archive, file, to).await? {
                 saved.warnings.iter().for_each(|warning| host.warn(warning.as_str()));

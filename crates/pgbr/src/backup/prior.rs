@@ -6,7 +6,7 @@ use std::path::Path;
 
 use pgbr_manifest::manifest::{ClusterFacts, Parent, Summary};
 use pgbr_manifest::{BackupLabel, BackupType, MAX_HISTORY_BYTES, TimelineHistory, TimelineId, WalFileName};
-use pgbr_repo::WalGet;
+use pgbr_repo::{Error as RepoError, WalGet};
 
 use crate::error::{Error, Result, with_causes};
 use crate::host::Host;
@@ -90,20 +90,50 @@ async fn history(
     }
     let name = WalFileName::History(timeline);
     let own = read_history(&pg_data.join("pg_wal").join(name.to_string()))?;
-    let archived = match place.wal.get(place.stanza.archive_id(), &name).await? {
-        WalGet::Found(found) => Some(found.content.to_vec()),
-        _ => None,
+    let text = match (archived(place, &name, own.as_deref()).await?, own) {
+        (Archived::Other, _) => {
+            Err("of the server is not the one in the archive: another server has used this timeline")
+        }
+        (Archived::Unread, _) => Err("in the archive cannot be read with a passphrase for writing only"),
+        (_, Some(own)) => Ok(own),
+        (Archived::Content(archived), None) => Ok(archived),
+        (Archived::Missing, None) => Err("is neither with the server nor in the archive"),
     };
-    if own.is_some() && archived.is_some() && own != archived {
-        host.warn(format!("history file {name} of the server is not the one in the archive: another server has used this timeline"));
-        return Ok(None);
-    }
-    match own.or(archived) {
-        Some(text) => Ok(Some(TimelineHistory::parse(timeline, &text)?)),
-        None => {
-            host.warn(format!("history file {name} is neither with the server nor in the archive"));
+    match text {
+        Ok(text) => Ok(Some(TimelineHistory::parse(timeline, &text)?)),
+        Err(reason) => {
+            host.warn(format!("history file {name} {reason}"));
             Ok(None)
         }
+    }
+}
+
+/// What the archive has under the name of a history file.
+enum Archived {
+    /// This, which may be what the server has.
+    Content(Vec<u8>),
+    /// Another file than the server.
+    Other,
+    /// One that who only writes can neither read nor compare.
+    Unread,
+    /// Nothing, or nothing else than the server.
+    Missing,
+}
+
+async fn archived(place: &StanzaPlace, name: &WalFileName, own: Option<&[u8]>) -> Result<Archived> {
+    let archive = place.stanza.archive_id();
+    if place.repo.reads() {
+        return Ok(match place.wal.get(archive, name).await? {
+            WalGet::Found(found) if own.is_some_and(|own| own != found.content) => Archived::Other,
+            WalGet::Found(found) => Archived::Content(found.content),
+            WalGet::Missing => Archived::Missing,
+        });
+    }
+    match place.wal.holds(archive, name, own.unwrap_or_default()).await {
+        Ok(None | Some(true)) => Ok(Archived::Missing),
+        Ok(Some(false)) if own.is_some() => Ok(Archived::Other),
+        Ok(Some(false)) | Err(RepoError::WriteOnly { .. }) => Ok(Archived::Unread),
+        Err(error) => Err(error.into()),
     }
 }
 

@@ -4,7 +4,7 @@
 //! index and a frame table of a layer; whether a grain is still right is decided where all content is compared: by its hash.
 
 use futures::StreamExt;
-use pgbr_codec::{FrameKind, LaneSalt, OBJECT_HEADER_LEN, ObjectHeader, PackFooter};
+use pgbr_codec::{FrameKind, KeyMode, Keyring, OBJECT_HEADER_LEN, ObjectHeader, PackFooter};
 use pgbr_manifest::index::{
     BadPages, Fields, FileRecord, FrameTableWriter, IndexWriter, LeafReader, PackFrames, Record,
 };
@@ -190,8 +190,7 @@ fn adopt_run(
 ) -> Result<(Layer, u64)> {
     let keys = place.repo.keyring().clone();
     let uploads = Uploads::new(place.backups.clone(), label, attempt, 2, runtime.clone());
-    let salt = LaneSalt::from_bytes(host.random()?);
-    let mut index = IndexPacks::new(uploads, &keys, salt, pack_size)?;
+    let mut index = IndexPacks::new(uploads, &keys, host.lane_seed()?, pack_size)?;
     let mut layer = Rebuilt::default();
     let footers = futures::stream::iter(packs.iter().copied());
     let mut footers = footers.map(|pack| read_footer(place, label, pack)).buffered(FOOTERS);
@@ -200,7 +199,7 @@ fn adopt_run(
         let (pack, header, footer) = footer?;
         layer.add(&mut index, pack, &header, footer)?;
     }
-    layer.finish(index, attempt, *keys.key_id().as_bytes())
+    layer.finish(index, attempt, &keys)
 }
 
 async fn read_footer(
@@ -231,6 +230,7 @@ struct Rebuilt {
     index: IndexWriter,
     table: FrameTableWriter,
     lanes: Vec<Digest>,
+    mode: Option<KeyMode>,
     open: Option<FileRecord>,
     /// The grain behind the last of the open file.
     at: u64,
@@ -255,6 +255,9 @@ impl Rebuilt {
         let raw: u64 = run.frames.iter().map(|frame| u64::from(frame.raw)).sum();
         if self.rows(index, &footer.rows)? != raw {
             return Err(damaged("a pack's rows and its frames do not agree"));
+        }
+        if *self.mode.get_or_insert(header.mode) != header.mode {
+            return Err(damaged("the packs of a run are sealed in several ways"));
         }
         let salt = Digest(*header.salt.as_bytes());
         let lane = self.lanes.iter().position(|lane| *lane == salt).unwrap_or_else(|| {
@@ -319,7 +322,7 @@ impl Rebuilt {
         self.index.push(index, Record::End(end))
     }
 
-    fn finish(mut self, mut index: IndexPacks, attempt: u64, key_id: [u8; 16]) -> Result<(Layer, u64)> {
+    fn finish(mut self, mut index: IndexPacks, attempt: u64, keys: &Keyring) -> Result<(Layer, u64)> {
         self.close(&mut index)?;
         let (frames, stream) = self.table.finish(&mut index)?;
         let (root, length) = self.index.finish(&mut index)?;
@@ -330,13 +333,14 @@ impl Rebuilt {
         let layer = Layer {
             attempt,
             data_lanes: self.lanes,
+            data_key_mode: self.mode.and_then(|mode| load::data_key_mode(keys, mode)),
             index_lane: index.salt,
             index_packs: index.sizes,
             data_packs: self.packs,
             index: root,
             frames,
             stream,
-            key_id,
+            key_id: *keys.key_id().as_bytes(),
         };
         Ok((layer, self.raw))
     }

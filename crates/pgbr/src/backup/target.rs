@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use bytes::Bytes;
-use pgbr_codec::{LaneSalt, seal_manifest};
+use pgbr_codec::seal_manifest;
 use pgbr_manifest::merge::Merge;
 use pgbr_manifest::{BackupLabel, BackupType, HashKey, LabelTime};
 use pgbr_repo::{Lease, Pin, PinKind, RunFacts};
@@ -303,12 +303,11 @@ impl Target {
     /// Where a pass puts what it stores. With `trust` files are taken for unchanged by what the file system says.
     pub(super) fn branch(&self, threads: usize, trust: bool) -> Result<Branch> {
         let keys = self.place.repo.keyring();
-        let salt = || Ok::<_, Error>(LaneSalt::from_bytes(self.host.random()?));
         let (backups, runtime) = (self.place.backups.clone(), Handle::current());
         let at_once = plan_uploads(self.place.repo.store().is_local(), threads, self.pack_size);
         let uploads = Uploads::new(backups, self.label, self.attempt, at_once, runtime);
-        let data = DataPacks::new(keys, self.attempt, salt()?, self.pack_size)?;
-        let index = IndexPacks::new(uploads, keys, salt()?, self.pack_size)?;
+        let data = DataPacks::new(keys, self.attempt, self.host.lane_seed()?, self.pack_size)?;
+        let index = IndexPacks::new(uploads, keys, self.host.lane_seed()?, self.pack_size)?;
         let frame = if self.kind == BackupType::Full { FULL_FRAME } else { INCR_FRAME };
         let (host, key) = (self.host.clone(), self.facts.hash_key.clone());
         Ok(Branch::new(host, key, frame, self.parent(trust), data, index))
@@ -338,8 +337,8 @@ impl Target {
         let begun = Instant::now();
         let complete = self.complete.take().ok_or(Error::Internal { what: "a commit of nothing" })?;
         let Complete { summary, body, mut report } = complete;
-        let salt = LaneSalt::from_bytes(self.host.random()?);
-        let object = seal_manifest(self.place.repo.keyring(), salt, &summary.to_json()?, &body.to_json()?)?;
+        let (keys, seed) = (self.place.repo.keyring(), self.host.lane_seed()?);
+        let object = seal_manifest(keys, seed, &summary.to_json()?, &body.to_json()?)?;
         self.place.backups.commit_manifest(&self.label, self.attempt, Bytes::from(object)).await?;
         if let Err(lost) = self.check().await {
             // What the manifest names may have been swept while it was put: it must not be believed.

@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use object_store::ObjectStore;
 use object_store::memory::InMemory;
-use pgbr_codec::{Cipher, Compression, LaneSalt};
+use pgbr_codec::{Cipher, Compression};
 use pgbr_manifest::manifest::Layer;
 use pgbr_manifest::merge::{Item, Merge};
 use pgbr_manifest::{
@@ -398,10 +398,10 @@ impl Chain {
         let parent = (!sources.is_empty()).then(|| Parent::new(Merge::new(sources), taken, i64::MAX, trust));
         let frame = if self.layers.is_empty() { 1 << 20 } else { 256 << 10 };
         let keys = self.place.repo.keyring();
-        let salt = || LaneSalt::from_bytes(self.host.random().unwrap());
+        let seed = || self.host.lane_seed().unwrap();
         let uploads = Uploads::new(self.place.backups.clone(), self.label, attempt, 2, handle);
-        let data = DataPacks::new(keys, attempt, salt(), PACK).unwrap();
-        let index = IndexPacks::new(uploads, keys, salt(), PACK).unwrap();
+        let data = DataPacks::new(keys, attempt, seed(), PACK).unwrap();
+        let index = IndexPacks::new(uploads, keys, seed(), PACK).unwrap();
         let branch = Branch::new(self.host.clone(), self.key.clone(), frame, parent, data, index);
         (branch, Begun { attempt, adopted })
     }
@@ -419,6 +419,7 @@ impl Chain {
             self.layers.push(Layer {
                 attempt,
                 data_lanes: vec![data.salt],
+                data_key_mode: None,
                 index_lane: index.salt,
                 index_packs: index.sizes,
                 data_packs: data.packs,

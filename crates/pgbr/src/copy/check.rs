@@ -81,11 +81,16 @@ fn compare(
     let mut records = IndexCursor::new(layer.index);
     let mut index = LayerNodes::new(place, label, layer, runtime.clone());
     let lane = layer.data_lanes.first().copied().unwrap_or(Digest([0; 32]));
+    let opener = lane_opener(place.repo.keyring(), layer, ObjectKind::DataPack, lane);
+    let opener = opener.ok_or_else(|| Error::Damaged {
+        label,
+        reason: "the lane of its data cannot be opened".to_owned(),
+    })?;
     let mut stream = Stream {
         label,
         table: FrameCursor::new(layer.frames),
         nodes: LayerNodes::new(place, label, layer, runtime.clone()),
-        opener: lane_opener(place.repo.keyring(), layer, ObjectKind::DataPack, lane),
+        opener,
         decompressor: Decompressor::new(),
         packs,
         pack: None,

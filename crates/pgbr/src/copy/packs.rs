@@ -6,8 +6,8 @@ use std::sync::Arc;
 use bytes::Bytes;
 use futures::stream::{self, StreamExt, TryStreamExt};
 use pgbr_codec::{
-    Codec, Compression, Compressor, FrameKind, Keyring, LaneSalt, ObjectHeader, ObjectKind, PackBuilder,
-    PackFooter, Sealer,
+    Codec, Compression, Compressor, FrameKind, Keyring, ObjectHeader, ObjectKind, PackBuilder, PackFooter,
+    Sealer,
 };
 use pgbr_manifest::index::{
     FrameCursor, FramePlace, FrameTableWriter, IndexCursor, IndexWriter, PackFrames, Root,
@@ -19,7 +19,7 @@ use tokio::runtime::Handle;
 use super::Copy;
 use crate::error::{Error, Result};
 use crate::host::Host;
-use crate::load::LayerNodes;
+use crate::load::{self, LayerNodes};
 use crate::observe::Event;
 use crate::packs::{IndexPacks, Uploads};
 use crate::place::StanzaPlace;
@@ -37,8 +37,8 @@ pub(super) async fn copy_layer(
     let (host, to) = (copy.host, copy.to);
     let layer = Arc::new(layer.clone());
     let packs = packs_of(host, copy.from, label, &layer).await?;
-    let salt = LaneSalt::from_bytes(host.random()?);
-    let sealer = to.repo.keyring().sealer(ObjectKind::DataPack, salt);
+    let sealer = to.repo.keyring().sealer(ObjectKind::DataPack, host.lane_seed()?)?;
+    let lane = sealer.header(attempt, 0);
     let total: u64 = packs.iter().map(|pack| pack.pack_size).sum();
     let mut done = 0;
     let under_way = packs.iter().map(|pack| copy_pack(copy, label, &layer, pack, attempt, sealer.clone()));
@@ -51,9 +51,8 @@ pub(super) async fn copy_layer(
         sizes.insert(number, now);
     }
     let data: u64 = sizes.values().sum();
-    let index_salt = LaneSalt::from_bytes(host.random()?);
     let uploads = Uploads::new(to.backups.clone(), label, attempt, 2, Handle::current());
-    let index = IndexPacks::new(uploads, to.repo.keyring(), index_salt, INDEX_PACK)?;
+    let index = IndexPacks::new(uploads, to.repo.keyring(), host.lane_seed()?, INDEX_PACK)?;
     let (host, from, old) = (host.clone(), copy.from.clone(), Arc::clone(&layer));
     let runtime = Handle::current();
     let work = move || write_index(&host, &from, label, &old, index, &sizes, &runtime);
@@ -62,7 +61,8 @@ pub(super) async fn copy_layer(
         written.map_err(|_| Error::Internal { what: "copying an index panicked" })??;
     let copied = Layer {
         attempt,
-        data_lanes: vec![Digest(*salt.as_bytes())],
+        data_lanes: vec![Digest(*lane.salt.as_bytes())],
+        data_key_mode: load::data_key_mode(to.repo.keyring(), lane.mode),
         index_lane: packed.salt,
         index_packs: packed.sizes,
         data_packs: layer.data_packs,

@@ -66,7 +66,7 @@ pub struct Work {
 /// When there is nothing to tell: no backup can reach the goal, a manifest or index is damaged, options contradict each other. What
 /// would stop the restore later is in the result.
 pub async fn restore_dry_run(host: &Host, request: RestoreRequest) -> Result<RestoreDryRun> {
-    let place = request.repo.open_stanza(host, &request.stanza).await?;
+    let place = request.repo.open_to_read(host, &request.stanza, "restore").await?;
     let Chosen { label, needed, goal, history, backups } = choose(host, &place, &request).await?;
     let Decided { chain, plan, left_out, .. } = decide(host, &place, &request, label, &needed).await?;
     let backup = newest(&chain)?;

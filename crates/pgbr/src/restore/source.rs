@@ -58,7 +58,7 @@ pub(crate) struct SourceKeys {
     pub(crate) label: BackupLabel,
     /// The run.
     pub(crate) attempt: u64,
-    openers: Vec<Opener>,
+    openers: Vec<Option<Opener>>,
 }
 
 impl SourceKeys {
@@ -70,9 +70,9 @@ impl SourceKeys {
         Self { label: layer.label, attempt: layer.layer.attempt, openers }
     }
 
-    /// What opens the frames of a lane; none for one that the manifest does not have.
+    /// What opens the frames of a lane; none for one that the manifest does not have, or that cannot be opened.
     pub(crate) fn opener(&self, lane: u32) -> Option<&Opener> {
-        self.openers.get(lane as usize)
+        self.openers.get(lane as usize)?.as_ref()
     }
 
     pub(crate) fn damaged(&self, place: &FramePlace, reason: &str) -> Error {

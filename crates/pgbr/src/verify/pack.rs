@@ -79,7 +79,7 @@ pub(super) struct LayerKeys {
     keys: Keyring,
     layer: Arc<Layer>,
     key: HashKey,
-    openers: Vec<Opener>,
+    openers: Vec<Option<Opener>>,
 }
 
 impl LayerKeys {
@@ -105,6 +105,9 @@ impl LayerKeys {
         let (Some(opener), Some(salt)) = (self.openers.get(lane), self.layer.data_lanes.get(lane)) else {
             return whole(Cause::Other, "it is of a lane that the manifest does not have".to_owned());
         };
+        let Some(opener) = opener else {
+            return whole(Cause::Other, "it is of a lane that cannot be opened".to_owned());
+        };
         let name = (ObjectKind::DataPack, self.layer.attempt, wanted.frames.pack, *salt);
         let mut faults: Vec<Fault> = match self.footer(name, object) {
             Ok(footer) => footer_fault(&footer, wanted).into_iter().map(Fault::harmless).collect(),
@@ -125,7 +128,10 @@ impl LayerKeys {
             Ok(footer) => footer,
             Err(text) => return vec![Fault::harmless(text)],
         };
-        let opener = lane_opener(&self.keys, &self.layer, ObjectKind::IndexPack, self.layer.index_lane);
+        let index_lane = self.layer.index_lane;
+        let Some(opener) = lane_opener(&self.keys, &self.layer, ObjectKind::IndexPack, index_lane) else {
+            return vec![Fault::harmless("it is of a lane that cannot be opened")];
+        };
         let (mut decompressor, mut frame, mut raw) = (Decompressor::new(), Vec::new(), Vec::new());
         let mut faults = Vec::new();
         for place in footer.places() {

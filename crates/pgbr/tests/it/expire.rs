@@ -177,7 +177,7 @@ impl Shop {
         let body = body(&summary, parent, &attempts);
         let (summary_json, body_json) = (summary.to_json().unwrap(), body.to_json().unwrap());
         let digest = Digest(manifest_digest(&pad_summary(&summary_json).unwrap(), &body_json));
-        let salt = self.place.repo.lane_salt().unwrap();
+        let salt = self.place.repo.lane_seed().unwrap();
         let object = seal_manifest(self.place.repo.keyring(), salt, &summary_json, &body_json).unwrap();
         let attempt = attempts.last().copied().unwrap();
         self.place.backups.commit_manifest(&label, attempt, object.into()).await.unwrap();
@@ -270,6 +270,7 @@ fn summary(label: BackupLabel, id: BackupId, prior: Option<BackupLabel>, number:
 
 fn body(summary: &Summary, parent: Option<Parent>, attempts: &[u64]) -> Body {
     let layer = |attempt: &u64| Layer {
+        data_key_mode: None,
         attempt: *attempt,
         data_lanes: vec![Digest([1; 32])],
         index_lane: Digest([2; 32]),

@@ -10,7 +10,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use object_store::memory::InMemory;
 use object_store::throttle::{ThrottleConfig, ThrottledStore};
-use pgbr_codec::{Cipher, Codec, Compression, Compressor, FrameKind, LaneSalt, seal_manifest};
+use pgbr_codec::{Cipher, Codec, Compression, Compressor, FrameKind, seal_manifest};
 use pgbr_manifest::diff::{EntryWriter, ParentFile};
 use pgbr_manifest::index::{BadPages, Fields, FileFlags, FileRecord, Meta};
 use pgbr_manifest::manifest::{
@@ -391,9 +391,8 @@ impl Chain {
             bad_pages: 0,
             options: BTreeMap::new(),
         };
-        let salt = LaneSalt::from_bytes(host.random().unwrap());
-        let object =
-            seal_manifest(place.repo.keyring(), salt, &summary.to_json().unwrap(), &body.to_json().unwrap());
+        let (keys, seed) = (place.repo.keyring(), host.lane_seed().unwrap());
+        let object = seal_manifest(keys, seed, &summary.to_json().unwrap(), &body.to_json().unwrap());
         let commit = place.backups.commit_manifest(&label, 1, Bytes::from(object.unwrap()));
         self.runtime.block_on(commit).unwrap();
         let digest = self.runtime.block_on(load(&place.backups, label)).unwrap().digest;
@@ -412,11 +411,11 @@ impl Chain {
     ) -> (Layer, u64, Digest) {
         let keys = place.repo.keyring();
         let attempt = u64::from_le_bytes(host.random().unwrap());
-        let salt = || LaneSalt::from_bytes(host.random().unwrap());
+        let seed = || host.lane_seed().unwrap();
         let uploads = Uploads::new(place.backups.clone(), label, attempt, 2, self.runtime.handle().clone());
-        let mut index = IndexPacks::new(uploads, keys, salt(), 100_000).unwrap();
+        let mut index = IndexPacks::new(uploads, keys, seed(), 100_000).unwrap();
         let mut data = Stream {
-            packs: DataPacks::new(keys, attempt, salt(), 200_000).unwrap(),
+            packs: DataPacks::new(keys, attempt, seed(), 200_000).unwrap(),
             number: 0,
             raw: Vec::new(),
             rows: Vec::new(),
@@ -458,6 +457,7 @@ impl Chain {
         let layer = Layer {
             attempt,
             data_lanes: vec![packed.salt],
+            data_key_mode: None,
             index_lane: indexed.salt,
             index_packs: indexed.sizes,
             data_packs: packed.packs,
