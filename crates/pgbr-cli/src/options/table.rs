@@ -16,7 +16,7 @@ const SFTP: &[&str] = &[
 
 /// Every option, sorted by name.
 #[rustfmt::skip]
-pub static OPTIONS: [OptionRule; 225] = [
+pub static OPTIONS: [OptionRule; 226] = [
     opt("allow-root", Boolean, ALL, "Allow the command to run as the root user.").global().default("n").own(&[own(RESTORE).default("y")]),
     opt("annotation", Hash, ANNOTATE | BACKUP, "Annotate backup with user-defined key/value pairs.").global().listed(Command),
     opt("archive-async", Boolean, ARCHIVE_GET | ARCHIVE_PUSH, "Push/get WAL segments asynchronously.").global().default("n").listed(Command),
@@ -117,6 +117,7 @@ pub static OPTIONS: [OptionRule; 225] = [
     opt("quick", Boolean, VERIFY, "Look at existence and sizes only.").default("n"),
     opt("raw", Boolean, REPO_GET, "Do not transform data.").default("n").listed(General),
     opt("recovery-option", Hash, DRILL | RESTORE, "Set an option in postgresql.auto.conf or recovery.conf.").global().needs("type", &["default", "immediate", "lsn", "name", "time", "standby", "xid"]).listed(Command).own(&[own(DRILL).needs("type", &["default", "immediate", "lsn", "name", "time", "xid"])]),
+    opt("recovery-window", Boolean, INFO, "Show to which moments one can go back.").global().default("y").listed(Command),
     opt("recurse", Boolean, REPO_LS | REPO_RM, "Include all subpaths in output.").default("n").own(&[own(REPO_RM).help("Remove all sub file/paths.")]),
     opt("reference", Text, MANIFEST, "Filter on reference.").not_yet(),
     opt("remote-type", Choice, ROLES_ONLY, "What a remote/local child serves (pg or repo).").values(&["pg", "repo"]).internal().not_yet(),

@@ -18,7 +18,7 @@ fn names(wanted: impl Fn(&OptionRule) -> bool) -> Vec<&'static str> {
 #[test]
 fn names_are_sorted_and_bounded() {
     assert!(OPTIONS.is_sorted_by(|a, b| a.name < b.name));
-    assert_eq!(OPTIONS.len(), 199 + 26);
+    assert_eq!(OPTIONS.len(), 199 + 27);
     for rule in &OPTIONS {
         assert!(rule.name.len() < 60 && !rule.name.starts_with("no-") && !rule.name.starts_with("reset-"));
         let group = rule.name.split_once('-').map(|(head, _)| head);
@@ -39,13 +39,13 @@ fn names_are_sorted_and_bounded() {
 fn how_many_there_are() {
     // pgBackRest's own numbers, plus ours: `restore-config` (a path), `repo-pack-size` (a size), four rules of retention by calendar,
     // `hold` and `hold-reason`, `to-repo`, `verify` and `wal` of `repo-copy`, four of the commands about keys, `budget` and `quick` of `verify`,
-    // and nine of `drill`.
+    // nine of `drill`, and `recovery-window` of `info`.
     assert_eq!(names(|r| r.section == Section::CommandLine).len(), 33 + 13);
     assert_eq!(names(|r| r.section == Section::Stanza).len(), 14);
     assert_eq!(names(|r| r.group == Some(Group::Pg)).len(), 18);
     assert_eq!(names(|r| r.group == Some(Group::Repo)).len(), 79 + 5);
     for (kind, count) in [
-        (Kind::Boolean, 42 + 5),
+        (Kind::Boolean, 42 + 6),
         (Kind::Choice, 25 + 1),
         (Kind::Hash, 9 + 1),
         (Kind::Integer, 22 + 5),
@@ -66,7 +66,7 @@ fn how_many_there_are() {
         (Command::Drill, 114),
         (Command::Expire, 102 + 5),
         (Command::Help, 2),
-        (Command::Info, 95),
+        (Command::Info, 95 + 1),
         (Command::KeyAdd, 94),
         (Command::KeyChange, 94),
         (Command::KeyList, 92),

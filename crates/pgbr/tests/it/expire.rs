@@ -413,7 +413,7 @@ async fn broken_expire(shop: &Shop, fault: Fault) -> bool {
     shop.assert_clean(&why).await;
     assert_eq!(shop.listed().await.len(), 2, "{why}");
     let archive = shop.place.stanza.archive_id();
-    let first = shop.place.wal.bounds(archive).await.unwrap().unwrap().0;
+    let first = shop.place.wal.bounds(archive).await.unwrap().unwrap().first;
     assert_eq!(first, segment(13), "{why}: {broken:?}");
     let (Fault::Fails(n) | Fault::ActsAndFails(n) | Fault::Dies(n)) = fault else { return true };
     wrapper.unwrap().requests() > n
@@ -466,7 +466,7 @@ async fn packs_and_wal_of_a_pin_stay_although_its_backup_is_gone() {
     assert!(!shop.place.backups.exists(&first).await.unwrap());
     assert_eq!(shop.place.backups.list_packs(&first).await.unwrap().len(), 3);
     let archive = shop.place.stanza.archive_id();
-    let first_segment = async || shop.place.wal.bounds(archive).await.unwrap().unwrap().0;
+    let first_segment = async || shop.place.wal.bounds(archive).await.unwrap().unwrap().first;
     assert_eq!(first_segment().await, segment(4));
     // When it has gone, so do they.
     live.release().await.unwrap();
@@ -534,12 +534,12 @@ async fn what_cannot_be_read_stays_with_all_wal_and_is_told() {
         "{warning}"
     );
     let archive = shop.place.stanza.archive_id();
-    assert_eq!(shop.place.wal.bounds(archive).await.unwrap().unwrap().0, segment(4));
+    assert_eq!(shop.place.wal.bounds(archive).await.unwrap().unwrap().first, segment(4));
     assert_eq!(shop.place.backups.list_packs(&second).await.unwrap().len(), 3);
     // By name it goes, and then WAL does.
     let request = ExpireRequest { asked: Asked::Set(second), ..shop.request(full(1)) };
     expire(&shop.host(), request).await.unwrap();
-    assert_eq!(shop.place.wal.bounds(archive).await.unwrap().unwrap().0, segment(17));
+    assert_eq!(shop.place.wal.bounds(archive).await.unwrap().unwrap().first, segment(17));
     shop.assert_clean("by name").await;
 }
 
