@@ -22,6 +22,7 @@
 //!
 //! `examples/backup_and_restore.rs` makes a backup of a running cluster and restores it.
 
+mod ages;
 mod annotate;
 mod archive;
 mod backup;
@@ -49,6 +50,7 @@ mod stanza;
 mod verify;
 mod writer;
 
+pub use ages::{AgeLimits, Aged, AgesRequest, TooOld, too_old};
 pub use annotate::{AnnotateReport, AnnotateRequest, annotate};
 pub use archive::{
     ArchiveGetRequest, ArchivePushRequest, Failure, GetWorkerRequest, Got, HandOverRequest, HandedOver,
