@@ -26,7 +26,7 @@ use pgbr_repo::{
 };
 use pgbr_testkit::{Fault, FaultStore, failures};
 
-const DAY: i64 = 86_400;
+pub(crate) const DAY: i64 = 86_400;
 /// When the first backup ended.
 pub(crate) const BEGAN: i64 = 1_790_000_000;
 
@@ -56,7 +56,7 @@ pub(crate) fn stanza() -> StanzaName {
     "main".parse().unwrap()
 }
 
-fn segment(number: u32) -> WalSegmentName {
+pub(crate) fn segment(number: u32) -> WalSegmentName {
     format!("0000000100000000{number:08X}").parse().unwrap()
 }
 
@@ -142,7 +142,7 @@ impl Shop {
         text.parse().unwrap()
     }
 
-    async fn wal(&self, numbers: std::ops::Range<u32>) {
+    pub(crate) async fn wal(&self, numbers: std::ops::Range<u32>) {
         for number in numbers {
             let file = WalFileName::Segment(segment(number));
             let push =
@@ -258,8 +258,11 @@ fn summary(label: BackupLabel, id: BackupId, prior: Option<BackupLabel>, number:
         program: "test".to_owned(),
         database: DatabaseRef { id: 1, system_id: SystemId::new(7), version: PgVersion::V15 },
         time: Span { start: stop - 60, stop },
-        server_time_us: Span { start: 0, stop: 1 },
-        lsn: Span { start: Lsn::new(1), stop: Lsn::new(2) },
+        server_time_us: Span { start: (stop - 60) * 1_000_000, stop: stop * 1_000_000 },
+        lsn: Span {
+            start: Lsn::new((u64::from(number * 4 + 1) << 24) + 0x28),
+            stop: Lsn::new((u64::from(number * 4 + 2) << 24) + 0x100),
+        },
         wal: Span { start: segment(number * 4 + 1), stop: segment(number * 4 + 2) },
         sizes: Sizes::default(),
         entries: 1,

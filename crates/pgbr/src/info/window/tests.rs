@@ -271,6 +271,8 @@ impl World {
 }
 
 proptest! {
+    #![proptest_config(ProptestConfig { cases: 500, failure_persistence: None, ..ProptestConfig::default() })]
+
     #[test]
     fn windows_hold_what_can_be_reached_and_nothing_else(world in world()) {
         let points: Vec<Point> = world.backups.iter()
