@@ -1,6 +1,6 @@
 //! Error codes (which are the exit codes) and the one error type of the program.
 //!
-//! Names and numbers are pgBackRest's: scripts and monitoring read them.
+//! Names and numbers are pgBackRest's: scripts and monitoring read them. `too-old` is ours, with a number that pgBackRest has given up.
 
 use std::fmt;
 
@@ -18,7 +18,7 @@ macro_rules! error_codes {
             /// Every code, in ascending order of number.
             pub const ALL: &'static [Self] = &[$(Self::$variant,)*];
 
-            /// Name of the code, as pgBackRest spells it.
+            /// Name of the code, as pgBackRest spells it where it is its own.
             pub fn name(self) -> &'static str {
                 match self {
                     $(Self::$variant => $name,)*
@@ -79,6 +79,7 @@ error_codes! {
     DbInvalid = 81, "db-invalid";
     ArchiveTimeout = 82, "archive-timeout";
     FileMode = 83, "file-mode";
+    TooOld = 84, "too-old";
     ArchiveDisabled = 87, "archive-disabled";
     FileOwner = 88, "file-owner";
     UserMissing = 89, "user-missing";
@@ -170,7 +171,7 @@ mod tests {
     fn codes_ascend_and_are_the_documented_ones() {
         let numbers: Vec<u8> = ErrorCode::ALL.iter().map(|code| code.number()).collect();
         assert!(numbers.is_sorted_by(|a, b| a < b));
-        assert_eq!(numbers.len(), 70);
+        assert_eq!(numbers.len(), 70 + 1);
         for (code, number, name) in [
             (ErrorCode::Config, 27, "config"),
             (ErrorCode::OptionRequired, 37, "option-required"),

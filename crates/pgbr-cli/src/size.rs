@@ -94,6 +94,27 @@ pub fn format_seconds(time: Duration) -> String {
     text.trim_end_matches('0').trim_end_matches('.').to_owned()
 }
 
+/// An age in whole seconds for log and info texts: its two largest units, cut (`45s`, `12m 5s`, `3h 20m`, `12d 4h`).
+pub fn format_age(seconds: u64) -> String {
+    const UNITS: [(u64, char); 4] = [(86_400, 'd'), (3600, 'h'), (60, 'm'), (1, 's')];
+    let mut left = seconds;
+    let mut parts = Vec::new();
+    for (unit, letter) in UNITS {
+        let count = left / unit;
+        left %= unit;
+        // The one after the largest is told with it, or not at all.
+        match (parts.is_empty(), count) {
+            (true, 0) => {}
+            (true, _) => parts.push(format!("{count}{letter}")),
+            (false, count) => {
+                parts.extend((count > 0).then(|| format!("{count}{letter}")));
+                break;
+            }
+        }
+    }
+    if parts.is_empty() { "0s".to_owned() } else { parts.join(" ") }
+}
+
 fn parse_digits(digits: &str) -> Option<u64> {
     if digits.is_empty() || !digits.bytes().all(|byte| byte.is_ascii_digit()) {
         return None;
@@ -199,6 +220,24 @@ mod tests {
     fn seconds_without_trailing_zeros() {
         for (millis, text) in [(60_000, "60"), (100, "0.1"), (1_005, "1.005"), (0, "0")] {
             assert_eq!(format_seconds(Duration::from_millis(millis)), text);
+        }
+    }
+
+    #[test]
+    fn ages_have_two_units() {
+        for (seconds, text) in [
+            (0, "0s"),
+            (45, "45s"),
+            (60, "1m"),
+            (725, "12m 5s"),
+            (3600, "1h"),
+            (3605, "1h"),
+            (12_000, "3h 20m"),
+            (86_400, "1d"),
+            (86_400 * 12 + 4 * 3600 + 59, "12d 4h"),
+            (u64::MAX, "213503982334601d 7h"),
+        ] {
+            assert_eq!(format_age(seconds), text);
         }
     }
 

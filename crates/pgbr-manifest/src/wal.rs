@@ -60,6 +60,14 @@ impl WalSegmentSize {
         self.0
     }
 
+    /// The size that makes `name` the segment of the byte at `lsn`; `None` where there is none, or where several sizes do, as all that are large
+    /// enough do in the first segment of a log.
+    pub fn told_by(name: WalSegmentName, lsn: Lsn) -> Option<Self> {
+        let sizes = (20..=30).map(|bits| Self(1 << bits));
+        let mut fit = sizes.filter(|size| WalSegmentName::containing(name.timeline, lsn, *size) == name);
+        fit.next().filter(|_| fit.next().is_none())
+    }
+
     /// How many segments have names that differ in the last eight digits only.
     pub const fn segments_per_log(self) -> u64 {
         (1 << 32) / self.0 as u64
@@ -254,6 +262,23 @@ mod tests {
         }
         let name: WalSegmentName = "0000000100000000000000FF".parse().unwrap();
         assert_eq!(name.start(WalSegmentSize::new(64 << 20).unwrap()), None);
+    }
+
+    #[test]
+    fn a_name_and_a_position_tell_the_size() {
+        for (name, lsn, mib) in [
+            ("000000010000000000000003", 0x300_0028, Some(16)),
+            ("000000020000000A00000001", 0xA_0400_0000, Some(64)),
+            ("000000010000000000000FFF", 0xFFF0_0000, Some(1)),
+            ("000000010000000000000003", 0xC000_0000, Some(1024)),
+            // Any size from 4 MiB on.
+            ("000000010000000000000000", 0x30_0028, None),
+            ("000000010000000000000003", 0x500_0028, None),
+            ("000000010000000100000003", 0x300_0028, None),
+        ] {
+            let told = WalSegmentSize::told_by(name.parse().unwrap(), Lsn::new(lsn));
+            assert_eq!(told.map(|size| size.bytes() >> 20), mib, "{name}");
+        }
     }
 
     #[test]

@@ -96,5 +96,7 @@ pub use repo_file::{CreateOptions, Entropy, NewSlot, Repo, SlotInfo};
 pub use run_record::{RunFacts, RunFound};
 pub use stanza::{ClusterId, NewCluster, Stanza};
 pub use store::{Created, Leftover, Level, Listed, Requests, Resolved, Store, Undeleted};
-pub use wal::{PushOutcome, WalContent, WalEntry, WalFound, WalGet, WalPush, WalSaved, WalSource, WalStore};
+pub use wal::{
+    PushOutcome, WalBounds, WalContent, WalEntry, WalFound, WalGet, WalPush, WalSaved, WalSource, WalStore,
+};
 pub use watch::Watch;

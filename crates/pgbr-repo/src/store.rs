@@ -418,8 +418,20 @@ impl Store {
     ///
     /// An empty listing of a repository that is out of reach is an error, at the end of the stream.
     pub fn list(&self, directory: &Path) -> BoxStream<'static, Result<Listed>> {
+        self.listed(directory, self.inner.objects.list(Some(directory)))
+    }
+
+    /// As [`Store::list`], of keys that come after `offset` alone; a store that knows no such listing goes through all of them.
+    pub fn list_from(&self, directory: &Path, offset: &Path) -> BoxStream<'static, Result<Listed>> {
+        self.listed(directory, self.inner.objects.list_with_offset(Some(directory), offset))
+    }
+
+    fn listed(
+        &self,
+        directory: &Path,
+        objects: BoxStream<'static, object_store::Result<ObjectMeta>>,
+    ) -> BoxStream<'static, Result<Listed>> {
         bump(&self.inner.counters.lists, 1);
-        let objects = self.inner.objects.list(Some(directory));
         let name = self.name_of(directory);
         let listed = objects.map(move |entry| match entry {
             Ok(meta) => Ok(meta.into()),

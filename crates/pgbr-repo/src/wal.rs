@@ -32,7 +32,7 @@ use crate::repo_file::Repo;
 use crate::store::{Created, Store};
 
 pub use get::{WalFound, WalGet, WalSaved};
-pub use list::WalEntry;
+pub use list::{WalBounds, WalEntry};
 pub use seal::WalContent;
 
 /// The largest content of a WAL file, in bytes: PostgreSQL's largest segment.

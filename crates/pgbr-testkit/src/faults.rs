@@ -31,18 +31,30 @@ pub enum Fault {
     RacyCreate,
 }
 
+/// What happens when somebody begins to list what is below a prefix.
+type Listened = Box<dyn Fn(&Path) + Send + Sync>;
+
 /// A store with something wrong. Multipart uploads and copies panic: pgbr uses neither.
-#[derive(Debug)]
 pub struct FaultStore {
     inner: Arc<dyn ObjectStore>,
     fault: Fault,
     requests: AtomicUsize,
+    listened: Option<Listened>,
 }
 
 impl FaultStore {
     /// Puts a fault on a store.
     pub fn new(inner: Arc<dyn ObjectStore>, fault: Fault) -> Arc<Self> {
-        Arc::new(Self { inner, fault, requests: AtomicUsize::new(0) })
+        Arc::new(Self { inner, fault, requests: AtomicUsize::new(0), listened: None })
+    }
+
+    /// A sound store that calls `listened` whenever all below a prefix is about to be listed: for what comes or goes at that moment.
+    pub fn listening(
+        inner: Arc<dyn ObjectStore>,
+        listened: impl Fn(&Path) + Send + Sync + 'static,
+    ) -> Arc<Self> {
+        let listened: Option<Listened> = Some(Box::new(listened));
+        Arc::new(Self { inner, fault: Fault::None, requests: AtomicUsize::new(0), listened })
     }
 
     /// The requests that came so far, failed ones included.
@@ -64,6 +76,12 @@ impl FaultStore {
 
 fn fault() -> Error {
     Error::Generic { store: "FaultStore", source: "the connection was reset".into() }
+}
+
+impl fmt::Debug for FaultStore {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("FaultStore").field("fault", &self.fault).finish_non_exhaustive()
+    }
 }
 
 impl fmt::Display for FaultStore {
@@ -113,6 +131,9 @@ impl ObjectStore for FaultStore {
     }
 
     fn list(&self, prefix: Option<&Path>) -> BoxStream<'static, Result<ObjectMeta>> {
+        if let (Some(listened), Some(prefix)) = (&self.listened, prefix) {
+            listened(prefix);
+        }
         match self.begin() {
             Ok(false) => self.inner.list(prefix),
             _ => futures::stream::once(async { Err(fault()) }).boxed(),

@@ -1,11 +1,13 @@
-//! info: which stanzas and backups there are, and which WAL.
+//! info: which stanzas and backups there are, which WAL, and to which moments one can go back with it.
 
 mod combine;
+mod recovery;
+mod window;
 
 use pgbr_codec::Cipher;
 use pgbr_manifest::manifest::{Body, Summary};
 use pgbr_manifest::merge::{Item, Merge};
-use pgbr_manifest::{ArchiveId, BackupLabel, StanzaName, WalSegmentName};
+use pgbr_manifest::{BackupLabel, StanzaName};
 use pgbr_repo::{ClusterId, DrillFacts, Drills, Error as RepoError, HoldState, Holds, Note, Notes};
 use tokio::runtime::Handle;
 
@@ -14,7 +16,10 @@ use crate::host::Host;
 use crate::load::{self, FirstNodes, LayerNodes, load, summaries};
 use crate::place::{RepoAccess, StanzaPlace};
 
+use self::recovery::recovery_windows;
+
 pub use self::combine::{RepoAnswer, RepoView, StanzaState, StanzaView, combine_info};
+pub use self::recovery::{ArchiveInfo, GapReason, RecoveryGap, RecoveryWindow, RecoveryWindows};
 
 /// The most damaged files of a backup that are named.
 const MAX_NAMED: usize = 1000;
@@ -28,6 +33,8 @@ pub struct InfoRequest {
     pub stanza: Option<StanzaName>,
     /// This backup in full.
     pub set: Option<BackupLabel>,
+    /// Whether to look to which moments one can go back: that lists all WAL from the oldest backup on, a thousand segments by a request.
+    pub recovery_windows: bool,
 }
 
 /// What a repository holds.
@@ -46,8 +53,8 @@ pub struct StanzaInfo {
     pub name: StanzaName,
     /// Its clusters, oldest first; empty where it does not exist.
     pub clusters: Vec<ClusterId>,
-    /// First and last segment of each archive that has any.
-    pub archives: Vec<(ArchiveId, Option<(WalSegmentName, WalSegmentName)>)>,
+    /// The archives that have any WAL, and that of the current cluster.
+    pub archives: Vec<ArchiveInfo>,
     /// Its backups, oldest first, with their annotations as notes have changed them.
     pub backups: Vec<Summary>,
     /// Backups that cannot be read, and why.
@@ -56,7 +63,7 @@ pub struct StanzaInfo {
     pub unreadable_notes: Vec<(BackupLabel, Error)>,
     /// The holds of its backups.
     pub holds: Vec<HoldState>,
-    /// How the newest drill of each of its backups ended, where there was one.
+    /// How the newest drill of each of its backups ended, where there was one; of all, whichever backup was asked for.
     pub drills: Vec<(BackupLabel, DrillFacts)>,
     /// The backup asked for, in full.
     pub set: Option<(Summary, Body)>,
@@ -89,6 +96,11 @@ pub async fn info(host: &Host, request: InfoRequest) -> Result<InfoReport> {
 }
 
 impl StanzaInfo {
+    /// The drill that ended last, whatever came of it, and its backup.
+    pub fn last_drill(&self) -> Option<(BackupLabel, &DrillFacts)> {
+        self.drills.iter().map(|(label, facts)| (*label, facts)).max_by_key(|(_, facts)| facts.stop)
+    }
+
     /// A stanza that is not there.
     pub const fn missing(name: StanzaName) -> Self {
         Self {
@@ -111,10 +123,10 @@ async fn stanza_info(host: &Host, request: &InfoRequest, found: &mut StanzaInfo)
     let place = request.repo.open_stanza(host, &found.name).await?;
     found.clusters = place.stanza.history().to_vec();
     for cluster in place.stanza.history() {
-        let archive = cluster.archive_id();
-        let bounds = place.wal.bounds(archive).await?;
+        let id = cluster.archive_id();
+        let bounds = place.wal.bounds(id).await?;
         if bounds.is_some() || cluster.number == place.stanza.current().number {
-            found.archives.push((archive, bounds));
+            found.archives.push(ArchiveInfo { id, bounds, recovery: None });
         }
     }
     for (label, summary) in summaries(&place.backups).await? {
@@ -125,10 +137,16 @@ async fn stanza_info(host: &Host, request: &InfoRequest, found: &mut StanzaInfo)
     }
     // Labels only ever grow; clocks may step back.
     found.backups.sort_by_key(|backup| (backup.label.time(), backup.label));
+    if request.recovery_windows {
+        // After the backups, so that the WAL of each of them is there already.
+        for archive in &mut found.archives {
+            archive.recovery = Some(recovery_windows(host, &place, archive.id, &found.backups).await?);
+        }
+    }
     let notes = Notes::new(&place.repo, &found.name).list(request.set.as_ref()).await?;
     found.unreadable_notes = overlay(&mut found.backups, notes);
     found.holds = Holds::new(&place.repo, &found.name).list().await?;
-    for drill in Drills::new(&place.repo, &found.name).newest(request.set.as_ref()).await? {
+    for drill in Drills::new(&place.repo, &found.name).newest(None).await? {
         match drill.facts {
             Ok(facts) => found.drills.push((drill.label, facts)),
             Err(error) => {

@@ -14,7 +14,7 @@
 //! // Any store of the crate object_store; `RepoAccess::plain` takes a directory.
 //! let memory = Arc::new(object_store::memory::InMemory::new());
 //! let repo = RepoAccess::store(Store::remote(memory, "memory"));
-//! let error = info(&Host::system(), InfoRequest { repo, stanza: None, set: None }).await.unwrap_err();
+//! let error = info(&Host::system(), InfoRequest { repo, stanza: None, set: None, recovery_windows: true }).await.unwrap_err();
 //! assert!(matches!(error, pgbr::Error::Repo(pgbr::RepoError::NoRepository { .. })));
 //! # });
 //! # Ok::<(), std::io::Error>(())
@@ -22,6 +22,7 @@
 //!
 //! `examples/backup_and_restore.rs` makes a backup of a running cluster and restores it.
 
+mod ages;
 mod annotate;
 mod archive;
 mod backup;
@@ -41,6 +42,7 @@ mod observe;
 mod packs;
 mod place;
 mod pool;
+mod reach;
 mod report;
 mod restore;
 mod run;
@@ -48,6 +50,7 @@ mod stanza;
 mod verify;
 mod writer;
 
+pub use ages::{AgeLimits, Aged, AgesRequest, TooOld, too_old};
 pub use annotate::{AnnotateReport, AnnotateRequest, annotate};
 pub use archive::{
     ArchiveGetRequest, ArchivePushRequest, Failure, GetWorkerRequest, Got, HandOverRequest, HandedOver,
@@ -74,7 +77,8 @@ pub use expire::{
 };
 pub use host::{Clock, Entropy, Host, OsEntropy, Owner, Stop, SystemClock};
 pub use info::{
-    InfoReport, InfoRequest, RepoAnswer, RepoView, StanzaInfo, StanzaState, StanzaView, combine_info, info,
+    ArchiveInfo, GapReason, InfoReport, InfoRequest, RecoveryGap, RecoveryWindow, RecoveryWindows,
+    RepoAnswer, RepoView, StanzaInfo, StanzaState, StanzaView, combine_info, info,
 };
 pub use keys::{KeyChange, KeyReport, KeySlot, key_change, key_list};
 pub use load::{Backup, load, summaries};
@@ -101,13 +105,13 @@ pub use pgbr_manifest::manifest::{Body, Summary};
 pub use pgbr_manifest::retention::{Asked, FullRetention, Periods, Policy};
 pub use pgbr_manifest::{
     ArchiveId, BackupLabel, BackupType, Error as ManifestError, Lsn, PgVersion, StanzaName, SystemId,
-    WalFileName, WalSegmentName,
+    TimelineId, WalFileName, WalSegmentName,
 };
 pub use pgbr_pg::{ConnectOptions, Error as PgError, Password, RecoveryAction, RecoveryGoal};
 pub use pgbr_repo::{
     AzureCredentials, AzureOptions, Cause, CheckResult, CloudConnect, CloudKind, CloudOptions, ClusterId,
     Drill, DrillCheck, DrillFacts, Error as RepoError, GcsCredentials, GcsOptions, HeldLock, HoldRecord,
     HoldState, Lock, LockHolder, LockProgress, LockRequest, LockType, NewSlot, NoteChanges, PushOutcome,
-    S3Credentials, S3Options, Secret, StopFile, Store, UriStyle, create_stop_file, held_locks, lock_holder,
-    lock_path, remove_stop_file, stop_file,
+    S3Credentials, S3Options, Secret, StopFile, Store, UriStyle, WalBounds, create_stop_file, held_locks,
+    lock_holder, lock_path, remove_stop_file, stop_file,
 };

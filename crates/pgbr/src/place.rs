@@ -8,7 +8,9 @@ use pgbr_codec::{Cipher, Passphrase};
 use pgbr_manifest::StanzaName;
 #[cfg(doc)]
 use pgbr_repo::Error as RepoError;
-use pgbr_repo::{BackupStore, CloudOptions, FileKeyCache, KeyCache, Repo, Stanza, Store, WalStore};
+use pgbr_repo::{
+    BackupStore, CloudOptions, FileKeyCache, KeyCache, LeaseName, Leases, Repo, Stanza, Store, WalStore,
+};
 
 use crate::error::{Error, Result};
 use crate::host::Host;
@@ -147,5 +149,12 @@ impl StanzaPlace {
         let backups = BackupStore::new(&repo, stanza.name());
         let wal = WalStore::new(&repo, stanza.name());
         Self { repo, stanza, backups, wal }
+    }
+
+    /// Whether another command writes to the stanza, which may be an expire.
+    pub(crate) async fn is_busy(&self, host: &Host) -> Result<bool> {
+        let leases = Leases::new(&self.repo, Some(self.stanza.name()), LeaseName::backup());
+        let state = leases.state().await?;
+        Ok(state.is_some_and(|state| !state.released && !host.owner.knows_dead(&state.holder)))
     }
 }

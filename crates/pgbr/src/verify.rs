@@ -5,7 +5,7 @@
 //!    table (`packs.rs`, `pack.rs`).
 //! 3. Put the list of files of each backup together over its chain, as a restore does: who takes a grain from a damaged frame is hurt, and
 //!    nobody else; the list must be the one that the manifest says (`lists.rs`).
-//! 4. Read every object of every WAL file, and follow the WAL from each backup (`wal.rs`, `reach.rs`).
+//! 4. Read every object of every WAL file, and follow the WAL from each backup (`wal.rs`, the crate's `reach.rs`).
 //! 5. Tell what nothing needs (`stock.rs`), and what all of it means (`report.rs`).
 //!
 //! No lease is taken: backups and WAL that come meanwhile are left out, and a backup that expires meanwhile is no finding.
@@ -15,7 +15,6 @@ mod budget;
 mod lists;
 mod pack;
 mod packs;
-mod reach;
 mod report;
 mod stock;
 mod wal;

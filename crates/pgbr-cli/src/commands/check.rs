@@ -1,14 +1,20 @@
 //! check.
 
-use pgbr::{CheckRequest, Host, RepoAccess, check};
+use pgbr::{AgeLimits, Aged, AgesRequest, CheckRequest, Host, RepoAccess, TooOld, check, too_old};
 
 use super::each::each;
-use crate::exit::CliError;
+use crate::exit::{CliError, ErrorCode};
 use crate::request;
 use crate::run::{Context, Outcome};
+use crate::size::format_age;
 
 pub(super) async fn run(context: &Context, host: &Host) -> Outcome {
-    each(context, async |key, repo| check_one(context, host, key, repo).await).await
+    each(context, async |key, repo| {
+        // Before the check makes a segment of its own.
+        let ages = ages(context, host, key, &repo).await;
+        check_one(context, host, key, repo).await.and(ages)
+    })
+    .await
 }
 
 async fn check_one(context: &Context, host: &Host, key: u16, repo: RepoAccess) -> Result<(), CliError> {
@@ -38,4 +44,74 @@ async fn check_one(context: &Context, host: &Host, key: u16, repo: RepoAccess) -
         None => {}
     }
     Ok(())
+}
+
+/// Warns of each thing that is older than its option allows; that there was any is the error that the check ends with, if it finds no other.
+async fn ages(context: &Context, host: &Host, key: u16, repo: &RepoAccess) -> Result<(), CliError> {
+    let settings = &context.settings;
+    let limits = AgeLimits {
+        backup: settings.get_time(option(Aged::Backup)),
+        wal: settings.get_time(option(Aged::Wal)),
+        drill: settings.get_time(option(Aged::Drill)),
+    };
+    if !limits.any() {
+        return Ok(());
+    }
+    let request = AgesRequest { repo: repo.clone(), stanza: request::stanza(settings)?, limits };
+    let found = too_old(&context.host_of(host, key), request).await.map_err(|e| context.failure(&e))?;
+    for old in &found {
+        context.log.warn(&warning(old, key, settings.flavor().program()));
+    }
+    let options: Vec<&str> = found.iter().map(|old| option(old.what)).collect();
+    match options.is_empty() {
+        true => Ok(()),
+        false => Err(CliError::new(ErrorCode::TooOld, format!("older than allowed: {}", options.join(", ")))),
+    }
+}
+
+const fn option(what: Aged) -> &'static str {
+    match what {
+        Aged::Backup => "backup-age-max",
+        Aged::Wal => "wal-age-max",
+        Aged::Drill => "drill-age-max",
+    }
+}
+
+/// What is too old, how old it is, how old it may be, and what to do.
+fn warning(old: &TooOld, key: u16, program: &str) -> String {
+    let found = match (&old.newest, old.what) {
+        (None, Aged::Backup) => "there is no backup of this cluster".to_owned(),
+        (None, Aged::Wal) => "there is no WAL of this cluster".to_owned(),
+        (None, Aged::Drill) => "no backup that is there was proven by a drill".to_owned(),
+        (Some((name, age)), what) => {
+            let (what, did) = match what {
+                Aged::Backup => ("the newest backup", "ended"),
+                Aged::Wal => ("the newest WAL segment", "was archived"),
+                Aged::Drill => ("the last drill that proved a backup,", "ended"),
+            };
+            format!("{what} {name} {did} {} ago", format_age(age.as_secs()))
+        }
+    };
+    let advice = match old.what {
+        Aged::Backup => format!("make one with '{program} backup --repo={key}', and see why none was made"),
+        Aged::Wal => {
+            "see pg_stat_archiver and the log of the server; one that writes little needs archive_timeout"
+                .to_owned()
+        }
+        Aged::Drill => format!("make one with '{program} drill --repo={key}'"),
+    };
+    let limit = format_age(old.limit.as_secs());
+    format!("repo{key}: {found}, and {} is {limit}: {advice}", option(old.what))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn each_has_an_option() {
+        for what in [Aged::Backup, Aged::Wal, Aged::Drill] {
+            assert!(crate::options::id_of(option(what)).is_some(), "{what:?}");
+        }
+    }
 }

@@ -53,6 +53,15 @@ pub(super) struct ShownBackup<'a> {
     pub(super) summary: &'a pgbr::Summary,
 }
 
+/// The last drill of a stanza.
+pub(super) struct LastDrill<'a> {
+    /// The repository that it was made from.
+    pub(super) key: u16,
+    /// The backup.
+    pub(super) label: BackupLabel,
+    pub(super) facts: &'a DrillFacts,
+}
+
 /// Code and words, as pgBackRest has them.
 pub(super) struct Status {
     pub(super) code: u32,
@@ -69,8 +78,11 @@ pub(super) async fn run(context: &Context, host: &Host) -> Outcome {
                 CliError::new(ErrorCode::OptionInvalidValue, e.to_string())
             })?),
         };
+    let json = settings.get_str("output") == Some("json");
+    let progress_only = json && settings.get_str("detail-level") == Some("progress");
+    let recovery_windows = settings.get_bool("recovery-window") && !progress_only;
     let asked = request::repos(settings)?.into_iter().map(|(key, repo)| {
-        let request = InfoRequest { repo, stanza: stanza.clone(), set };
+        let request = InfoRequest { repo, stanza: stanza.clone(), set, recovery_windows };
         let host = context.host_of(host, key);
         async move { RepoAnswer { key, report: info(&host, request).await } }
     });
@@ -83,10 +95,10 @@ pub(super) async fn run(context: &Context, host: &Host) -> Outcome {
     }
     let views = combine_info(answers, stanza.as_ref(), set);
     let shown: Vec<_> = views.iter().map(|view| show(context, view)).collect();
-    if settings.get_str("output") == Some("json") {
-        print(&info_json::render(&shown, settings.get_str("detail-level") == Some("progress")))?;
-    } else {
-        print(&info_text::render(&shown, &host.zone))?;
+    let now = host.clock.now_ns().div_euclid(1_000_000_000);
+    match json {
+        true => print(&info_json::render(&shown, progress_only, now))?,
+        false => print(&info_text::render(&shown, &host.zone, now))?,
     }
     Ok(0)
 }
@@ -159,6 +171,11 @@ fn status(context: &Context, repo: &RepoView) -> Status {
     Status { code: repo.state.code(), message }
 }
 
+/// How many seconds ago something was; a clock that is behind makes none of it negative.
+pub(super) fn age(at: i64, now: i64) -> u64 {
+    u64::try_from(now.saturating_sub(at)).unwrap_or_default()
+}
+
 impl<'a> Shown<'a> {
     /// The backups to show, oldest first.
     pub(super) fn backups(&'a self) -> impl Iterator<Item = ShownBackup<'a>> {
@@ -170,6 +187,15 @@ impl<'a> Shown<'a> {
             self.kind.is_none_or(|kind| backup.summary.kind == kind)
                 && self.set.is_none_or(|set| backup.summary.label.to_string() == set)
         })
+    }
+
+    /// The drill that ended last, in all repositories.
+    pub(super) fn last_drill(&'a self) -> Option<LastDrill<'a>> {
+        let of_repo = |repo: &'a ShownRepo<'a>| {
+            let (label, facts) = repo.info?.last_drill()?;
+            Some(LastDrill { key: repo.key, label, facts })
+        };
+        self.repos.iter().filter_map(of_repo).max_by_key(|drill| drill.facts.stop)
     }
 
     /// Whether it is looked for in more than one repository.

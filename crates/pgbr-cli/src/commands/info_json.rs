@@ -2,13 +2,13 @@
 
 use serde_json::{Value, json};
 
-use pgbr::LockHolder;
+use pgbr::{DrillFacts, LockHolder, RecoveryGap, RecoveryWindow, RecoveryWindows, WalBounds};
 
-use super::info::{Shown, ShownBackup, ShownRepo};
+use super::info::{Shown, ShownBackup, ShownRepo, age};
 
-/// The document: an array of stanzas, keys sorted, no spaces, no newline.
-pub(super) fn render(stanzas: &[Shown<'_>], progress_only: bool) -> String {
-    let all = stanzas.iter().map(|shown| if progress_only { progress(shown) } else { stanza(shown) });
+/// The document: an array of stanzas, keys sorted, no spaces, no newline. Ages are counted up to `now`, in Unix seconds.
+pub(super) fn render(stanzas: &[Shown<'_>], progress_only: bool, now: i64) -> String {
+    let all = stanzas.iter().map(|shown| if progress_only { progress(shown) } else { stanza(shown, now) });
     Value::Array(all.collect()).to_string()
 }
 
@@ -16,20 +16,30 @@ fn progress(shown: &Shown<'_>) -> Value {
     json!({"name": shown.name, "status": status(shown)})
 }
 
-fn stanza(shown: &Shown<'_>) -> Value {
+fn stanza(shown: &Shown<'_>, now: i64) -> Value {
     let repo = shown.repos.iter().map(|repo| {
         let status = json!({"code": repo.status.code, "message": repo.status.message});
         json!({"key": repo.key, "cipher": repo.cipher, "status": status})
     });
-    json!({
+    let mut value = json!({
         "name": shown.name,
         "cipher": shown.cipher,
         "status": status(shown),
         "repo": repo.collect::<Vec<_>>(),
         "db": shown.repos.iter().flat_map(clusters).collect::<Vec<_>>(),
-        "archive": shown.repos.iter().flat_map(archives).collect::<Vec<_>>(),
+        "archive": shown.repos.iter().flat_map(|repo| archives(repo, now)).collect::<Vec<_>>(),
         "backup": shown.backups().map(|b| backup(shown, b)).collect::<Vec<_>>(),
-    })
+    });
+    if let Some(last) = shown.last_drill()
+        && let Some(fields) = value.as_object_mut()
+    {
+        let mut drill = drill(last.facts);
+        drill["label"] = json!(last.label.to_string());
+        drill["repo-key"] = json!(last.key);
+        drill["age"] = json!(age(last.facts.stop, now));
+        fields.insert("drill".to_owned(), drill);
+    }
+    value
 }
 
 fn clusters(repo: &ShownRepo<'_>) -> Vec<Value> {
@@ -40,17 +50,55 @@ fn clusters(repo: &ShownRepo<'_>) -> Vec<Value> {
     }).collect()
 }
 
-fn archives(repo: &ShownRepo<'_>) -> Vec<Value> {
+fn archives(repo: &ShownRepo<'_>, now: i64) -> Vec<Value> {
     let archives = repo.info.iter().flat_map(|info| &info.archives);
-    let archive = archives.map(|(id, bounds)| {
-        json!({
+    let newest = |bounds: WalBounds| json!({"archived": bounds.modified, "age": age(bounds.modified, now)});
+    let archive = archives.map(|archive| {
+        let (id, bounds) = (archive.id, archive.bounds);
+        let mut value = json!({
             "id": id.to_string(),
             "database": {"id": id.number(), "repo-key": repo.key},
-            "min": bounds.map(|(min, _)| min.to_string()),
-            "max": bounds.map(|(_, max)| max.to_string()),
-        })
+            "min": bounds.map(|bounds| bounds.first.to_string()),
+            "max": bounds.map(|bounds| bounds.last.to_string()),
+            "newest": bounds.map(newest),
+        });
+        if let Some(recovery) = &archive.recovery {
+            value["recovery"] = windows(recovery);
+        }
+        value
     });
     archive.collect()
+}
+
+/// To which moments one can go back.
+fn windows(recovery: &RecoveryWindows) -> Value {
+    let labels = |labels: &[pgbr::BackupLabel]| labels.iter().map(ToString::to_string).collect::<Vec<_>>();
+    let window = |window: &RecoveryWindow| {
+        json!({
+            "timeline": window.timeline.as_u32(),
+            "timestamp": {"start": window.from, "stop": window.to},
+            "archive": {"start": window.first.to_string(), "stop": window.last.to_string()},
+            "backup": labels(&window.backups),
+        })
+    };
+    let gap = |gap: &RecoveryGap| {
+        json!({
+            "reason": gap.reason.as_str(),
+            "timestamp": {"start": gap.from, "stop": gap.to},
+            "archive": {"start": gap.first.to_string(), "stop": gap.last.to_string()},
+            "segments": gap.segments,
+            "backup": labels(&gap.backups),
+        })
+    };
+    let unusable = recovery
+        .unusable
+        .iter()
+        .map(|(label, segment)| json!({"label": label.to_string(), "missing": segment.to_string()}));
+    json!({
+        "window": recovery.windows.iter().map(window).collect::<Vec<_>>(),
+        "gap": recovery.gaps.iter().map(gap).collect::<Vec<_>>(),
+        "unusable": unusable.collect::<Vec<_>>(),
+    })
 }
 
 fn status(shown: &Shown<'_>) -> Value {
@@ -125,15 +173,8 @@ fn backup(shown: &Shown<'_>, of: ShownBackup<'_>) -> Value {
     if !holds.is_empty() {
         fields.insert("hold".to_owned(), holds.into());
     }
-    if let Some(drill) = of.drill() {
-        let drill = json!({
-            "timestamp": {"start": drill.start, "stop": drill.stop},
-            "ok": drill.ok,
-            "restore-ms": drill.restore_ms,
-            "recovery-ms": drill.recovery_ms,
-            "goal": drill.goal,
-        });
-        fields.insert("drill".to_owned(), drill);
+    if let Some(facts) = of.drill() {
+        fields.insert("drill".to_owned(), drill(facts));
     }
     let note_errors = of.note_errors();
     if !note_errors.is_empty() {
@@ -151,6 +192,16 @@ fn backup(shown: &Shown<'_>, of: ShownBackup<'_>) -> Value {
         fields.insert("error-list".to_owned(), or_null(of.error_list().map(Value::from).collect()));
     }
     value
+}
+
+fn drill(facts: &DrillFacts) -> Value {
+    json!({
+        "timestamp": {"start": facts.start, "stop": facts.stop},
+        "ok": facts.ok,
+        "restore-ms": facts.restore_ms,
+        "recovery-ms": facts.recovery_ms,
+        "goal": facts.goal,
+    })
 }
 
 fn or_null(list: Vec<Value>) -> Value {

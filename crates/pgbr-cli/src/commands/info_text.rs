@@ -4,13 +4,16 @@ use std::fmt::Write;
 
 use jiff::Timestamp;
 use jiff::tz::TimeZone;
-use pgbr::{CheckResult, DrillFacts, LockHolder, PgVersion, SystemId, WalSegmentName};
+use pgbr::{
+    ArchiveInfo, CheckResult, DrillFacts, GapReason, LockHolder, PgVersion, RecoveryGap, RecoveryWindows,
+    SystemId, WalSegmentName,
+};
 
-use super::info::{Shown, ShownBackup, Status};
-use crate::size::format_size;
+use super::info::{Shown, ShownBackup, Status, age};
+use crate::size::{format_age, format_size};
 
-/// All stanzas.
-pub(super) fn render(stanzas: &[Shown<'_>], zone: &TimeZone) -> String {
+/// All stanzas. Ages are counted up to `now`, in Unix seconds.
+pub(super) fn render(stanzas: &[Shown<'_>], zone: &TimeZone, now: i64) -> String {
     if stanzas.is_empty() {
         return "No stanzas exist in the repository.\n".to_owned();
     }
@@ -20,12 +23,12 @@ pub(super) fn render(stanzas: &[Shown<'_>], zone: &TimeZone) -> String {
             text.push('\n');
         }
         // Writing to a string does not fail.
-        stanza(&mut text, shown, zone).ok();
+        stanza(&mut text, shown, zone, now).ok();
     }
     text
 }
 
-fn stanza(text: &mut String, shown: &Shown<'_>, zone: &TimeZone) -> std::fmt::Result {
+fn stanza(text: &mut String, shown: &Shown<'_>, zone: &TimeZone, now: i64) -> std::fmt::Result {
     writeln!(text, "stanza: {}", shown.name)?;
     writeln!(text, "    status: {}", status(shown))?;
     if shown.is_several() && [4, 5, 99].contains(&shown.status.code) {
@@ -46,8 +49,11 @@ fn stanza(text: &mut String, shown: &Shown<'_>, zone: &TimeZone) -> std::fmt::Re
             writeln!(text, "        repo{}: {}", repo.key, repo.cipher)?;
         }
     }
+    if let Some(last) = shown.last_drill() {
+        writeln!(text, "    last drill: {}, {}", last.label, drill(last.facts, zone))?;
+    }
     for group in &groups {
-        database(text, shown, group, zone)?;
+        database(text, shown, group, zone, now)?;
     }
     Ok(())
 }
@@ -86,34 +92,41 @@ fn status(shown: &Shown<'_>) -> String {
 }
 
 /// A cluster, as all repositories know it.
-struct Group {
+struct Group<'a> {
     system_id: SystemId,
     version: PgVersion,
     /// Whether WAL and backups are of this one now.
     current: bool,
     /// The oldest and newest WAL segment.
     bounds: Option<(WalSegmentName, WalSegmentName)>,
+    /// Its archive in each repository that has one.
+    archives: Vec<(u16, &'a ArchiveInfo)>,
 }
 
 /// The clusters of which there is something to show: former ones first.
-fn groups(shown: &Shown<'_>) -> Vec<Group> {
-    let mut groups: Vec<Group> = Vec::new();
-    for info in shown.repos.iter().filter_map(|repo| repo.info) {
+fn groups<'a>(shown: &'a Shown<'a>) -> Vec<Group<'a>> {
+    let mut groups: Vec<Group<'_>> = Vec::new();
+    for (key, info) in shown.repos.iter().filter_map(|repo| Some((repo.key, repo.info?))) {
         let newest = info.clusters.last().map(|cluster| cluster.number);
         for cluster in &info.clusters {
             let current = Some(cluster.number) == newest;
-            let archive = info.archives.iter().find(|(id, _)| id.number() == cluster.number);
+            let archive = info.archives.iter().find(|archive| archive.id.number() == cluster.number);
             let has_any = shown.backups().any(|backup| is_of(&backup, cluster.system_id, cluster.version));
             if !current && !has_any && archive.is_none() {
                 continue;
             }
-            let bounds = archive.and_then(|(_, bounds)| *bounds);
+            let bounds = archive.and_then(|archive| archive.bounds).map(|bounds| (bounds.first, bounds.last));
+            let archive = archive.map(|archive| (key, archive));
             let (system_id, version) = (cluster.system_id, cluster.version);
             let known = groups.iter_mut().find(|g| (g.system_id, g.version) == (system_id, version));
             match known {
-                None => groups.push(Group { system_id, version, current, bounds }),
+                None => {
+                    let archives = archive.into_iter().collect();
+                    groups.push(Group { system_id, version, current, bounds, archives });
+                }
                 Some(group) => {
                     group.current |= current;
+                    group.archives.extend(archive);
                     group.bounds = match (group.bounds, bounds) {
                         (Some((min, max)), Some((other_min, other_max))) => {
                             Some((min.min(other_min), max.max(other_max)))
@@ -133,14 +146,64 @@ fn is_of(backup: &ShownBackup<'_>, system_id: SystemId, version: PgVersion) -> b
     (database.system_id, database.version) == (system_id, version)
 }
 
-fn database(text: &mut String, shown: &Shown<'_>, group: &Group, zone: &TimeZone) -> std::fmt::Result {
+fn database(
+    text: &mut String,
+    shown: &Shown<'_>,
+    group: &Group<'_>,
+    zone: &TimeZone,
+    now: i64,
+) -> std::fmt::Result {
     writeln!(text, "\n    db ({})", if group.current { "current" } else { "prior" })?;
     let bounds = group.bounds.map_or("none present".to_owned(), |(min, max)| format!("{min}/{max}"));
     writeln!(text, "        wal archive min/max ({}): {bounds}", group.version)?;
+    for (key, archive) in &group.archives {
+        if let Some(newest) = archive.bounds.filter(|_| group.current) {
+            let (at, age) = (time(newest.modified, zone), format_age(age(newest.modified, now)));
+            writeln!(text, "        repo{key}: wal archived up to: {at} ({age} ago)")?;
+        }
+        if let Some(windows) = &archive.recovery {
+            recovery(text, *key, windows, zone)?;
+        }
+    }
     for of in shown.backups().filter(|of| is_of(of, group.system_id, group.version)) {
         backup(text, of, zone)?;
     }
     Ok(())
+}
+
+/// How far the WAL of a repository goes, and to which moments one can go back with it.
+fn recovery(text: &mut String, key: u16, recovery: &RecoveryWindows, zone: &TimeZone) -> std::fmt::Result {
+    for window in &recovery.windows {
+        let (from, to) = (time(window.from, zone), time(window.to, zone));
+        writeln!(text, "        repo{key}: recovery window (timeline {}): {from} / {to}", window.timeline)?;
+    }
+    if recovery.windows.is_empty() {
+        writeln!(text, "        repo{key}: recovery window: none")?;
+    }
+    for gap in &recovery.gaps {
+        writeln!(text, "        repo{key}: recovery gap: {}", self::gap(gap, zone))?;
+    }
+    for (label, segment) in &recovery.unusable {
+        writeln!(
+            text,
+            "        repo{key}: backup {label} cannot be made consistent: wal {segment} is missing"
+        )?;
+    }
+    Ok(())
+}
+
+fn gap(gap: &RecoveryGap, zone: &TimeZone) -> String {
+    let until = gap.to.map_or_else(|| "the next backup".to_owned(), |to| time(to, zone));
+    let why = match gap.reason {
+        GapReason::Missing => "missing",
+        GapReason::Retention => "removed by retention",
+        GapReason::Unsure => "missing, or being removed just now",
+    };
+    let wal = match gap.segments {
+        1 => gap.first.to_string(),
+        count => format!("{}/{} ({count})", gap.first, gap.last),
+    };
+    format!("{} / {until}: wal {wal} {why}", time(gap.from, zone))
 }
 
 fn backup(text: &mut String, of: ShownBackup<'_>, zone: &TimeZone) -> std::fmt::Result {

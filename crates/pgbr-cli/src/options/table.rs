@@ -16,7 +16,7 @@ const SFTP: &[&str] = &[
 
 /// Every option, sorted by name.
 #[rustfmt::skip]
-pub static OPTIONS: [OptionRule; 226] = [
+pub static OPTIONS: [OptionRule; 230] = [
     opt("allow-root", Boolean, ALL, "Allow the command to run as the root user.").global().default("n").own(&[own(RESTORE).default("y")]),
     opt("annotation", Hash, ANNOTATE | BACKUP, "Annotate backup with user-defined key/value pairs.").global().listed(Command),
     opt("archive-async", Boolean, ARCHIVE_GET | ARCHIVE_PUSH, "Push/get WAL segments asynchronously.").global().default("n").listed(Command),
@@ -31,6 +31,7 @@ pub static OPTIONS: [OptionRule; 226] = [
     opt("archive-push-batch-size", Size, ARCHIVE_PUSH, "Maximum amount of WAL to push per asynchronous run.").global().default("16GiB").range("1MiB", "4PiB").listed(Command),
     opt("archive-push-queue-max", Size, ARCHIVE_PUSH, "Maximum size of the PostgreSQL archive queue.").global().range("0B", "4PiB").was(&["archive-queue-max"]).listed(Command),
     opt("archive-timeout", Time, ARCHIVE_GET | ARCHIVE_PUSH | BACKUP | CHECK, "Archive timeout.").global().default("1m").range("100ms", "1d").listed(Command),
+    opt("backup-age-max", Time, CHECK, "How old the newest backup may be.").global().range("1s", "3650d").listed(Command),
     opt("backup-standby", Choice, BACKUP | CHECK, "Backup from the standby cluster.").global().default("n").values(&["n", "prefer", "y"]).bool_like().negatable().listed(Command),
     opt("beta", Boolean, ALL, "Allow beta features.").global().default("n").internal().no_effect("pgbr has no beta features"),
     opt("budget", Text, VERIFY, "How long to read, or how much, beginning with what was read longest ago."),
@@ -50,6 +51,7 @@ pub static OPTIONS: [OptionRule; 226] = [
     opt("db-timeout", Time, WITH_DB, "Database query timeout.").global().default("30m").range("100ms", "7d"),
     opt("delta", Boolean, BACKUP | RESTORE, "Restore or backup using checksums.").global().default("n").own(&[own(BACKUP).help("Read every file, whatever its times say."), own(RESTORE).help("Restore over what is there: pages that are right are kept.")]),
     opt("detail-level", Choice, INFO, "Output detail level.").default("full").values(&["full", "progress"]),
+    opt("drill-age-max", Time, CHECK, "How long ago a drill may have proved a backup.").global().range("1s", "3650d").listed(Command),
     opt("drill-db", Text, DRILL, "Database that statements are run in.").global().default("postgres").listed(Command),
     opt("drill-keep", Boolean, DRILL, "Keep the directory of the drill, to look into it.").default("n"),
     opt("drill-option", Hash, DRILL, "Set an option of the server that is started.").global().listed(Command),
@@ -117,6 +119,7 @@ pub static OPTIONS: [OptionRule; 226] = [
     opt("quick", Boolean, VERIFY, "Look at existence and sizes only.").default("n"),
     opt("raw", Boolean, REPO_GET, "Do not transform data.").default("n").listed(General),
     opt("recovery-option", Hash, DRILL | RESTORE, "Set an option in postgresql.auto.conf or recovery.conf.").global().needs("type", &["default", "immediate", "lsn", "name", "time", "standby", "xid"]).listed(Command).own(&[own(DRILL).needs("type", &["default", "immediate", "lsn", "name", "time", "xid"])]),
+    opt("recovery-window", Boolean, INFO, "Show to which moments one can go back.").global().default("y").listed(Command),
     opt("recurse", Boolean, REPO_LS | REPO_RM, "Include all subpaths in output.").default("n").own(&[own(REPO_RM).help("Remove all sub file/paths.")]),
     opt("reference", Text, MANIFEST, "Filter on reference.").not_yet(),
     opt("remote-type", Choice, ROLES_ONLY, "What a remote/local child serves (pg or repo).").values(&["pg", "repo"]).internal().not_yet(),
@@ -242,5 +245,6 @@ pub static OPTIONS: [OptionRule; 226] = [
     opt("verify", Boolean, REPO_COPY, "Read back what was copied, and compare it with its hashes.").default("y").negatable(),
     opt("version", Boolean, HELP, "Display version.").default("n"),
     opt("wal", Choice, REPO_COPY, "Which WAL to copy: what the backup needs, or all since then.").default("needed").values(&["needed", "newest"]),
+    opt("wal-age-max", Time, CHECK, "How long ago the newest WAL segment may have been archived.").global().range("1s", "3650d").listed(Command),
     opt("write-only", Boolean, KEY_ADD, "The new passphrase is for writing only.").default("n"),
 ];

@@ -18,7 +18,7 @@ fn names(wanted: impl Fn(&OptionRule) -> bool) -> Vec<&'static str> {
 #[test]
 fn names_are_sorted_and_bounded() {
     assert!(OPTIONS.is_sorted_by(|a, b| a.name < b.name));
-    assert_eq!(OPTIONS.len(), 199 + 26);
+    assert_eq!(OPTIONS.len(), 199 + 30);
     for rule in &OPTIONS {
         assert!(rule.name.len() < 60 && !rule.name.starts_with("no-") && !rule.name.starts_with("reset-"));
         let group = rule.name.split_once('-').map(|(head, _)| head);
@@ -39,7 +39,7 @@ fn names_are_sorted_and_bounded() {
 fn how_many_there_are() {
     // pgBackRest's own numbers, plus ours: `restore-config` (a path), `repo-pack-size` (a size), four rules of retention by calendar,
     // `hold` and `hold-reason`, `to-repo`, `verify` and `wal` of `repo-copy`, five of the commands about keys, `budget` and `quick` of `verify`,
-    // and nine of `drill`.
+    // nine of `drill`, three ages of `check`, and `recovery-window` of `info`.
     assert_eq!(names(|r| r.section == Section::CommandLine).len(), 33 + 14);
     assert_eq!(names(|r| r.section == Section::Stanza).len(), 14);
     assert_eq!(names(|r| r.group == Some(Group::Pg)).len(), 18);
@@ -53,7 +53,7 @@ fn how_many_there_are() {
         (Kind::Path, 16 + 4),
         (Kind::Size, 11 + 1),
         (Kind::Text, 63 + 7),
-        (Kind::Time, 5 + 1),
+        (Kind::Time, 5 + 4),
     ] {
         assert_eq!(names(|r| r.kind == kind).len(), count, "{kind:?}");
     }
@@ -62,11 +62,11 @@ fn how_many_there_are() {
         (Command::ArchiveGet, 105),
         (Command::ArchivePush, 109),
         (Command::Backup, 153 + 7),
-        (Command::Check, 114),
+        (Command::Check, 114 + 3),
         (Command::Drill, 114),
         (Command::Expire, 102 + 5),
         (Command::Help, 2),
-        (Command::Info, 95),
+        (Command::Info, 95 + 1),
         (Command::KeyAdd, 95),
         (Command::KeyChange, 94),
         (Command::KeyList, 92),

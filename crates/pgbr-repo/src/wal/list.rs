@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use futures::stream::{BoxStream, StreamExt, TryStreamExt};
 use object_store::path::Path;
 use pgbr_manifest::{ArchiveId, TimelineId, WalFileName, WalSegmentName};
 
@@ -22,6 +23,30 @@ pub struct WalEntry {
     pub digest: Option<WalDigest>,
     /// Its size in bytes.
     pub size: u64,
+    /// When it was put, in Unix seconds by the store's clock: that of a copy, where the repository was copied.
+    pub modified: i64,
+}
+
+/// No object of a WAL file is smaller, in bytes: its header, and a trailer's frame.
+const SMALLEST: u64 = 96 + 40;
+
+impl WalEntry {
+    /// Whether it is too small to hold any WAL file: what was cut.
+    pub const fn is_too_small(&self) -> bool {
+        self.size < SMALLEST
+    }
+}
+
+/// The first and the last segment of an archive, by name.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[expect(clippy::exhaustive_structs, reason = "filled in by whoever has listed an archive")]
+pub struct WalBounds {
+    /// The first.
+    pub first: WalSegmentName,
+    /// The last.
+    pub last: WalSegmentName,
+    /// When the last was put, in Unix seconds by the store's clock.
+    pub modified: i64,
 }
 
 impl WalStore {
@@ -99,11 +124,11 @@ impl WalStore {
         Ok(timelines.collect::<BTreeSet<_>>().into_iter().collect())
     }
 
-    /// The first and the last segment of an archive, by name; `None` where there is none. Lists the first and last directory alone.
+    /// The first and the last segment of an archive; `None` where there is none. Lists the first and last directory alone.
     ///
     /// # Errors
     /// As the store failed.
-    pub async fn bounds(&self, archive: ArchiveId) -> Result<Option<(WalSegmentName, WalSegmentName)>> {
+    pub async fn bounds(&self, archive: ArchiveId) -> Result<Option<WalBounds>> {
         let logs = self.logs(archive).await?;
         let mut first = None;
         for log in &logs {
@@ -113,13 +138,29 @@ impl WalStore {
                 break;
             }
         }
-        let Some(first) = first else { return Ok(None) };
+        let Some((first, modified)) = first else { return Ok(None) };
         for log in logs.iter().rev() {
-            if let Some(last) = self.segments_in(archive, log).await?.pop_last() {
-                return Ok(Some((first, last)));
+            if let Some((last, modified)) = self.segments_in(archive, log).await?.pop_last() {
+                return Ok(Some(WalBounds { first, last, modified }));
             }
         }
-        Ok(Some((first, first)))
+        Ok(Some(WalBounds { first, last: first, modified }))
+    }
+
+    /// All WAL files of an archive from segment `first` on by name, so those of later timelines as well, and the histories of these, in no
+    /// order: one listing, page by page.
+    pub fn files_from(
+        &self,
+        archive: ArchiveId,
+        first: WalSegmentName,
+    ) -> BoxStream<'static, Result<WalEntry>> {
+        let directory = Layout::new().archive_dir(&self.stanza, archive);
+        // A listing begins behind its offset. The name without its last digit comes before the name, and behind almost all that do.
+        let mut before = Layout::new().wal(&self.stanza, archive, &WalFileName::Segment(first)).to_string();
+        before.pop();
+        let listed = self.store().list_from(&directory, &Path::from(before));
+        let wanted = move |entry: &WalEntry| entry.file.segment().is_none_or(|segment| segment >= first);
+        listed.try_filter_map(move |listed| async move { Ok(entry(listed).filter(wanted)) }).boxed()
     }
 
     /// Which of these segments are in the archive, by listing the directories that they would lie in.
@@ -140,7 +181,7 @@ impl WalStore {
         let mut present = BTreeSet::new();
         for (log, wanted) in by_log {
             let there = self.segments_in(archive, &log).await?;
-            present.extend(wanted.intersection(&there));
+            present.extend(wanted.into_iter().filter(|segment| there.contains_key(segment)));
         }
         Ok(present)
     }
@@ -225,19 +266,24 @@ impl WalStore {
         Ok(entries.into_iter().filter(|entry| entry.file == *file && entry.digest.is_some()).collect())
     }
 
-    async fn segments_in(&self, archive: ArchiveId, log: &WalLog) -> Result<BTreeSet<WalSegmentName>> {
-        let segments = self.files(archive, log).await?.into_iter().filter_map(|entry| match entry.file {
-            WalFileName::Segment(segment) => Some(segment),
-            _ => None,
-        });
-        Ok(segments.collect())
+    /// The segments in a directory, each with the time of its newest object.
+    async fn segments_in(&self, archive: ArchiveId, log: &WalLog) -> Result<BTreeMap<WalSegmentName, i64>> {
+        let mut segments = BTreeMap::new();
+        for entry in self.files(archive, log).await? {
+            if let WalFileName::Segment(segment) = entry.file {
+                let modified = segments.entry(segment).or_insert(entry.modified);
+                *modified = entry.modified.max(*modified);
+            }
+        }
+        Ok(segments)
     }
 }
 
 fn entry(listed: Listed) -> Option<WalEntry> {
     match ParsedKey::parse(&listed.key) {
         Some(ParsedKey::Wal { file, digest, .. }) => {
-            Some(WalEntry { key: listed.key, file, digest, size: listed.size })
+            let Listed { key, size, modified } = listed;
+            Some(WalEntry { key, file, digest, size, modified })
         }
         _ => None,
     }

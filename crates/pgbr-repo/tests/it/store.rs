@@ -95,6 +95,11 @@ pub(crate) async fn listings(store: &Store) {
     assert_eq!(keys, ["d/a", "d/b"]);
     let all: Vec<_> = futures::TryStreamExt::try_collect(store.list(&Path::from("d"))).await.unwrap();
     assert_eq!(all.len(), 5);
+    let later = store.list_from(&Path::from("d"), &Path::from("d/y/2"));
+    let later: Vec<_> = futures::TryStreamExt::try_collect(later).await.unwrap();
+    let mut later: Vec<_> = later.iter().map(|object| object.key.as_ref()).collect();
+    later.sort_unstable();
+    assert_eq!(later, ["d/y/3", "d/z/1"]);
     assert!(store.level(&Path::from("none")).await.unwrap().objects.is_empty());
 }
 

@@ -1,8 +1,10 @@
 //! The WAL archive: the same file twice, other content, damage, lost answers, and what "missing" means.
 
+use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 
 use bytes::Bytes;
+use futures::TryStreamExt;
 use pgbr_codec::{Codec, Compression};
 use pgbr_manifest::{ArchiveId, PgVersion, SystemId, TimelineId, WalFileName, WalSegmentName};
 use pgbr_repo::{Error, PushOutcome, Repo, Result, WalContent, WalGet, WalPush, WalSource, WalStore};
@@ -333,8 +335,27 @@ async fn the_archive_tells_what_it_has() {
     for entry in wal.histories(ARCHIVE).await.unwrap() {
         assert_eq!(wal.verify(&entry).await.unwrap().name, entry.file.to_string());
     }
-    let bounds = (segment("0000000100000000000000FE"), segment("000000020000000100000001"));
-    assert_eq!(wal.bounds(ARCHIVE).await.unwrap(), Some(bounds));
+    let bounds = wal.bounds(ARCHIVE).await.unwrap().unwrap();
+    let wanted = (segment("0000000100000000000000FE"), segment("000000020000000100000001"));
+    assert_eq!((bounds.first, bounds.last), wanted);
+    let put = std::fs::metadata(object(dir.path(), "000000020000000100000001")).unwrap().modified().unwrap();
+    let put = put.duration_since(std::time::UNIX_EPOCH).unwrap().as_secs();
+    assert_eq!(u64::try_from(bounds.modified).unwrap(), put);
+    // By their keys a history stands before the segments of its timeline.
+    let by_key = [1, 2, 3, 6, 4, 7, 5].map(|at| pushed[at]);
+    for (first, count) in [
+        ("0000000100000000000000FE", 7),
+        ("0000000100000000000000FF", 6),
+        ("000000010000000100000000", 5),
+        ("0000000100000001000000A0", 4),
+        ("000000020000000100000002", 2),
+        ("000000030000000000000000", 1),
+    ] {
+        let found: Vec<_> = wal.files_from(ARCHIVE, segment(first)).try_collect().await.unwrap();
+        let found: BTreeSet<String> = found.iter().map(|entry| entry.file.to_string()).collect();
+        let wanted = by_key.iter().rev().take(count).map(|name| (*name).to_owned());
+        assert_eq!(found, wanted.collect(), "{first}");
+    }
     assert_eq!(wal.archives().await.unwrap(), [ARCHIVE]);
     assert_eq!(wal.history_timelines(ARCHIVE).await.unwrap(), [TimelineId::new(2), TimelineId::new(3)]);
     let wanted = [
@@ -356,7 +377,7 @@ async fn the_archive_tells_what_it_has() {
     }
     wal.tidy(ARCHIVE, &logs[0]).await.unwrap();
     assert_eq!(wal.logs(ARCHIVE).await.unwrap(), logs[1..]);
-    assert_eq!(wal.bounds(ARCHIVE).await.unwrap().unwrap().0, segment("000000010000000100000000"));
+    assert_eq!(wal.bounds(ARCHIVE).await.unwrap().unwrap().first, segment("000000010000000100000000"));
 }
 
 #[tokio::test]

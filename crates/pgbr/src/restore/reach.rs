@@ -83,7 +83,7 @@ pub(crate) async fn look(
             break;
         }
     }
-    let later = place.wal.bounds(archive).await?.map(|(_, newest)| newest);
+    let later = place.wal.bounds(archive).await?.map(|bounds| bounds.last);
     let later =
         later.filter(|newest| way.timelines.iter().any(|(timeline, _)| *timeline == newest.timeline()));
     let gap = later.and_then(|newest| newest.number(size)).filter(|newest| *newest > next);

@@ -8,19 +8,17 @@ use pgbr_manifest::manifest::Summary;
 use pgbr_manifest::{
     ArchiveId, BackupLabel, TimelineHistory, TimelineId, WalFileName, WalSegmentName, WalSegmentSize,
 };
-use pgbr_repo::{ClusterId, LeaseName, Leases, LedgerOf, Listed, WalEntry, WalGet, WalLog};
+use pgbr_repo::{ClusterId, LedgerOf, Listed, WalEntry, WalGet, WalLog};
 
 use super::Verify;
 use super::books::Books;
 use super::budget::{Due, Unit};
-use super::reach::{End, Lack, Point, Reached, Shelf, Way, plan_reach};
 use super::report::{Cause, FileCounts, FindingKind, Recovery, RecoveryEnd, SegmentRange, VerifiedArchive};
 use crate::error::{Error, Result, with_causes};
+use crate::reach::{End, Lack, Point, Reached, Rows, Shelf, Way, plan_reach};
 
 /// How long is waited between looks at what seems to be missing: it may be on its way, or be taken away with what follows.
 const LOOKS: [Duration; 3] = [Duration::from_secs(1), Duration::from_secs(2), Duration::from_secs(4)];
-/// No object of a WAL file is smaller, in bytes: its header, and a trailer's frame.
-const SMALLEST: u64 = 96 + 40;
 
 /// An archive that is to be read.
 pub(super) struct Archive {
@@ -304,7 +302,7 @@ impl Verify<'_> {
     fn not_read(&self, entry: &WalEntry) -> Object {
         match self.wal_damage.get(entry.key.as_ref()) {
             Some((cause, text)) => Object::Damaged(*cause, text.clone()),
-            None if entry.size < SMALLEST => {
+            None if entry.is_too_small() => {
                 Object::Damaged(Cause::Size, format!("it has {} bytes, fewer than any WAL file", entry.size))
             }
             None => Object::Unread,
@@ -415,19 +413,15 @@ impl Verify<'_> {
     }
 
     /// The segments that are there now, without those that are damaged.
-    async fn present(
-        &self,
-        archive: &Archive,
-        shelf: &Shelf,
-    ) -> Result<BTreeMap<TimelineId, super::reach::Rows>> {
-        let mut rows: BTreeMap<TimelineId, super::reach::Rows> = BTreeMap::new();
+    async fn present(&self, archive: &Archive, shelf: &Shelf) -> Result<BTreeMap<TimelineId, Rows>> {
+        let mut rows: BTreeMap<TimelineId, Rows> = BTreeMap::new();
         for log in self.logs(archive).await? {
             self.host.stop.check()?;
             for entry in self.place.wal.files(archive.id, &log).await? {
                 let WalFileName::Segment(segment) = entry.file else { continue };
                 let Some(number) = segment.number(archive.size) else { continue };
                 let timeline = segment.timeline();
-                if !shelf.damaged.contains(&(timeline, number)) && entry.size >= SMALLEST {
+                if !shelf.damaged.contains(&(timeline, number)) && !entry.is_too_small() {
                     rows.entry(timeline).or_default().add(number);
                 }
             }
@@ -512,7 +506,7 @@ impl Verify<'_> {
                     .points
                     .iter()
                     .any(|p| p.timeline == timeline && p.stop.checked_add(1) == Some(first));
-                let doubt = behind && self.is_busy().await?;
+                let doubt = behind && self.place.is_busy(self.host).await?;
                 let kind = if doubt { FindingKind::WalDoubt } else { FindingKind::WalGap };
                 let text = format!("{}, and later ones are there", missing(timeline, first, last));
                 let number = self.findings.add(kind, name(timeline, first).to_string(), text);
@@ -526,13 +520,6 @@ impl Verify<'_> {
         let last = Some(name(way.last.0, way.last.1));
         self.recovery.entry(label).or_default().push(Recovery { timeline: way.to, last, end });
         Ok(())
-    }
-
-    /// Whether another command writes to the stanza, which may be an expire.
-    async fn is_busy(&self) -> Result<bool> {
-        let leases = Leases::new(&self.place.repo, Some(self.place.stanza.name()), LeaseName::backup());
-        let state = leases.state().await?;
-        Ok(state.is_some_and(|state| !state.released && !self.host.owner.knows_dead(&state.holder)))
     }
 }
 

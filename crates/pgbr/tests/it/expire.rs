@@ -26,7 +26,7 @@ use pgbr_repo::{
 };
 use pgbr_testkit::{Fault, FaultStore, failures};
 
-const DAY: i64 = 86_400;
+pub(crate) const DAY: i64 = 86_400;
 /// When the first backup ended.
 pub(crate) const BEGAN: i64 = 1_790_000_000;
 
@@ -56,7 +56,7 @@ pub(crate) fn stanza() -> StanzaName {
     "main".parse().unwrap()
 }
 
-fn segment(number: u32) -> WalSegmentName {
+pub(crate) fn segment(number: u32) -> WalSegmentName {
     format!("0000000100000000{number:08X}").parse().unwrap()
 }
 
@@ -142,7 +142,7 @@ impl Shop {
         text.parse().unwrap()
     }
 
-    async fn wal(&self, numbers: std::ops::Range<u32>) {
+    pub(crate) async fn wal(&self, numbers: std::ops::Range<u32>) {
         for number in numbers {
             let file = WalFileName::Segment(segment(number));
             let push =
@@ -258,8 +258,11 @@ fn summary(label: BackupLabel, id: BackupId, prior: Option<BackupLabel>, number:
         program: "test".to_owned(),
         database: DatabaseRef { id: 1, system_id: SystemId::new(7), version: PgVersion::V15 },
         time: Span { start: stop - 60, stop },
-        server_time_us: Span { start: 0, stop: 1 },
-        lsn: Span { start: Lsn::new(1), stop: Lsn::new(2) },
+        server_time_us: Span { start: (stop - 60) * 1_000_000, stop: stop * 1_000_000 },
+        lsn: Span {
+            start: Lsn::new((u64::from(number * 4 + 1) << 24) + 0x28),
+            stop: Lsn::new((u64::from(number * 4 + 2) << 24) + 0x100),
+        },
         wal: Span { start: segment(number * 4 + 1), stop: segment(number * 4 + 2) },
         sizes: Sizes::default(),
         entries: 1,
@@ -414,7 +417,7 @@ async fn broken_expire(shop: &Shop, fault: Fault) -> bool {
     shop.assert_clean(&why).await;
     assert_eq!(shop.listed().await.len(), 2, "{why}");
     let archive = shop.place.stanza.archive_id();
-    let first = shop.place.wal.bounds(archive).await.unwrap().unwrap().0;
+    let first = shop.place.wal.bounds(archive).await.unwrap().unwrap().first;
     assert_eq!(first, segment(13), "{why}: {broken:?}");
     let (Fault::Fails(n) | Fault::ActsAndFails(n) | Fault::Dies(n)) = fault else { return true };
     wrapper.unwrap().requests() > n
@@ -467,7 +470,7 @@ async fn packs_and_wal_of_a_pin_stay_although_its_backup_is_gone() {
     assert!(!shop.place.backups.exists(&first).await.unwrap());
     assert_eq!(shop.place.backups.list_packs(&first).await.unwrap().len(), 3);
     let archive = shop.place.stanza.archive_id();
-    let first_segment = async || shop.place.wal.bounds(archive).await.unwrap().unwrap().0;
+    let first_segment = async || shop.place.wal.bounds(archive).await.unwrap().unwrap().first;
     assert_eq!(first_segment().await, segment(4));
     // When it has gone, so do they.
     live.release().await.unwrap();
@@ -535,12 +538,12 @@ async fn what_cannot_be_read_stays_with_all_wal_and_is_told() {
         "{warning}"
     );
     let archive = shop.place.stanza.archive_id();
-    assert_eq!(shop.place.wal.bounds(archive).await.unwrap().unwrap().0, segment(4));
+    assert_eq!(shop.place.wal.bounds(archive).await.unwrap().unwrap().first, segment(4));
     assert_eq!(shop.place.backups.list_packs(&second).await.unwrap().len(), 3);
     // By name it goes, and then WAL does.
     let request = ExpireRequest { asked: Asked::Set(second), ..shop.request(full(1)) };
     expire(&shop.host(), request).await.unwrap();
-    assert_eq!(shop.place.wal.bounds(archive).await.unwrap().unwrap().0, segment(17));
+    assert_eq!(shop.place.wal.bounds(archive).await.unwrap().unwrap().first, segment(17));
     shop.assert_clean("by name").await;
 }
 

@@ -166,7 +166,7 @@ impl<'a> Rig<'a> {
 
 /// What a repository lists. All of it can be read.
 pub(crate) async fn listed(repo: RepoAccess) -> Vec<BackupLabel> {
-    let request = InfoRequest { repo, stanza: Some(stanza()), set: None };
+    let request = InfoRequest { repo, stanza: Some(stanza()), set: None, recovery_windows: true };
     let report = info(&Host::system(), request).await.unwrap();
     let [found] = report.stanzas.as_slice() else { panic!("one stanza: {report:?}") };
     assert!(found.unreadable.is_empty() && found.error.is_none(), "{found:?}");

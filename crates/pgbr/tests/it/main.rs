@@ -8,3 +8,4 @@ mod expire;
 mod faulty_copy;
 mod faulty_store;
 mod sweep;
+mod window;

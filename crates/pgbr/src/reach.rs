@@ -1,4 +1,4 @@
-//! How far the WAL of an archive leads from each backup: pure decisions over what is there.
+//! How far the WAL of an archive leads from each backup: pure decisions over what is there, for `verify` and `info`.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -6,12 +6,12 @@ use pgbr_manifest::{BackupLabel, Lsn, TimelineHistory, TimelineId, WalSegmentSiz
 
 /// Numbers of segments, as unbroken rows.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub(super) struct Rows(BTreeMap<u64, u64>);
+pub(crate) struct Rows(BTreeMap<u64, u64>);
 
 impl Rows {
     /// Adds a segment.
-    pub(super) fn add(&mut self, number: u64) {
-        if self.end_of(number).is_some() {
+    pub(crate) fn add(&mut self, number: u64) {
+        if self.holds(number) {
             return;
         }
         let behind = number.checked_add(1).and_then(|next| self.0.remove(&next));
@@ -25,7 +25,7 @@ impl Rows {
     }
 
     /// The last of the row that holds a segment.
-    pub(super) fn end_of(&self, number: u64) -> Option<u64> {
+    pub(crate) fn end_of(&self, number: u64) -> Option<u64> {
         self.0.range(..=number).next_back().map(|(_, end)| *end).filter(|end| *end >= number)
     }
 
@@ -37,65 +37,77 @@ impl Rows {
         }
     }
 
+    /// Whether a segment is in one of them.
+    pub(crate) fn holds(&self, number: u64) -> bool {
+        self.end_of(number).is_some()
+    }
+
     /// First and last of each row.
-    pub(super) fn iter(&self) -> impl Iterator<Item = (u64, u64)> + '_ {
+    pub(crate) fn iter(&self) -> impl Iterator<Item = (u64, u64)> + '_ {
         self.0.iter().map(|(start, end)| (*start, *end))
     }
 }
 
 /// What an archive holds.
 #[derive(Debug, Clone, Default)]
-pub(super) struct Shelf {
+pub(crate) struct Shelf {
     /// The segments that are there and sound, by timeline.
-    pub(super) rows: BTreeMap<TimelineId, Rows>,
+    pub(crate) rows: BTreeMap<TimelineId, Rows>,
     /// The segments that are there and damaged.
-    pub(super) damaged: BTreeSet<(TimelineId, u64)>,
+    pub(crate) damaged: BTreeSet<(TimelineId, u64)>,
     /// Where backups began that need not exist any more, as the notes tell that the server archives behind each.
-    pub(super) marks: BTreeSet<(TimelineId, u64)>,
+    pub(crate) marks: BTreeSet<(TimelineId, u64)>,
     /// The histories that could be read.
-    pub(super) histories: BTreeMap<TimelineId, TimelineHistory>,
+    pub(crate) histories: BTreeMap<TimelineId, TimelineHistory>,
+}
+
+impl Shelf {
+    /// The way to a timeline: by its history, or where there is none that of the timeline alone.
+    pub(crate) fn track(&self, to: TimelineId, size: WalSegmentSize) -> Track {
+        self.histories.get(&to).map_or_else(|| Track::own(to), |history| Track::of(history, size))
+    }
 }
 
 /// A backup as the archive sees it: the segments that it needs to become consistent.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) struct Point {
-    pub(super) label: BackupLabel,
-    pub(super) timeline: TimelineId,
-    pub(super) start: u64,
-    pub(super) stop: u64,
+pub(crate) struct Point {
+    pub(crate) label: BackupLabel,
+    pub(crate) timeline: TimelineId,
+    pub(crate) start: u64,
+    pub(crate) stop: u64,
     /// Where it is consistent.
-    pub(super) lsn: Lsn,
+    pub(crate) lsn: Lsn,
 }
 
 /// What recovery from a backup finds.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct Reached {
-    pub(super) label: BackupLabel,
+pub(crate) struct Reached {
+    pub(crate) label: BackupLabel,
     /// What it needs to become consistent and does not have: missing segments and damaged ones.
-    pub(super) lacks: Vec<(u64, Lack)>,
+    pub(crate) lacks: Vec<(u64, Lack)>,
     /// How far it gets, by timeline; empty where it cannot become consistent.
-    pub(super) ways: Vec<Way>,
+    pub(crate) ways: Vec<Way>,
 }
 
 /// Why a segment cannot be used.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Lack {
+pub(crate) enum Lack {
     Missing,
     Damaged,
 }
 
 /// How far a recovery gets on its way to a timeline.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) struct Way {
-    pub(super) to: TimelineId,
+pub(crate) struct Way {
+    pub(crate) to: TimelineId,
     /// The last segment that it reads, and the timeline in its name.
-    pub(super) last: (TimelineId, u64),
-    pub(super) end: End,
+    pub(crate) last: (TimelineId, u64),
+    pub(crate) end: End,
 }
 
 /// Why a recovery goes no further.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-pub(super) enum End {
+pub(crate) enum End {
     /// There is no more.
     Archive,
     /// Segments from the first to the last number are missing, named as of this timeline, as retention leaves it.
@@ -107,7 +119,7 @@ pub(super) enum End {
 }
 
 /// Follows the WAL from each backup. `points`: all backups of the archive, those that only retention has to know included.
-pub(super) fn plan_reach(shelf: &Shelf, points: &[Point], size: WalSegmentSize) -> Vec<Reached> {
+pub(crate) fn plan_reach(shelf: &Shelf, points: &[Point], size: WalSegmentSize) -> Vec<Reached> {
     points.iter().map(|point| reach(shelf, points, point, size)).collect()
 }
 
@@ -146,7 +158,7 @@ fn lacking(shelf: &Shelf, point: &Point) -> Vec<(u64, Lack)> {
 }
 
 /// The timelines that lead to one of them, oldest first, each with the first segment that is read of it.
-struct Track(Vec<(TimelineId, u64)>);
+pub(crate) struct Track(Vec<(TimelineId, u64)>);
 
 impl Track {
     fn own(timeline: TimelineId) -> Self {
@@ -168,7 +180,7 @@ impl Track {
     }
 
     /// The timeline of which segment `number` is read, and the first segment that is read of a later one.
-    fn at(&self, number: u64) -> (TimelineId, Option<u64>) {
+    pub(crate) fn at(&self, number: u64) -> (TimelineId, Option<u64>) {
         let place = self.0.iter().rposition(|(_, begin)| *begin <= number).unwrap_or(0);
         let timeline = self.0.get(place).map_or(TimelineId::new(1), |(timeline, _)| *timeline);
         (timeline, self.0.get(place + 1).map(|(_, begin)| *begin))
