@@ -1,5 +1,8 @@
 //! `repo.json`: what a repository is, and how its key is had (`docs/format.md`, section 6).
 
+mod slots;
+mod text;
+
 use std::fmt;
 use std::sync::Arc;
 
@@ -8,27 +11,20 @@ use futures::stream::TryStreamExt;
 use object_store::path::Path;
 use pgbr_codec::{
     Cipher, Kdf, KeyId, Keyring, LaneSeed, NewLock, Passphrase, RepositoryId, RepositoryKey, RetiredKey,
-    RetiredWriter, SLOT_NAME_MAX, Slot, WrappingKey, WriterKey, WriterSlot,
+    RetiredWriter, Slot, WrappingKey, WriterKey, WriterSlot,
 };
 use pgbr_manifest::StanzaName;
-use serde::{Deserialize, Serialize};
 
+use self::slots::{AnySlot, Unwrapped, derive, new_slot, opened_by, owner_slot};
+use self::text::{FORMAT, FORMAT_WRITERS, File, MAX_RETIRED, MAX_SLOTS, in_repo_json, retired_keys};
 use crate::error::{Error, Result};
 use crate::key_cache::KeyCache;
 use crate::keys::{self, Layout, ParsedKey};
 use crate::probe::{StoreTraits, probe};
 use crate::store::{Resolved, Store};
 
-/// The format version of a repository without writers, as it is made.
-const FORMAT: u32 = 1;
-/// And of one that has or had passphrases for writing only: older programs do not know how content is sealed in it.
-const FORMAT_WRITERS: u32 = 2;
 /// The largest `repo.json`, in bytes.
 const MAX_REPO_JSON: u64 = 256 << 10;
-/// How many key slots a repository has at most, of each kind.
-const MAX_SLOTS: usize = 64;
-/// How many keys a repository has had before the one of now, at most.
-const MAX_RETIRED: usize = 256;
 
 /// A source of random bytes: the operating system's, given by the caller.
 pub trait Entropy: Send + Sync {
@@ -70,27 +66,6 @@ struct Inner {
     text: Bytes,
     warnings: Vec<String>,
     entropy: Arc<dyn Entropy>,
-}
-
-/// `repo.json` without its last field, `auth`. The order of the fields is part of the format.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "kebab-case", deny_unknown_fields)]
-struct File {
-    format: u32,
-    repository_id: RepositoryId,
-    created: i64,
-    cipher: Cipher,
-    key_id: Option<KeyId>,
-    store: StoreTraits,
-    slots: Vec<Slot>,
-    #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    retired: Vec<RetiredKey>,
-    /// Slots for writing only; none where there never was one.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    writers: Option<Vec<WriterSlot>>,
-    /// What writers have of the retired keys.
-    #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    retired_writers: Vec<RetiredWriter>,
 }
 
 /// A way to the key of a repository, as far as it is nobody's secret.
@@ -555,152 +530,11 @@ fn taken(how: &str) -> Error {
     Error::Invalid { what: "the new passphrase", reason }
 }
 
-/// The keys that older objects are sealed under.
-fn retired_keys(file: &File, key_id: KeyId, key: &RepositoryKey) -> Result<Vec<(KeyId, RepositoryKey)>> {
-    let open = |retired: &RetiredKey| {
-        let opened = retired.unwrap_with(file.repository_id, (key_id, key));
-        Ok((retired.key_id, opened.map_err(in_repo_json)?))
-    };
-    file.retired.iter().map(open).collect()
-}
-
-fn in_repo_json(source: pgbr_codec::Error) -> Error {
-    Error::Codec { object: "repo.json".to_owned(), source }
-}
-
 /// Random bytes from a source.
 pub(crate) fn random<const N: usize>(entropy: &dyn Entropy) -> Result<[u8; N]> {
     let mut bytes = [0; N];
     entropy.fill(&mut bytes)?;
     Ok(bytes)
-}
-
-impl File {
-    /// The text of `repo.json`: the fields, and `auth` over them.
-    fn render(&self, keyring: &Keyring) -> Result<Bytes> {
-        let failed = |source| Error::Codec {
-            object: "repo.json".to_owned(),
-            source: pgbr_codec::Error::Json { what: "repo.json", source },
-        };
-        let mut fields = serde_json::to_string(self).map_err(failed)?;
-        if self.writers.is_some()
-            && let Some(auth) = keyring.writer_auth_tag(fields.as_bytes())
-        {
-            fields = Tagged::put(&fields, WRITER_AUTH, &auth);
-        }
-        let auth = keyring.auth_tag(fields.as_bytes());
-        let auth = auth.ok_or_else(|| Error::WriteOnly { doing: CHANGE_KEYS.to_owned() })?;
-        Ok(Tagged::put(&fields, AUTH, &auth).into())
-    }
-
-    /// The keys of who has the repository's key.
-    fn keyring<'a>(
-        &self,
-        key: &RepositoryKey,
-        retired: impl IntoIterator<Item = (KeyId, &'a RepositoryKey)>,
-    ) -> Keyring {
-        let key_id = self.key_id.unwrap_or(KeyId::NONE);
-        let keyring = Keyring::sealed_with(self.repository_id, key_id, key, retired);
-        if self.writers.is_some() { keyring.for_writers() } else { keyring }
-    }
-
-    /// The keys of who only writes.
-    fn writer_keyring(&self, key_id: KeyId, key: &WriterKey) -> Result<Keyring> {
-        let open = |retired: &RetiredWriter| {
-            let opened = retired.unwrap_with(self.repository_id, (key_id, key));
-            Ok((retired.key_id, opened.map_err(in_repo_json)?))
-        };
-        let retired: Vec<_> = self.retired_writers.iter().map(open).collect::<Result<_>>()?;
-        let retired = retired.iter().map(|(id, key)| (*id, key));
-        Ok(Keyring::writer(self.repository_id, key_id, key, retired))
-    }
-
-    /// Reads the text of `repo.json`: its fields, and what shows that it is authentic.
-    fn parse(key: &Path, text: &[u8]) -> Result<(Self, Tags)> {
-        #[derive(Deserialize)]
-        struct Version {
-            format: u32,
-        }
-        let bad = |reason: &str| Error::corrupt(key, reason);
-        let text = std::str::from_utf8(text).map_err(|e| Error::corrupt(key, e))?;
-        let version: Version = serde_json::from_str(text).map_err(|e| Error::corrupt(key, e))?;
-        if ![FORMAT, FORMAT_WRITERS].contains(&version.format) {
-            let known = format!("{FORMAT} and {FORMAT_WRITERS} are known");
-            let reason = format!("it is of format version {}, and {known}", version.format);
-            return Err(Error::Unsupported { object: key.to_string(), reason });
-        }
-        let auth =
-            Tagged::take(text, AUTH).ok_or_else(|| bad("it has no auth of 64 hex digits at its end"))?;
-        let writer_auth = match version.format {
-            FORMAT_WRITERS => Some(
-                Tagged::take(&auth.text, WRITER_AUTH)
-                    .ok_or_else(|| bad("it has no writer-auth at its end"))?,
-            ),
-            _ => None,
-        };
-        let fields = writer_auth.as_ref().map_or(&auth.text, |tagged| &tagged.text);
-        let file: Self = serde_json::from_str(fields).map_err(|e| Error::corrupt(key, e))?;
-        let (encrypted, has_key) = (file.cipher != Cipher::None, file.key_id.is_some());
-        if encrypted != has_key || encrypted == file.slots.is_empty() || file.slots.len() > MAX_SLOTS {
-            return Err(bad("cipher, key id and key slots do not fit"));
-        }
-        if file.retired.len() > if encrypted { MAX_RETIRED } else { 0 } {
-            return Err(bad("it has more retired keys than there can be"));
-        }
-        let writers = file.writers.as_ref().map_or(0, Vec::len);
-        if file.writers.is_some() != writer_auth.is_some() || writers > if encrypted { MAX_SLOTS } else { 0 }
-        {
-            return Err(bad("format and slots for writing do not fit"));
-        }
-        if file.retired_writers.len() > if writers > 0 { MAX_RETIRED } else { 0 } {
-            return Err(bad("it has more retired keys of writers than there can be"));
-        }
-        Ok((file, Tags { auth, writer_auth }))
-    }
-}
-
-const AUTH: &str = "auth";
-const WRITER_AUTH: &str = "writer-auth";
-
-/// A JSON object and a tag over its text, which was its last field.
-struct Tagged {
-    text: String,
-    tag: [u8; 32],
-}
-
-impl Tagged {
-    /// The object with the tag as its last field.
-    fn put(text: &str, name: &str, tag: &[u8; 32]) -> String {
-        let open = text.strip_suffix('}').unwrap_or(text);
-        format!(r#"{open},"{name}":"{}"}}"#, data_encoding::HEXLOWER.encode(tag))
-    }
-
-    /// Takes a tag of that name off the end of an object.
-    fn take(text: &str, name: &str) -> Option<Self> {
-        let (open, tag) = text.rsplit_once(&format!(r#","{name}":""#))?;
-        let tag = tag.strip_suffix(r#""}"#).and_then(keys::hex)?;
-        Some(Self { text: format!("{open}}}"), tag })
-    }
-}
-
-/// What shows that a `repo.json` was made by somebody with a key: to who has the repository's, and to who only writes.
-struct Tags {
-    auth: Tagged,
-    writer_auth: Option<Tagged>,
-}
-
-impl Tags {
-    fn check(&self, key: &Path, keyring: &Keyring) -> Result<()> {
-        let authentic = match (&self.writer_auth, keyring.reads()) {
-            (_, true) => keyring.auth_matches(self.auth.text.as_bytes(), &self.auth.tag),
-            (Some(own), false) => keyring.writer_auth_matches(own.text.as_bytes(), &own.tag),
-            (None, false) => false,
-        };
-        if authentic {
-            return Ok(());
-        }
-        Err(Error::corrupt(key, "it is not authentic: damaged or changed by somebody without the key"))
-    }
 }
 
 /// What is needed to open one of the two copies.
@@ -798,88 +632,6 @@ struct Unlocked {
     warning: Option<String>,
 }
 
-enum Unwrapped {
-    Owner(RepositoryKey),
-    Writer(WriterKey),
-}
-
-/// A slot of either kind.
-#[derive(Clone, Copy)]
-enum AnySlot<'a> {
-    Owner(&'a Slot),
-    Writer(&'a WriterSlot),
-}
-
-impl File {
-    fn any_slots(&self) -> Vec<AnySlot<'_>> {
-        let writers = self.writers.iter().flatten().map(AnySlot::Writer);
-        self.slots.iter().map(AnySlot::Owner).chain(writers).collect()
-    }
-}
-
-impl AnySlot<'_> {
-    fn id(&self) -> [u8; 8] {
-        match self {
-            Self::Owner(slot) => slot.id,
-            Self::Writer(slot) => slot.id,
-        }
-    }
-
-    fn is_cheap(&self) -> bool {
-        let kdf = match self {
-            Self::Owner(slot) => &slot.kdf,
-            Self::Writer(slot) => &slot.kdf,
-        };
-        matches!(kdf, Kdf::Hkdf { .. })
-    }
-
-    fn from_cache(&self, sealed: &[u8], passphrase: &Passphrase) -> Option<WrappingKey> {
-        match self {
-            Self::Owner(slot) => WrappingKey::open_from_cache(sealed, passphrase, slot),
-            Self::Writer(slot) => WrappingKey::open_from_cache(sealed, passphrase, slot),
-        }
-    }
-
-    fn unwrap_with(&self, key: &WrappingKey, repository: RepositoryId, key_id: KeyId) -> Option<Unwrapped> {
-        match self {
-            Self::Owner(slot) => slot.unwrap_with(key, repository, key_id).map(Unwrapped::Owner).ok(),
-            Self::Writer(slot) => slot.unwrap_writer(key, repository, key_id).map(Unwrapped::Writer).ok(),
-        }
-    }
-}
-
-/// Derives a slot's wrapping key where it may block: Argon2id takes its time. None for a passphrase that cannot be the slot's.
-async fn derive(slot: AnySlot<'_>, passphrase: &Passphrase) -> Result<Option<WrappingKey>> {
-    let passphrase = passphrase.clone();
-    let derived = match slot {
-        AnySlot::Owner(slot) => {
-            let slot = slot.clone();
-            tokio::task::spawn_blocking(move || slot.wrapping_key(&passphrase))
-        }
-        AnySlot::Writer(slot) => {
-            let slot = slot.clone();
-            tokio::task::spawn_blocking(move || slot.wrapping_key(&passphrase))
-        }
-    };
-    match derived.await.unwrap_or(Err(pgbr_codec::Error::Crypto { primitive: "key derivation" })) {
-        Ok(key) => Ok(Some(key)),
-        Err(pgbr_codec::Error::WrongPassphrase) => Ok(None),
-        Err(source) => Err(Error::Codec { object: "a key slot".to_owned(), source }),
-    }
-}
-
-/// Whether a passphrase opens one of these slots.
-async fn opened_by(slots: &[AnySlot<'_>], passphrase: &Passphrase, file: &File) -> Result<bool> {
-    let key_id = file.key_id.unwrap_or(KeyId::NONE);
-    for slot in slots {
-        let key = derive(*slot, passphrase).await?;
-        if key.and_then(|key| slot.unwrap_with(&key, file.repository_id, key_id)).is_some() {
-            return Ok(true);
-        }
-    }
-    Ok(false)
-}
-
 /// Finds out that nothing is there but what an interrupted probe has left, and gives that.
 async fn refuse_if_used(store: &Store) -> Result<Vec<Path>> {
     let mut listed = store.list(&Layout::new().root());
@@ -924,35 +676,6 @@ async fn new_file(
     file.slots = vec![owner_slot(entropy, &key, &file, slot).await?];
     let keyring = file.keyring(&key, []);
     Ok((file, keyring, Some(key)))
-}
-
-/// A slot for the repository's key.
-async fn owner_slot(entropy: &dyn Entropy, key: &RepositoryKey, file: &File, new: NewSlot) -> Result<Slot> {
-    let key = key.clone();
-    new_slot(entropy, file, new, move |lock| Slot::wrap(&key, lock)).await
-}
-
-/// A slot of either kind, wrapped where it may block.
-async fn new_slot<const N: usize>(
-    entropy: &dyn Entropy,
-    file: &File,
-    new: NewSlot,
-    wrap: impl FnOnce(NewLock<'_>) -> pgbr_codec::Result<Slot<N>> + Send + 'static,
-) -> Result<Slot<N>> {
-    let NewSlot { passphrase, kdf, name } = new;
-    if name.as_ref().is_some_and(|name| name.len() > SLOT_NAME_MAX) {
-        let reason = format!("is longer than {SLOT_NAME_MAX} bytes");
-        return Err(Error::Invalid { what: "name of a key slot", reason });
-    }
-    let (slot_id, nonce, salt) = (random(entropy)?, random(entropy)?, random(entropy)?);
-    let kdf = kdf.unwrap_or_else(|| Kdf::for_passphrase(&passphrase, salt));
-    let (repository, key_id) = (file.repository_id, file.key_id.unwrap_or(KeyId::NONE));
-    let wrapped = tokio::task::spawn_blocking(move || {
-        wrap(NewLock { repository, key_id, passphrase: &passphrase, slot_id, kdf, nonce })
-    });
-    let wrapped = wrapped.await.unwrap_or(Err(pgbr_codec::Error::Crypto { primitive: "key derivation" }));
-    let wrapped = wrapped.map_err(|source| Error::Codec { object: "a key slot".to_owned(), source })?;
-    Ok(wrapped.named(name))
 }
 
 /// Which of the two copies' errors says more: what could be read wins over what could not.

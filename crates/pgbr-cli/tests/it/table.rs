@@ -18,7 +18,7 @@ fn names(wanted: impl Fn(&OptionRule) -> bool) -> Vec<&'static str> {
 #[test]
 fn names_are_sorted_and_bounded() {
     assert!(OPTIONS.is_sorted_by(|a, b| a.name < b.name));
-    assert_eq!(OPTIONS.len(), 199 + 30);
+    assert_eq!(OPTIONS.len(), 199 + 31);
     for rule in &OPTIONS {
         assert!(rule.name.len() < 60 && !rule.name.starts_with("no-") && !rule.name.starts_with("reset-"));
         let group = rule.name.split_once('-').map(|(head, _)| head);
