@@ -56,6 +56,7 @@ mod timelines;
 mod upgrade;
 mod values;
 mod verify;
+mod window;
 mod world;
 
 use pgbr_cli::exit::CliError;
