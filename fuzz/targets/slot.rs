@@ -2,11 +2,15 @@
 
 #![no_main]
 
-use pgbr_codec::Slot;
+use pgbr_codec::{Slot, WriterSlot};
 
 libfuzzer_sys::fuzz_target!(|data: &[u8]| {
     if let Ok(slot) = serde_json::from_slice::<Slot>(data) {
         let text = serde_json::to_vec(&slot).expect("a slot has a JSON form");
         assert_eq!(serde_json::from_slice::<Slot>(&text).expect("it was written just now"), slot);
+    }
+    if let Ok(slot) = serde_json::from_slice::<WriterSlot>(data) {
+        let text = serde_json::to_vec(&slot).expect("a slot has a JSON form");
+        assert_eq!(serde_json::from_slice::<WriterSlot>(&text).expect("it was written just now"), slot);
     }
 });

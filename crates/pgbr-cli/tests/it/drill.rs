@@ -113,6 +113,15 @@ fn a_sound_backup_is_proven_and_nothing_is_left() {
     assert_eq!((&shown["ok"], &shown["restore-ms"]), (&true.into(), &json["restore-ms"]), "{shown}");
     let text = rig.pgbr.ok(["info"]);
     assert!(text.contains("            drill: proven 20") && text.contains(", recovered in "), "{text}");
+    // The last of all stands at the stanza, with what it took.
+    let last = info.pointer("/0/drill").expect("info has it");
+    assert_eq!(
+        (&last["label"], &last["repo-key"], &last["ok"]),
+        (&label.as_str().into(), &1.into(), &true.into())
+    );
+    assert_eq!((&last["restore-ms"], &last["timestamp"]), (&json["restore-ms"], &shown["timestamp"]));
+    assert!(last["age"].as_u64().is_some_and(|age| age < 3600), "{last}");
+    assert!(text.contains(&format!("\n    last drill: {label}, proven 20")), "{text}");
     assert_eq!(rig.cluster.sql("postgres", "select count(*) from mark"), "2", "the cluster is not touched");
 
     // The newest five are kept, and they go with their backup.
@@ -122,6 +131,7 @@ fn a_sound_backup_is_proven_and_nothing_is_left() {
     let numbers: Vec<String> = (2..=6).map(|n| format!("{label}.{n:016x}")).collect();
     assert_eq!(rig.names("drill"), numbers);
     rig.pgbr.set_cluster(1, &rig.cluster);
+    rig.pgbr.ok(["check", "--drill-age-max=1h"]);
     rig.backup();
     rig.pgbr.ok(["expire", &format!("--set={label}")]);
     assert_eq!(rig.names("drill"), [""; 0]);

@@ -57,6 +57,7 @@ mod timelines;
 mod upgrade;
 mod values;
 mod verify;
+mod window;
 mod world;
 mod writers;
 

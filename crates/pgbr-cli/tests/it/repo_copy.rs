@@ -12,7 +12,8 @@ use crate::rig::{Frozen, PASS, Rig, assert_one_error, restore_into, said};
 use crate::world::{last_mark, set_mark};
 
 /// The commands that know all repositories; archive-push knows the first alone.
-const KNOWING: [&str; 7] = ["backup", "restore", "info", "expire", "archive-get", "annotate", "repo-copy"];
+const KNOWING: [&str; 8] =
+    ["backup", "restore", "info", "expire", "archive-get", "annotate", "repo-copy", "key-add"];
 
 /// Archives into the first repository alone, which is encrypted; the second is configured, and plain.
 fn rig() -> Rig {
@@ -126,6 +127,31 @@ fn a_chain_goes_from_a_sealed_repository_to_a_plain_one_and_back() {
     configure(&rig, "repo3-cipher-pass", &PASS.replace('X', "Y"));
     rig.pgbr.ok(["repo-copy", "--repo=2", "--to-repo=3"]);
     let target = restored(&rig, &["--repo=3"]);
+    assert_eq!(target.table_digest("postgres"), digest);
+    target.assert_clean();
+
+    // What comes when there is a passphrase for writing only in there is sealed so that it does not open it; and goes on to others.
+    let writer =
+        rig.pgbr.ok(["key-add", "--repo=3", "--write-only", "--generate", "--log-level-console=off"]);
+    rig.cluster.sql("postgres", "update pgbench_accounts set abalance = 3 where aid % 9 = 0");
+    rig.pgbr.ok(["backup", "--type=incr", "--repo=1"]);
+    let digest = rig.cluster.table_digest("postgres");
+    configure(&rig, "repo3-cipher-pass", writer.trim());
+    assert_one_error(
+        &rig.pgbr.run(["repo-copy", "--repo=1", "--to-repo=3"]),
+        95,
+        &["read back what is copied"],
+    );
+    assert_one_error(&rig.pgbr.run(["repo-copy", "--repo=3", "--to-repo=2"]), 95, &["copy backups from it"]);
+    configure(&rig, "repo3-cipher-pass", &PASS.replace('X', "Y"));
+    rig.pgbr.ok(["repo-copy", "--repo=1", "--to-repo=3"]);
+    let newest = labels(&rig, "--repo=3").pop().unwrap();
+    for name in names(&third, &newest) {
+        let pack = fs::read(third.join("pgbr/demo/backup").join(&newest).join("pack").join(&name)).unwrap();
+        assert_eq!(pack[5], if name.contains("-i") { 1 } else { 2 }, "{name}");
+    }
+    rig.pgbr.ok(["repo-copy", "--repo=3", "--to-repo=2"]);
+    let target = restored(&rig, &["--repo=2"]);
     assert_eq!(target.table_digest("postgres"), digest);
     target.assert_clean();
 }

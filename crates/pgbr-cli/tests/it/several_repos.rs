@@ -217,6 +217,16 @@ fn the_document_of_two_repositories() {
     rig.pgbr.ok(["backup", "--type=full", "--repo=1"]);
     let mut shown = info(&rig, &[]);
     forget(&mut shown);
+    // Ours stands beside what pgBackRest has.
+    for archive in shown[0]["archive"].as_array_mut().expect("a list") {
+        let fields = archive.as_object_mut().expect("an archive has fields");
+        let (newest, recovery) = (fields.remove("newest"), fields.remove("recovery"));
+        let names =
+            |of: Option<Value>| of.and_then(|v| Some(v.as_object()?.keys().cloned().collect::<Vec<_>>()));
+        assert_eq!(names(newest).as_deref(), Some(&["age".to_owned(), "archived".to_owned()][..]));
+        let ours = ["gap", "unusable", "window"].map(str::to_owned);
+        assert_eq!(names(recovery).as_deref(), Some(&ours[..]));
+    }
     let backup = |key: u64| {
         json!({
             "archive": {"start": "", "stop": ""}, "backrest": {"format": 5, "version": ""},
