@@ -84,12 +84,12 @@ fn warning(old: &TooOld, key: u16, program: &str) -> String {
         (None, Aged::Wal) => "there is no WAL of this cluster".to_owned(),
         (None, Aged::Drill) => "no backup that is there was proven by a drill".to_owned(),
         (Some((name, age)), what) => {
-            let (what, did) = match what {
-                Aged::Backup => ("the newest backup", "ended"),
-                Aged::Wal => ("the newest WAL segment", "was archived"),
-                Aged::Drill => ("the last drill that proved a backup,", "ended"),
-            };
-            format!("{what} {name} {did} {} ago", format_age(age.as_secs()))
+            let ago = format_age(age.as_secs());
+            match what {
+                Aged::Backup => format!("the newest backup {name} ended {ago} ago"),
+                Aged::Wal => format!("the newest WAL segment {name} was archived {ago} ago"),
+                Aged::Drill => format!("the last drill that proved a backup, {name}, ended {ago} ago"),
+            }
         }
     };
     let advice = match old.what {

@@ -57,7 +57,7 @@ pub struct RecoveryWindow {
     /// When the oldest backup ended, in Unix seconds by the clock of its server.
     pub from: i64,
     /// When the last segment was archived, in Unix seconds by the clock of the store: a little after the last transaction in it. Where no
-    /// segment is there behind that of the last backup, when that backup ended.
+    /// segment is there behind that of the last backup, or the clocks contradict each other, when that backup ended.
     pub to: i64,
     /// The first segment that the oldest backup needs.
     pub first: WalSegmentName,
@@ -316,7 +316,7 @@ impl Look<'_> {
         Ok(Some(RecoveryWindow {
             timeline: window.last.0,
             from,
-            to: self.moment(window.end).await?.unwrap_or(from).max(from),
+            to: self.end(window.end, &window.backups).await?.max(from),
             first: oldest.wal.start,
             last: self.name(window.last),
             backups: window.backups.clone(),
@@ -329,13 +329,10 @@ impl Look<'_> {
             (false, true) => GapReason::Unsure,
             (false, false) => GapReason::Missing,
         };
-        let to = gap.next.and_then(|label| self.end_of(label));
-        // Of the newest that is cut, where the segment before the gap went away just now.
-        let last = gap.cut.last().and_then(|label| self.end_of(*label)).unwrap_or_default();
         Ok(RecoveryGap {
             reason,
-            from: self.moment(gap.before).await?.unwrap_or(last),
-            to,
+            from: self.end(gap.before, &gap.cut).await?,
+            to: gap.next.and_then(|label| self.end_of(label)),
             first: self.name(gap.first),
             last: self.name(gap.last),
             segments: gap.last.1.saturating_sub(gap.first.1).saturating_add(1),
@@ -347,11 +344,17 @@ impl Look<'_> {
         self.backups.iter().find(|backup| backup.label == label).map(ended)
     }
 
-    async fn moment(&self, edge: Edge) -> Result<Option<i64>> {
-        let segment = match edge {
-            Edge::Backup(label) => return Ok(self.end_of(label)),
-            Edge::Segment(segment) => segment,
-        };
+    /// The last moment that is reached from some backups: not before the newest of them ended, whatever the clock of the store says.
+    async fn end(&self, edge: Edge, backups: &[BackupLabel]) -> Result<i64> {
+        let newest = backups.last().and_then(|label| self.end_of(*label)).unwrap_or_default();
+        Ok(match edge {
+            Edge::Backup(_) => newest,
+            Edge::Segment(segment) => self.archived(segment).await?.map_or(newest, |at| at.max(newest)),
+        })
+    }
+
+    /// When a segment was archived; none where it went away just now.
+    async fn archived(&self, segment: Segment) -> Result<Option<i64>> {
         if let Some(archived) = self.seen.times.get(&segment) {
             return Ok(Some(*archived));
         }
