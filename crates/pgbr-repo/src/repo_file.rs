@@ -596,7 +596,7 @@ impl Opening<'_> {
         let slots = file.any_slots();
         for slot in &slots {
             let kept = self.key_cache.and_then(|cache| cache.load(&slot.id()));
-            let kept = kept.and_then(|sealed| slot.from_cache(&sealed, passphrase));
+            let kept = kept.and_then(|sealed| slot.unsealed(&sealed, passphrase));
             if let Some(key) = kept.and_then(|key| slot.unwrap_with(&key, id, key_id)) {
                 return Ok(Unlocked { key, slot: slot.id(), warning: None });
             }

@@ -47,7 +47,7 @@ impl AnySlot<'_> {
         matches!(kdf, Kdf::Hkdf { .. })
     }
 
-    pub(super) fn from_cache(&self, sealed: &[u8], passphrase: &Passphrase) -> Option<WrappingKey> {
+    pub(super) fn unsealed(&self, sealed: &[u8], passphrase: &Passphrase) -> Option<WrappingKey> {
         match self {
             Self::Owner(slot) => WrappingKey::open_from_cache(sealed, passphrase, slot),
             Self::Writer(slot) => WrappingKey::open_from_cache(sealed, passphrase, slot),

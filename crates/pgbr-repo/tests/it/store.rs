@@ -161,7 +161,7 @@ async fn every_doubt_about_a_create_is_settled() {
 #[tokio::test]
 async fn a_request_that_may_still_arrive_is_undecided() {
     let files = object_store::memory::InMemory::new();
-    let store = Store::remote(FaultStore::new(std::sync::Arc::new(files), Fault::Fails(0)), "bucket");
+    let store = Store::remote(FaultStore::new(Arc::new(files), Fault::Fails(0)), "bucket");
     let error = store.create_resolved(&Path::from("pgbr/x"), content(1, 50), 1000).await.unwrap_err();
     assert!(matches!(error, Error::Undecided { .. }) && error.is_transient(), "{error}");
 }
