@@ -53,7 +53,7 @@ fn nothing_is_lost_to_kills_at_random_moments() {
         scope.spawn(|| blow(&world.cluster, &calm));
         while trial.killed < kills {
             trial.act();
-            if trial.acts % 10 == 0 {
+            if trial.acts.is_multiple_of(10) {
                 trial.look_closely();
             }
         }

@@ -25,7 +25,7 @@ impl Hosts {
 
     /// Gives the database host a passphrase for writing only.
     fn part(&mut self) {
-        self.writer = self.as_owner(|rig| add_writer(rig));
+        self.writer = self.as_owner(add_writer);
         self.rig.pgbr.set("global", "repo1-cipher-pass", &self.writer);
     }
 
