@@ -23,6 +23,7 @@ mod listing;
 mod majors;
 mod model;
 mod no_links;
+mod old_repositories;
 mod power_loss;
 mod props;
 mod random_kills;
