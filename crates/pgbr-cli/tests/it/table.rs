@@ -45,7 +45,7 @@ fn how_many_there_are() {
     assert_eq!(names(|r| r.group == Some(Group::Pg)).len(), 18);
     assert_eq!(names(|r| r.group == Some(Group::Repo)).len(), 79 + 5);
     for (kind, count) in [
-        (Kind::Boolean, 42 + 6),
+        (Kind::Boolean, 42 + 7),
         (Kind::Choice, 25 + 1),
         (Kind::Hash, 9 + 1),
         (Kind::Integer, 22 + 5),
