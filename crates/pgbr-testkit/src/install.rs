@@ -6,6 +6,9 @@ use std::path::{Path, PathBuf};
 /// two newest. `scripts/test.sh` installs the same ones.
 const DEFAULT_MAJORS: [u32; 4] = [13, 15, 17, 18];
 
+/// Where Debian's packages put servers.
+const SYSTEM_ROOT: &str = "/usr/lib/postgresql";
+
 /// One installed major version of PostgreSQL.
 #[derive(Debug, Clone)]
 pub struct PgInstall {
@@ -47,6 +50,22 @@ impl PgInstall {
         Self::find(wanted_majors().last().copied().expect("the list of majors is never empty"))
     }
 
+    /// Two versions for pg_upgrade, the older one first: the newest two of [`PgInstall::all`] that
+    /// `scripts/install-postgres.sh` unpacked, whose minor releases are pinned and of the same time. A server of the
+    /// system may be younger than the newest major here, and then has what that one's restore of a schema refuses. Where
+    /// there are no two of them, both are the newest.
+    ///
+    /// # Panics
+    /// When one of [`PgInstall::all`] is not installed.
+    pub fn upgrade_pair() -> (Self, Self) {
+        let pinned: Vec<Self> =
+            Self::all().into_iter().filter(|install| !install.bin.starts_with(SYSTEM_ROOT)).collect();
+        match pinned.as_slice() {
+            [.., old, new] => (old.clone(), new.clone()),
+            _ => (Self::newest(), Self::newest()),
+        }
+    }
+
     /// The major version.
     pub fn major(&self) -> u32 {
         self.major
@@ -78,7 +97,7 @@ fn candidates(major: u32) -> Vec<PathBuf> {
     if let Some(dir) = std::env::var_os("PGBR_TEST_PG_DIR") {
         roots.push(PathBuf::from(dir));
     }
-    roots.push(PathBuf::from("/usr/lib/postgresql"));
+    roots.push(PathBuf::from(SYSTEM_ROOT));
     roots.push(PathBuf::from("/var/cache/pgbr-test/pg"));
     if let Some(home) = std::env::var_os("HOME") {
         roots.push(PathBuf::from(home).join(".cache/pgbr-test/pg"));

@@ -42,7 +42,9 @@ fn points_to(pgbr: &Pgbr, cluster: &Cluster) {
 
 #[test]
 fn a_stanza_goes_on_with_the_upgraded_cluster_and_keeps_the_old_backups() {
-    let world = World::of(Cluster::builder(15));
+    let (from, to) = PgInstall::upgrade_pair();
+    let (from, to) = (from.major(), to.major());
+    let world = World::of(Cluster::builder(from));
     let (old, pgbr) = (&world.cluster, &world.pgbr);
     let old_backup = world.backup();
     let mark = world.mark();
@@ -50,7 +52,7 @@ fn a_stanza_goes_on_with_the_upgraded_cluster_and_keeps_the_old_backups() {
     assert!(pgbr.ok(["stanza-upgrade"]).contains("stanza 'demo' on repo1 is already up to date"));
     old.stop(StopMode::Fast);
 
-    let new = archiving(Cluster::builder(PgInstall::newest().major())).init();
+    let new = archiving(Cluster::builder(to)).init();
     pg_upgrade(old, &new);
     new.start();
     assert_eq!(last_mark(&new), mark.id);
@@ -64,9 +66,9 @@ fn a_stanza_goes_on_with_the_upgraded_cluster_and_keeps_the_old_backups() {
     assert_one_error(&pgbr.fails(44, ["archive-push", &current_segment(&new)]), 44, refusal);
     assert_eq!(world.newest_backup(), old_backup);
 
-    let to = format!("{}-2", new.major());
+    let (old_archive, new_archive) = (format!("{from}-1"), format!("{to}-2"));
     let upgraded = pgbr.ok(["stanza-upgrade"]);
-    assert!(upgraded.contains(&format!("goes to archive {to}")), "{upgraded}");
+    assert!(upgraded.contains(&format!("goes to archive {new_archive}")), "{upgraded}");
     assert!(pgbr.ok(["stanza-upgrade"]).contains("is already up to date"));
     // What was refused is archived now, and an increment has nothing to build on.
     let backup = said(&pgbr.run(["backup", "--type=incr"]));
@@ -78,21 +80,22 @@ fn a_stanza_goes_on_with_the_upgraded_cluster_and_keeps_the_old_backups() {
 
     let info: serde_json::Value = serde_json::from_str(&pgbr.ok(["info", "--output=json"])).unwrap();
     let of = |pointer: &str| info.pointer(pointer).cloned().unwrap_or_default();
-    assert_eq!((of("/0/db/0/version"), of("/0/db/0/id")), ("15".into(), 1.into()));
-    assert_eq!((of("/0/db/1/version"), of("/0/db/1/id")), (new.major().to_string().into(), 2.into()));
-    assert_eq!((of("/0/archive/0/id"), of("/0/archive/1/id")), ("15-1".into(), to.as_str().into()));
+    assert_eq!((of("/0/db/0/version"), of("/0/db/0/id")), (from.to_string().into(), 1.into()));
+    assert_eq!((of("/0/db/1/version"), of("/0/db/1/id")), (to.to_string().into(), 2.into()));
+    assert_eq!((of("/0/archive/0/id"), of("/0/archive/1/id")), (old_archive.into(), new_archive.into()));
     assert_eq!(
         (of("/0/backup/0/label"), of("/0/backup/0/database/id")),
         (old_backup.as_str().into(), 1.into())
     );
     assert_eq!((of("/0/backup/1/label"), of("/0/backup/1/database/id")), (new_backup.into(), 2.into()));
-    let text = pgbr.ok(["info"]);
-    let places = ["db (prior)", "(15): ", old_backup.as_str(), "db (current)"].map(|word| text.find(word));
+    let (text, prior) = (pgbr.ok(["info"]), format!("({from}): "));
+    let places =
+        ["db (prior)", prior.as_str(), old_backup.as_str(), "db (current)"].map(|word| text.find(word));
     assert!(places.iter().all(Option::is_some) && places.is_sorted(), "{text}");
 
     // The old backup comes back with the old version's programs, the new one with the new.
     for (major, set, mark) in
-        [(15, format!("--set={old_backup}"), mark), (new.major(), "--set=latest".to_owned(), new_mark)]
+        [(from, format!("--set={old_backup}"), mark), (to, "--set=latest".to_owned(), new_mark)]
     {
         let target = Cluster::builder(major).empty();
         world.restore_to(&target, &[&set]);
