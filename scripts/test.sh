@@ -7,6 +7,9 @@
 # Environment:
 #   PGBR_TEST_PG_MAJORS   PostgreSQL majors to test against (default "13 15 17 18"; known: 13 to 18)
 #   PGBR_FUZZ_SECONDS     how long each fuzz target runs (default 5, 0: not at all)
+#   PGBR_TEST_DENSE       1: crash sweeps that are sampled every day try everything
+#   PGBR_TEST_SEED        the seed that crash sweeps begin with (default 1)
+#   PGBR_TEST_CASE        a try of a crash sweep that is repeated alone, as one that fails is printed
 #   RUST_TEST_THREADS     tests at a time (default: two for each processor, as most wait for servers more than they compute)
 set -euo pipefail
 # shellcheck source=scripts/lib.sh

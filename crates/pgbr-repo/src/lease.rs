@@ -118,7 +118,7 @@ const CLEAR_AT: usize = 8;
 impl Leases {
     /// A lease of `stanza`, or with `None` of the repository's own record.
     pub fn new(repo: &Repo, stanza: Option<&StanzaName>, name: LeaseName) -> Self {
-        Self { repo: repo.clone(), stanza: stanza.cloned(), name }
+        Self { repo: repo.unguarded(), stanza: stanza.cloned(), name }
     }
 
     /// The highest term; `None` where there is none.
@@ -261,6 +261,11 @@ impl Lease {
             Some(state) => Err(lost(state.holder)),
             None => Err(lost("nobody".to_owned())),
         }
+    }
+
+    /// Its name.
+    pub const fn name(&self) -> &LeaseName {
+        &self.leases.name
     }
 
     /// Whether it lies in a directory of this host.

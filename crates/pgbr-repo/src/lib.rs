@@ -55,6 +55,7 @@ mod backup_objects;
 mod cloud;
 mod drill;
 mod error;
+mod guard;
 mod hold;
 mod key_cache;
 mod keys;
@@ -80,6 +81,7 @@ pub use cloud::{
 };
 pub use drill::{CheckResult, Drill, DrillCheck, DrillFacts, Drills};
 pub use error::{Cause, Error, Result};
+pub use guard::Guard;
 pub use hold::{HoldRecord, HoldRequest, HoldState, Holds};
 pub use key_cache::{FileKeyCache, KeyCache};
 pub use keys::{HoldId, Layout, LeaseName, PREFIX, ParsedKey, PinId, WalDigest, WalLog};

@@ -145,7 +145,7 @@ pub struct Pin {
 impl Pins {
     /// The pins of `stanza` in `repo`.
     pub fn new(repo: &Repo, stanza: &StanzaName) -> Self {
-        Self { repo: repo.clone(), stanza: stanza.clone() }
+        Self { repo: repo.unguarded(), stanza: stanza.clone() }
     }
 
     /// Puts a pin. Only afterwards check that the manifests of what it names exist.

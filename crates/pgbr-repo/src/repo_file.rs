@@ -18,10 +18,11 @@ use pgbr_manifest::StanzaName;
 use self::slots::{AnySlot, Unwrapped, derive, new_slot, opened_by, owner_slot};
 use self::text::{FORMAT, FORMAT_WRITERS, File, MAX_RETIRED, MAX_SLOTS, in_repo_json, retired_keys};
 use crate::error::{Error, Result};
+use crate::guard::Guard;
 use crate::key_cache::KeyCache;
 use crate::keys::{self, Layout, ParsedKey};
 use crate::probe::{StoreTraits, probe};
-use crate::store::{Resolved, Store};
+use crate::store::{Created, Resolved, Store};
 
 /// The largest `repo.json`, in bytes.
 const MAX_REPO_JSON: u64 = 256 << 10;
@@ -53,11 +54,11 @@ pub struct CreateOptions {
 /// An open repository. Cheap to clone.
 #[derive(Clone)]
 pub struct Repo {
+    store: Store,
     inner: Arc<Inner>,
 }
 
 struct Inner {
-    store: Store,
     keyring: Keyring,
     key: Option<RepositoryKey>,
     /// The slot that it was opened by.
@@ -105,8 +106,8 @@ impl NewSlot {
 
 impl fmt::Debug for Repo {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Inner { store, file, .. } = &*self.inner;
-        f.debug_struct("Repo").field("store", store).field("id", &file.repository_id).finish_non_exhaustive()
+        let (store, id) = (&self.store, &self.inner.file.repository_id);
+        f.debug_struct("Repo").field("store", store).field("id", id).finish_non_exhaustive()
     }
 }
 
@@ -129,10 +130,9 @@ impl Repo {
 
         let (file, keyring, key) = new_file(&options, traits).await?;
         let text = file.render(&keyring)?;
-        store.set_create_honoured(traits.create);
         let keys = Layout::new();
-        match store.create_resolved(&keys.repo_json(), text.clone(), MAX_REPO_JSON).await? {
-            Resolved::Ours => {}
+        match put_first(&store, &text, traits).await? {
+            Resolved::Ours => store.set_create_honoured(traits.create),
             Resolved::Others(_) => return Err(exists(&store, keys.repo_json())),
         }
         store.overwrite(&keys.repo_json_copy(), text.clone()).await?;
@@ -146,7 +146,7 @@ impl Repo {
         store.remove_empty_directories(&Layout::new().probe_root()).await?;
         let (entropy, warnings) = (options.entropy, Vec::new());
         let slot = file.slots.first().map(|slot| slot.id);
-        Ok(Self { inner: Arc::new(Inner { store, keyring, key, slot, file, text, warnings, entropy }) })
+        Ok(Self { store, inner: Arc::new(Inner { keyring, key, slot, file, text, warnings, entropy }) })
     }
 
     /// Opens the repository in a store; from the copy of `repo.json` where the first is missing or damaged, with a warning.
@@ -175,7 +175,7 @@ impl Repo {
         warnings.extend(warning);
         store.set_create_honoured(file.store.create);
         store.expect_repository();
-        Ok(Self { inner: Arc::new(Inner { store, keyring, key, slot, file, text, warnings, entropy }) })
+        Ok(Self { store, inner: Arc::new(Inner { keyring, key, slot, file, text, warnings, entropy }) })
     }
 
     /// Opens a repository by the text of its `repo.json` that was kept on this host ([`Repo::text`]), without asking the store. It is checked
@@ -196,7 +196,7 @@ impl Repo {
         store.set_create_honoured(file.store.create);
         store.expect_repository();
         let warnings = warning.into_iter().collect();
-        Ok(Self { inner: Arc::new(Inner { store, keyring, key, slot, file, text, warnings, entropy }) })
+        Ok(Self { store, inner: Arc::new(Inner { keyring, key, slot, file, text, warnings, entropy }) })
     }
 
     /// The text of `repo.json` as it was opened: keys are in it wrapped only.
@@ -422,8 +422,19 @@ impl Repo {
     }
 
     /// The store it lies in.
-    pub fn store(&self) -> &Store {
-        &self.inner.store
+    pub const fn store(&self) -> &Store {
+        &self.store
+    }
+
+    /// The same for who holds a lease: nothing is overwritten or taken away through it once that may be another's. Pins and leases are their
+    /// owner's whatever happens, and go their own way.
+    #[must_use]
+    pub fn guarded(&self, guard: Arc<dyn Guard>) -> Self {
+        Self { store: self.store.guarded(guard), inner: Arc::clone(&self.inner) }
+    }
+
+    pub(crate) fn unguarded(&self) -> Self {
+        Self { store: self.store.unguarded(), inner: Arc::clone(&self.inner) }
     }
 
     /// The keys that its objects are sealed and opened with.
@@ -499,7 +510,7 @@ impl Repo {
         slot: Option<[u8; 8]>,
     ) -> Result<Self> {
         let keys = Layout::new();
-        let Inner { store, warnings, entropy, .. } = &*self.inner;
+        let (store, Inner { warnings, entropy, .. }) = (&self.store, &*self.inner);
         if store.get(&keys.repo_json(), MAX_REPO_JSON).await? != self.inner.text {
             return Err(Error::Invalid {
                 what: "repo.json",
@@ -514,7 +525,7 @@ impl Repo {
         store.overwrite(&keys.repo_json_copy(), text.clone()).await?;
         store.overwrite(&keys.repo_json(), text.clone()).await?;
         let (store, warnings, entropy) = (store.clone(), warnings.clone(), Arc::clone(entropy));
-        Ok(Self { inner: Arc::new(Inner { store, keyring, key, slot, file, text, warnings, entropy }) })
+        Ok(Self { store, inner: Arc::new(Inner { keyring, key, slot, file, text, warnings, entropy }) })
     }
 }
 
@@ -643,6 +654,21 @@ async fn refuse_if_used(store: &Store) -> Result<Vec<Path>> {
         rubbish.push(object.key);
     }
     Ok(rubbish)
+}
+
+/// Puts the `repo.json` of a new repository. It is asked for as a create even where the probe found that creates are not honoured: whoever made a
+/// repository here meanwhile has taken the probe's objects away, which looks like that, and what it made must not be overwritten.
+async fn put_first(store: &Store, text: &Bytes, traits: StoreTraits) -> Result<Resolved> {
+    let key = Layout::new().repo_json();
+    let asked = if traits.create { None } else { Some(store.create_asked(&key, text.clone()).await?) };
+    let honoured = match asked {
+        Some(Some(Created::New)) => return Ok(Resolved::Ours),
+        None | Some(Some(Created::AlreadyThere)) => true,
+        // The store knows no such thing.
+        Some(None) => false,
+    };
+    store.set_create_honoured(honoured);
+    store.create_resolved(&key, text.clone(), MAX_REPO_JSON).await
 }
 
 fn exists(store: &Store, object: Path) -> Error {

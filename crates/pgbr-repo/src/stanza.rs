@@ -99,6 +99,22 @@ impl Stanza {
     /// [`Error::StanzaExists`] where it is there for this cluster (a missing or damaged copy of its record is made whole),
     /// [`Error::StanzaMismatch`] where it is there for another; as the store failed.
     pub async fn create(repo: &Repo, name: &StanzaName, cluster: NewCluster, now: i64) -> Result<Self> {
+        Self::create_with_history(repo, name, &[cluster], now).await
+    }
+
+    /// Makes a stanza for the last of these clusters, which has succeeded the others, oldest first.
+    ///
+    /// # Errors
+    /// As [`Stanza::create`]; [`Error::Invalid`] for no cluster or too many.
+    pub async fn create_with_history(
+        repo: &Repo,
+        name: &StanzaName,
+        clusters: &[NewCluster],
+        now: i64,
+    ) -> Result<Self> {
+        let invalid =
+            || Error::Invalid { what: "stanza history", reason: format!("has 1 to {MAX_HISTORY} entries") };
+        let cluster = *clusters.last().filter(|_| clusters.len() <= MAX_HISTORY).ok_or_else(invalid)?;
         if keys::parse_stanza(name.as_str()).is_none() {
             let reason = format!("'{name}' is taken by the repository itself");
             return Err(Error::Invalid { what: "stanza name", reason });
@@ -111,7 +127,10 @@ impl Stanza {
         let stanza = Self {
             repo: repo.clone(),
             name: name.clone(),
-            history: vec![ClusterId::new(1, cluster, now)],
+            history: (1..)
+                .zip(clusters)
+                .map(|(number, cluster)| ClusterId::new(number, *cluster, now))
+                .collect(),
             warnings: Vec::new(),
         };
         let (keys, object) = (Layout::new(), stanza.seal()?);
@@ -172,6 +191,20 @@ impl Stanza {
                 Err(error) if error.is_not_found() || error.is_unverified() => wrong.push((key, error)),
                 Err(error) => return Err(error),
             }
+        }
+        Ok(wrong)
+    }
+
+    /// Writes the stanza's record and its copy again where one is missing or says something else; tells whether anything was done.
+    ///
+    /// Only for who holds the stanza's lease.
+    ///
+    /// # Errors
+    /// As the store failed.
+    pub async fn heal(&self) -> Result<bool> {
+        let wrong = !self.check_copies().await?.is_empty();
+        if wrong {
+            self.write().await?;
         }
         Ok(wrong)
     }

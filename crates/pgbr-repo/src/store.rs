@@ -30,6 +30,7 @@ use object_store::{
 };
 
 use crate::error::{Cause, Error, Meaning, Result, Told};
+use crate::guard::Guard;
 use crate::keys::{Layout, PREFIX};
 
 /// How long it counts that the repository was seen in a store of another host.
@@ -149,6 +150,7 @@ pub struct Requests {
 #[derive(Clone)]
 pub struct Store {
     inner: Arc<Inner>,
+    guard: Option<Arc<dyn Guard>>,
 }
 
 struct Inner {
@@ -247,6 +249,7 @@ impl Store {
 
     fn from_parts(objects: Arc<dyn ObjectStore>, local: Option<Local>, place: String) -> Self {
         Self {
+            guard: None,
             inner: Arc::new(Inner {
                 objects,
                 local,
@@ -274,6 +277,25 @@ impl Store {
             inner.bulk = bulk.map(|objects| Bulk { objects, refused: AtomicBool::new(false) });
         }
         self
+    }
+
+    /// The same for who holds a lease: nothing is overwritten or taken away through it once that may be another's.
+    #[must_use]
+    pub fn guarded(&self, guard: Arc<dyn Guard>) -> Self {
+        Self { inner: Arc::clone(&self.inner), guard: Some(guard) }
+    }
+
+    /// The same without a guard: for what is nobody else's whatever happens, because its name is random.
+    #[must_use]
+    pub(crate) fn unguarded(&self) -> Self {
+        Self { inner: Arc::clone(&self.inner), guard: None }
+    }
+
+    async fn check_guard(&self) -> Result<()> {
+        match &self.guard {
+            Some(guard) => guard.check().await,
+            None => Ok(()),
+        }
     }
 
     /// What messages call this store: a directory or an address.
@@ -542,6 +564,7 @@ impl Store {
     /// Where the store failed or could not be reached.
     pub async fn delete(&self, key: &Path) -> Result<()> {
         self.check_before_change().await?;
+        self.check_guard().await?;
         bump(&self.inner.counters.deletes, 1);
         match self.inner.objects.delete(key).await {
             Ok(()) => Ok(()),
@@ -567,7 +590,7 @@ impl Store {
         }
         self.check_before_change().await?;
         let left = match &self.inner.bulk {
-            Some(bulk) => self.delete_bulk(bulk, keys).await,
+            Some(bulk) => self.delete_bulk(bulk, keys).await?,
             None => keys,
         };
         let singles = left.into_iter().map(|key| async move {
@@ -582,7 +605,7 @@ impl Store {
     }
 
     /// Deletes by requests for many objects each. Returns those that are not known to be gone: each is then tried alone, which tells why.
-    async fn delete_bulk(&self, bulk: &Bulk, keys: Vec<Path>) -> Vec<Path> {
+    async fn delete_bulk(&self, bulk: &Bulk, keys: Vec<Path>) -> Result<Vec<Path>> {
         let mut left = Vec::new();
         let mut chunks = keys.chunks(BULK);
         for chunk in &mut chunks {
@@ -590,6 +613,7 @@ impl Store {
                 left.extend_from_slice(chunk);
                 continue;
             }
+            self.check_guard().await?;
             let asked = futures::stream::iter(chunk.to_vec()).map(Ok).boxed();
             let answers = bulk.objects.delete_stream(asked).collect::<Vec<_>>();
             // In a task of its own: the client panics where the answer names an object that was not asked for.
@@ -600,7 +624,7 @@ impl Store {
             bulk.refused.store(gone.is_empty(), Ordering::Relaxed);
             left.extend(chunk.iter().filter(|key| !gone.contains(key)).cloned());
         }
-        left
+        Ok(left)
     }
 
     /// Takes an object away for good, before this returns: where what comes next relies on it.
@@ -753,6 +777,9 @@ impl Store {
 
     async fn put(&self, key: &Path, content: Bytes, mode: PutMode) -> Result<Created> {
         self.check_before_change().await?;
+        if mode == PutMode::Overwrite {
+            self.check_guard().await?;
+        }
         let created = self.request_put(key, content, mode).await.map_err(|e| Error::from_store(key, e))?;
         if created == Created::New {
             self.settle_ancestors(key).await?;

@@ -53,7 +53,10 @@ mod pgbr;
 mod proxy;
 mod run;
 mod scratch;
+mod seed;
 mod stores;
+mod sweep;
+mod turns;
 
 pub use bench::Pgbench;
 pub use cluster::{Cluster, ClusterBuilder, StopMode};
@@ -65,4 +68,6 @@ pub use pgbr::Pgbr;
 pub use proxy::{Act, Proxy, Seen};
 pub use run::{Finished, free_port, run, wait_until};
 pub use scratch::Scratch;
+pub use seed::Numbers;
 pub use stores::{AzureServer, Bucket, Certificates, Client, GcsServer, S3Server, StoreKind};
+pub use sweep::{Case, Sweep, is_dense};

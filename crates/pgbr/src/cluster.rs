@@ -156,7 +156,7 @@ pub(crate) async fn wait_for_wal(
         if host.clock.monotonic().saturating_sub(begun) >= timeout {
             return Err(Error::ArchiveTimeout { segment: *missing, seconds: timeout.as_secs() });
         }
-        tokio::time::sleep(pause).await;
+        host.clock.sleep(pause).await;
         pause = (pause * 2).min(longest);
     }
 }

@@ -30,6 +30,7 @@ use crate::load::{self, Backup};
 use crate::observe::Event;
 use crate::place::{RepoAccess, StanzaPlace};
 use crate::restore::check_packs;
+use crate::standing::take_back;
 use crate::stanza::open_or_create;
 
 /// What to copy.
@@ -186,7 +187,9 @@ async fn pinned(
     let to = StanzaPlace::new(repo, stanza);
     let lease = Held::lease(host, &to).await?;
     let done = async {
-        let to = if stanza_made { with_history(host, to, from).await? } else { to };
+        if !stanza_made {
+            make_whole(host, &to, &lease).await?;
+        }
         Copy { host, request, from, to: &to, lease: &lease }.run(&chain, stanza_made).await
     };
     let done = done.await;
@@ -259,7 +262,7 @@ async fn existing(to: &StanzaPlace, backup: &Backup) -> Result<Option<Backup>> {
     if same { Ok(Some(found)) } else { Err(RepoError::BackupExists { label: label.to_string() }.into()) }
 }
 
-/// The stanza in the target; made for the first cluster of the source's where it is missing.
+/// The stanza in the target; made with the source's history where it is missing.
 async fn open_or_make(host: &Host, repo: &pgbr_repo::Repo, from: &StanzaPlace) -> Result<(Stanza, bool)> {
     match Stanza::open(repo, from.stanza.name()).await {
         Ok(stanza) => {
@@ -267,23 +270,27 @@ async fn open_or_make(host: &Host, repo: &pgbr_repo::Repo, from: &StanzaPlace) -
             Ok((stanza, false))
         }
         Err(RepoError::StanzaMissing { .. }) => {
-            let first = from.stanza.history().first().unwrap_or_else(|| from.stanza.current());
-            let now = host.now_seconds();
-            let made = Stanza::create(repo, from.stanza.name(), cluster(first), now).await?;
-            host.tell(Event::Note { text: format!("made stanza '{}' in the target", from.stanza.name()) });
+            let history: Vec<_> = from.stanza.history().iter().map(cluster).collect();
+            let (name, now) = (from.stanza.name(), host.now_seconds());
+            let made = Stanza::create_with_history(repo, name, &history, now).await?;
+            host.tell(Event::Note { text: format!("made stanza '{name}' in the target") });
             Ok((made, true))
         }
         Err(error) => Err(error.into()),
     }
 }
 
-/// The stanza that was just made, with the clusters that came after the first.
-async fn with_history(host: &Host, to: StanzaPlace, from: &StanzaPlace) -> Result<StanzaPlace> {
-    let mut stanza = to.stanza.clone();
-    for entry in from.stanza.history().iter().skip(1) {
-        stanza = stanza.upgrade(cluster(entry), host.now_seconds()).await?;
+/// Writes a copy of the target's stanza record again that is missing: whoever made the stanza may not have lived to do it.
+async fn make_whole(host: &Host, to: &StanzaPlace, lease: &Held<Lease>) -> Result<()> {
+    if to.stanza.check_copies().await?.is_empty() {
+        return Ok(());
     }
-    Ok(StanzaPlace::new(to.repo, stanza))
+    // As it is now that nobody else changes it.
+    if Stanza::open(&to.repo.guarded(lease.guard()), to.stanza.name()).await?.heal().await? {
+        let text = "wrote a copy of the stanza's record that was missing or damaged";
+        host.tell(Event::Note { text: text.to_owned() });
+    }
+    Ok(())
 }
 
 const fn cluster(entry: &ClusterId) -> NewCluster {
@@ -451,8 +458,7 @@ impl Copy<'_> {
         self.to.backups.commit_manifest(&label, attempt, Bytes::from(object)).await?;
         if let Err(lost) = self.still_there(parent, &put.pins).await {
             // What the manifest names may have been swept while it was put: it must not be believed.
-            self.to.backups.withdraw_manifest(&label, attempt).await?;
-            return Err(lost);
+            take_back(self.host, self.to, (label, attempt), lost).await?;
         }
         self.host.tell(Event::BackupCommitted { label });
         Ok(())

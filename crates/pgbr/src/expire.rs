@@ -59,7 +59,7 @@ pub async fn expire(host: &Host, request: ExpireRequest) -> Result<ExpireReport>
         return Expire::new(host, &place, &request, None).run().await;
     }
     let lease = Held::lease(host, &place).await?;
-    let done = Expire::new(host, &place, &request, Some(&lease)).run().await;
+    let done = Expire::new(host, &place.guarded(&lease), &request, Some(&lease)).run().await;
     lease.release(host).await;
     done
 }
@@ -73,7 +73,7 @@ pub async fn expire_as(host: &Host, writer: Writer, request: ExpireRequest) -> R
     let Writer { place, lease } = writer;
     let before = place.repo.store().requests();
     let lease_of = (!request.dry_run).then_some(&lease);
-    let mut done = Expire::new(host, &place, &request, lease_of).run().await;
+    let mut done = Expire::new(host, &place.guarded(&lease), &request, lease_of).run().await;
     lease.release(host).await;
     if let Ok(report) = &mut done {
         report.requests = requests_since(&place.repo, before);

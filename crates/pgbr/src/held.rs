@@ -3,9 +3,13 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use futures::{StreamExt, TryStreamExt};
+use futures::future::BoxFuture;
+use futures::{FutureExt, StreamExt, TryStreamExt};
 use pgbr_manifest::BackupLabel;
-use pgbr_repo::{Lease, LeaseName, LeaseRequest, Leases, Pin, PinKind, PinRequest, PinState, Pins, Watch};
+use pgbr_repo::{
+    Error as RepoError, Guard, Lease, LeaseName, LeaseRequest, Leases, Pin, PinKind, PinRequest, PinState,
+    Pins, Watch,
+};
 use tokio::sync::Mutex;
 use tokio::task::JoinHandle;
 
@@ -18,9 +22,12 @@ use crate::place::StanzaPlace;
 const TTL: Duration = Duration::from_secs(60);
 /// How often a sign of life is given.
 const BEAT: Duration = Duration::from_secs(15);
-/// So long after it gave a sign of life a lease in a store elsewhere is known to be this process's without asking: nobody takes it over before
-/// having seen it without one for the time-to-live. Longer than from one sign to the next.
+/// So long after it gave a sign of life a lease is known to be this process's without asking: nobody takes it over before having seen it without
+/// one for the time-to-live. Longer than from one sign to the next, and so much shorter than the time-to-live that a request which is sent now
+/// arrives before anybody else can have it.
 const FRESH: Duration = Duration::from_secs(20);
+/// A sign of life that took longer than this to be given is too old to rely on.
+const SURE: Duration = Duration::from_secs(40);
 /// How many backups are looked for at once.
 const LOOKS: usize = 16;
 /// How often a lease is looked at that another process has.
@@ -53,7 +60,7 @@ impl<T: Send + 'static> Held<T> {
         let (shared, clock, host) = (Arc::clone(&inner), Arc::clone(&host.clock), host.clone());
         let task = tokio::spawn(async move {
             loop {
-                tokio::time::sleep(BEAT).await;
+                host.clock.sleep(BEAT).await;
                 let mut slot = shared.lock().await;
                 let Some(living) = slot.as_mut() else { return };
                 let now = host.clock.monotonic();
@@ -75,13 +82,13 @@ impl<T: Send + 'static> Held<T> {
 }
 
 trait AsyncBeat<T>: Send + Sync + 'static {
-    fn beat<'a>(&'a self, inner: &'a mut T) -> futures::future::BoxFuture<'a, Result<(), pgbr_repo::Error>>;
+    fn beat<'a>(&'a self, inner: &'a mut T) -> BoxFuture<'a, Result<(), RepoError>>;
 }
 
 struct PinBeat;
 
 impl AsyncBeat<Pin> for PinBeat {
-    fn beat<'a>(&'a self, pin: &'a mut Pin) -> futures::future::BoxFuture<'a, Result<(), pgbr_repo::Error>> {
+    fn beat<'a>(&'a self, pin: &'a mut Pin) -> BoxFuture<'a, Result<(), RepoError>> {
         Box::pin(pin.beat())
     }
 }
@@ -89,10 +96,7 @@ impl AsyncBeat<Pin> for PinBeat {
 struct LeaseBeat;
 
 impl AsyncBeat<Lease> for LeaseBeat {
-    fn beat<'a>(
-        &'a self,
-        lease: &'a mut Lease,
-    ) -> futures::future::BoxFuture<'a, Result<(), pgbr_repo::Error>> {
+    fn beat<'a>(&'a self, lease: &'a mut Lease) -> BoxFuture<'a, Result<(), RepoError>> {
         Box::pin(lease.renew())
     }
 }
@@ -131,7 +135,7 @@ pub(crate) async fn outlived(host: &Host, pins: &Pins, pin: &PinState) -> Result
             pins.break_stale(&pin.id).await?;
             return Ok(true);
         }
-        tokio::time::sleep(LOOK).await;
+        host.clock.sleep(LOOK).await;
     }
 }
 
@@ -238,7 +242,7 @@ impl Held<Lease> {
             }
             let changed = leases.state().await?;
             let before = changed.as_ref().map(|state| (state.owner.clone(), state.beat));
-            tokio::time::sleep(LOOK).await;
+            host.clock.sleep(LOOK).await;
             let after = leases.state().await?.map(|state| (state.owner, state.beat));
             if after != before {
                 // It moved: its owner lives.
@@ -258,13 +262,22 @@ impl Held<Lease> {
 
     /// Whether nobody can have taken it over. Where asking costs nothing, it is asked.
     fn is_fresh(&self, lease: &Living<Lease>) -> bool {
-        let age = self.clock.monotonic().saturating_sub(lease.beat_at);
-        !lease.inner.is_local() && age < FRESH
+        !lease.inner.is_local() && is_fresh(&self.clock, lease.beat_at)
     }
 
-    /// Keeps it for its time-to-live and gives no more signs of life: nothing of it is written from now on.
-    pub(crate) async fn fall_silent(self) -> Result<()> {
-        self.take().await.map(drop)
+    /// What keeps its holder from changing anything once it may be another's: by the clock of this process, which has gone on where the process
+    /// stood still.
+    pub(crate) fn guard(&self) -> Arc<dyn Guard> {
+        Arc::new(WhileHeld { inner: Arc::clone(&self.inner), clock: Arc::clone(&self.clock) })
+    }
+
+    /// Gives a last sign of life: nothing of it is written from now on. What it guards can be changed for as long as nobody else takes it over.
+    pub(crate) async fn fall_silent(self) -> Result<Arc<dyn Guard>> {
+        let mut living = self.take().await?;
+        let since = self.clock.monotonic();
+        living.inner.renew().await?;
+        let lease = living.inner.name().to_string();
+        Ok(Arc::new(WhileFresh { lease, since, clock: Arc::clone(&self.clock) }))
     }
 
     /// Gives it back. Where that fails it goes stale by itself, and the work that it was for has ended either way.
@@ -277,5 +290,70 @@ impl Held<Lease> {
         if let Err(error) = released {
             host.warn(format!("a lease could not be given back, and goes stale by itself: {error}"));
         }
+    }
+}
+
+/// Lets what a lease covers be changed while it is held. Gives a sign of life first where the last one is not fresh any more.
+struct WhileHeld {
+    inner: Arc<Mutex<Option<Living<Lease>>>>,
+    clock: Arc<dyn Clock>,
+}
+
+impl Guard for WhileHeld {
+    fn check(&self) -> BoxFuture<'_, Result<(), RepoError>> {
+        async {
+            let mut slot = self.inner.lock().await;
+            let Some(living) = slot.as_mut() else { return Err(lost("given back")) };
+            if is_fresh(&self.clock, living.beat_at) {
+                return Ok(());
+            }
+            let now = self.clock.monotonic();
+            living.inner.renew().await?;
+            // Another may have taken it over before that was written.
+            living.inner.check().await?;
+            living.beat_at = now;
+            if age(&self.clock, now) < SURE { Ok(()) } else { Err(lost(living.inner.name())) }
+        }
+        .boxed()
+    }
+}
+
+/// The same of one that gives no more signs of life.
+struct WhileFresh {
+    lease: String,
+    since: Duration,
+    clock: Arc<dyn Clock>,
+}
+
+impl Guard for WhileFresh {
+    fn check(&self) -> BoxFuture<'_, Result<(), RepoError>> {
+        let fresh = is_fresh(&self.clock, self.since);
+        async move { if fresh { Ok(()) } else { Err(lost(&self.lease)) } }.boxed()
+    }
+}
+
+/// Whether so long after a sign of life, or a look, nobody else can have taken over since.
+pub(crate) fn is_fresh(clock: &Arc<dyn Clock>, beat_at: Duration) -> bool {
+    age(clock, beat_at) < FRESH
+}
+
+fn age(clock: &Arc<dyn Clock>, beat_at: Duration) -> Duration {
+    clock.monotonic().saturating_sub(beat_at)
+}
+
+fn lost(lease: impl ToString) -> RepoError {
+    let holder = "another process, or may have been: this one stood still for too long".to_owned();
+    RepoError::LeaseLost { lease: lease.to_string(), holder }
+}
+
+impl std::fmt::Debug for WhileHeld {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("WhileHeld").finish_non_exhaustive()
+    }
+}
+
+impl std::fmt::Debug for WhileFresh {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("WhileFresh").field("since", &self.since).finish_non_exhaustive()
     }
 }

@@ -4,19 +4,26 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
+use futures::FutureExt;
+use futures::future::BoxFuture;
 use pgbr_codec::LaneSeed;
 
 use crate::error::{Error, Result};
 use crate::observe::{Event, Observer, Silent};
 pub use pgbr_repo::Entropy;
 
-/// Tells the time.
+/// Tells the time, and lets it pass.
 pub trait Clock: Send + Sync {
     /// Nanoseconds since 1970, UTC.
     fn now_ns(&self) -> i64;
 
     /// Time since some moment that stays the same until the next boot; it never steps back and counts while the host sleeps.
     fn monotonic(&self) -> Duration;
+
+    /// Waits for what other processes do or do not do in so long.
+    fn sleep(&self, time: Duration) -> BoxFuture<'static, ()> {
+        tokio::time::sleep(time).boxed()
+    }
 }
 
 /// The clock of the machine.

@@ -94,12 +94,14 @@ pub async fn key_change(host: &Host, repo: &RepoAccess, change: KeyChange) -> Re
     let changed = async {
         let before = repo.open(host).await?;
         before.require_reader("change what opens the repository")?;
-        leases.push(Held::lease_of(host, Leases::new(&before, None, LeaseName::record())).await?);
+        let lease = Held::lease_of(host, Leases::new(&before, None, LeaseName::record())).await?;
+        let guard = lease.guard();
+        leases.push(lease);
         if matches!(change, KeyChange::Rotate(_)) {
             stanza_leases(host, &before, &mut leases).await?;
         }
         // As it is now that nobody else changes it.
-        let opened = repo.open(host).await?;
+        let opened = repo.open(host).await?.guarded(guard);
         // Where one of the two copies is not what it should be, it would not be known which of them this is about.
         opened.heal().await?;
         let changed = match change {

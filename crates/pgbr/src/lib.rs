@@ -46,6 +46,7 @@ mod reach;
 mod report;
 mod restore;
 mod run;
+mod standing;
 mod stanza;
 mod verify;
 mod writer;

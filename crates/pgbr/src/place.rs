@@ -9,10 +9,11 @@ use pgbr_manifest::StanzaName;
 #[cfg(doc)]
 use pgbr_repo::Error as RepoError;
 use pgbr_repo::{
-    BackupStore, CloudOptions, FileKeyCache, KeyCache, LeaseName, Leases, Repo, Stanza, Store, WalStore,
+    BackupStore, CloudOptions, FileKeyCache, KeyCache, Lease, LeaseName, Leases, Repo, Stanza, Store, WalStore,
 };
 
 use crate::error::{Error, Result};
+use crate::held::Held;
 use crate::host::Host;
 
 /// Where a repository lies.
@@ -145,6 +146,11 @@ pub struct StanzaPlace {
 }
 
 impl StanzaPlace {
+    /// The same for who holds the lease of its writers: nothing is overwritten or taken away through it once that may be another's.
+    pub(crate) fn guarded(&self, lease: &Held<Lease>) -> Self {
+        Self::new(self.repo.guarded(lease.guard()), self.stanza.clone())
+    }
+
     pub(crate) fn new(repo: Repo, stanza: Stanza) -> Self {
         let backups = BackupStore::new(&repo, stanza.name());
         let wal = WalStore::new(&repo, stanza.name());

@@ -91,7 +91,7 @@ async fn make_whole(host: &Host, access: &RepoAccess, repo: Repo) -> Result<Repo
     let healed = async {
         // As it is now that nobody else changes it.
         let repo = access.open(host).await?;
-        if repo.heal().await? {
+        if repo.guarded(lease.guard()).heal().await? {
             host.tell(Event::Note {
                 text: "wrote a copy of repo.json that was missing or damaged".to_owned(),
             });

@@ -74,14 +74,7 @@ pub(crate) async fn repo(directory: &Path) -> Repo {
 
 /// The repository in a directory by way of a store with something wrong. Requests count from the first after the opening.
 pub(crate) async fn faulty_repo(directory: &Path, fault: Fault) -> (Repo, Arc<FaultStore>) {
-    let later = |n: usize| n + 1;
-    let fault = match fault {
-        Fault::Fails(n) => Fault::Fails(later(n)),
-        Fault::ActsAndFails(n) => Fault::ActsAndFails(later(n)),
-        Fault::Dies(n) => Fault::Dies(later(n)),
-        other => other,
-    };
-    let (store, wrapper) = faulty(directory, fault);
+    let (store, wrapper) = faulty(directory, fault.later(1));
     let repo = open(store).await.unwrap();
     assert_eq!(wrapper.requests(), 1, "a repository is opened by one request");
     (repo, wrapper)

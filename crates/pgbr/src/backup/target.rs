@@ -21,6 +21,7 @@ use crate::load::{self, Backup, FirstNodes, LayerNodes};
 use crate::observe::Event;
 use crate::packs::{DataPacks, IndexPacks, Uploads, plan_uploads};
 use crate::place::StanzaPlace;
+use crate::standing::take_back;
 use crate::writer::Writer;
 
 /// The most raw bytes of a frame in a full backup.
@@ -62,7 +63,7 @@ impl Base {
         now: &ManifestFacts,
     ) -> Result<Self> {
         let lease = Held::lease(&host, &place).await?;
-        match Grounds::find(&host, &place, request, primary, now).await {
+        match Grounds::find(&host, &place.guarded(&lease), request, primary, now).await {
             Ok(grounds) => Ok(Self { number, host, place, pack_size, lease, grounds }),
             Err(error) => {
                 lease.release(&host).await;
@@ -275,7 +276,7 @@ impl Target {
     /// Makes layers of what broken runs have stored.
     pub(super) async fn adopt(&mut self) -> Result<()> {
         let Some(broken) = self.broken.clone() else { return Ok(()) };
-        let (host, place) = (self.host.clone(), self.place.clone());
+        let (host, place) = (self.host.clone(), self.place.guarded(&self.lease));
         let (pack_size, runtime) = (self.pack_size, Handle::current());
         let work = move || resume::adopt(&host, &place, &broken, pack_size, &runtime);
         let adopted = tokio::task::spawn_blocking(work)
@@ -342,8 +343,7 @@ impl Target {
         self.place.backups.commit_manifest(&self.label, self.attempt, Bytes::from(object)).await?;
         if let Err(lost) = self.check().await {
             // What the manifest names may have been swept while it was put: it must not be believed.
-            self.place.backups.withdraw_manifest(&self.label, self.attempt).await?;
-            return Err(lost);
+            take_back(&self.host, &self.place, (self.label, self.attempt), lost).await?;
         }
         self.host.tell(Event::BackupCommitted { label: self.label });
         self.forget_runs().await;

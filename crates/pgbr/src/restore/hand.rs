@@ -5,6 +5,7 @@ use std::io;
 use std::os::unix::fs::{DirBuilderExt, MetadataExt, PermissionsExt, symlink};
 use std::path::{Path, PathBuf};
 
+use pgbr_pg::TEMPORARY_SUFFIX;
 use rustix::fs::{Gid, Uid};
 
 use crate::error::{Error, Result};
@@ -121,14 +122,29 @@ impl Hand {
     /// Makes a directory and those above it that are missing; they belong to `owner`, so that the server gets through them.
     pub(crate) fn make_all(&self, dir: &Path, owner: Option<(Uid, Gid)>) -> Result<()> {
         let missing: Vec<_> = dir.ancestors().take_while(|path| !path.exists()).collect();
-        for path in missing.into_iter().rev().filter(|_| !self.dry) {
-            match DirBuilder::new().mode(0o700).create(path) {
-                Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {}
-                made => made.map_err(Error::io("create", path))?,
+        missing.into_iter().rev().filter(|_| !self.dry).try_for_each(|path| self.make_owned(path, owner))
+    }
+
+    /// Makes a directory that has its owner when it gets its name: one that is there is not given to anybody by the next restore.
+    fn make_owned(&self, path: &Path, owner: Option<(Uid, Gid)>) -> Result<()> {
+        let create = |path: &Path| match DirBuilder::new().mode(0o700).create(path) {
+            Err(error) if error.kind() == io::ErrorKind::AlreadyExists => Ok(()),
+            made => made.map_err(Error::io("create", path)),
+        };
+        let (Some(_), Some(name)) = (owner, path.file_name()) else { return create(path) };
+        let mut unfinished = name.to_owned();
+        unfinished.push(TEMPORARY_SUFFIX);
+        let unfinished = path.with_file_name(unfinished);
+        // Left by a restore that was cut right here. Anything else of this name is not touched.
+        match fs::remove_dir(&unfinished) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => {
+                return Err(Error::io("remove", &unfinished)(error));
             }
-            self.set_owner(path, owner)?;
+            _ => {}
         }
-        Ok(())
+        create(&unfinished)?;
+        self.set_owner(&unfinished, owner)?;
+        fs::rename(&unfinished, path).map_err(Error::io("rename", &unfinished))
     }
 
     /// Sees that a link to `destination` is at `path`.

@@ -51,14 +51,13 @@ pub async fn stanza_delete(host: &Host, request: StanzaDeleteRequest) -> Result<
         Err(error) => return Err(error),
     };
     let lease = Held::lease(host, &place).await?;
-    let cleared = Stanza::clear(&place.repo, &request.stanza).await;
+    let cleared = Stanza::clear(&place.repo.guarded(lease.guard()), &request.stanza).await;
     if let Err(error) = cleared {
         lease.release(host).await;
         return Err(error.into());
     }
-    lease.check().await?;
-    // Its last sign of life would bring the lease back.
-    lease.fall_silent().await?;
-    Stanza::delete(&place.repo, &request.stanza).await?;
+    // A later sign of life would bring the lease back.
+    let guard = lease.fall_silent().await?;
+    Stanza::delete(&place.repo.guarded(guard), &request.stanza).await?;
     Ok(StanzaDeleted::Gone)
 }

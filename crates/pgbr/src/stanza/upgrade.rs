@@ -58,7 +58,7 @@ async fn under_lease(
     lease: &Held<pgbr_repo::Lease>,
 ) -> Result<StanzaUpgraded> {
     // It may have been upgraded from another host a moment ago.
-    let stanza = Stanza::open(&place.repo, place.stanza.name()).await?;
+    let stanza = Stanza::open(&place.repo.guarded(lease.guard()), place.stanza.name()).await?;
     if stanza.current().is(cluster) {
         return Ok(StanzaUpgraded::UpToDate);
     }

@@ -399,7 +399,7 @@ impl Verify<'_> {
             if !reached.iter().any(lacks_something) {
                 return Ok(reached);
             }
-            tokio::time::sleep(wait).await;
+            self.host.clock.sleep(wait).await;
             look.shelf.rows = self.present(archive, &look.shelf).await?;
             let mut left = Vec::new();
             for point in points {

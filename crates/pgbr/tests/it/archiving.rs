@@ -323,7 +323,7 @@ impl Waiting {
 async fn a_worker_gets_over_any_request_that_fails() {
     for n in 0.. {
         let mut reached = false;
-        for fault in [Fault::Fails(n), Fault::ActsAndFails(n)] {
+        for fault in [Fault::Fails(n), Fault::ActsAndFails(n), Fault::ActsAndDelays(n)] {
             let waiting = Waiting::new(fault).await;
             let calls = async {
                 for number in 1..=Waiting::SEGMENTS {

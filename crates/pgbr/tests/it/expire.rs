@@ -24,7 +24,7 @@ use pgbr_manifest::{
 use pgbr_repo::{
     CreateOptions, NewCluster, PinKind, PinRequest, Pins, Repo, RunFacts, Stanza, WalPush, WalSource,
 };
-use pgbr_testkit::{Fault, FaultStore, failures};
+use pgbr_testkit::{Fault, FaultStore};
 
 pub(crate) const DAY: i64 = 86_400;
 /// When the first backup ended.
@@ -109,18 +109,6 @@ impl Shop {
         shop
     }
 
-    /// The same in another directory.
-    pub(crate) async fn copy(&self) -> Self {
-        let dir = tempfile::tempdir().unwrap();
-        for (path, content) in tree(self.dir.path()) {
-            let path = dir.path().join(path.strip_prefix(self.dir.path()).unwrap());
-            fs::create_dir_all(path.parent().unwrap()).unwrap();
-            fs::write(path, content).unwrap();
-        }
-        let place = RepoAccess::plain(dir.path()).open_stanza(&Host::system(), &stanza()).await.unwrap();
-        Self { dir, place, made: self.made.clone(), next: self.next, cluster: self.cluster }
-    }
-
     async fn backup(&mut self, kind: char) -> BackupLabel {
         let number = self.next;
         let label = self.label(kind);
@@ -202,7 +190,7 @@ impl Shop {
     }
 
     fn host(&self) -> Host {
-        host_at(BEGAN + i64::from(self.next) * DAY, 70)
+        host_at(BEGAN + i64::from(self.next) * DAY, 0)
     }
 
     pub(crate) async fn listed(&self) -> Vec<BackupLabel> {
@@ -381,48 +369,6 @@ async fn a_dry_run_touches_nothing_and_tells_what_a_run_does() {
     assert!(again.packs.count == 0 && gone(&again).is_empty() && again.backups.iter().all(|b| b.keep));
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn an_expire_that_breaks_off_anywhere_harms_nothing_and_the_next_one_goes_on() {
-    let mut reached_last = 0;
-    let shop = Shop::of("FIFI").await;
-    for n in (0..).step_by(40) {
-        let faults = (n..n + 40).flat_map(failures);
-        // What a dead run has left has to go stale first, which takes two seconds.
-        let faults = faults.filter(|fault| !matches!(fault, Fault::Dies(n) if n % 3 != 0));
-        let done = futures::future::join_all(faults.map(|fault| broken_expire(&shop, fault))).await;
-        if !done.iter().any(|reached| *reached) {
-            break;
-        }
-        reached_last = n + 40;
-    }
-    assert!(reached_last > 40, "an expire makes more than {reached_last} requests");
-}
-
-/// Expires over a store with a fault; true where the fault was reached.
-async fn broken_expire(shop: &Shop, fault: Fault) -> bool {
-    let shop = shop.copy().await;
-    let why = format!("{fault:?}");
-    let mut wrapper = None;
-    let store = Store::local_wrapped(shop.dir.path(), false, |inner| {
-        let faults = FaultStore::new(inner, fault);
-        wrapper = Some(Arc::clone(&faults));
-        faults
-    });
-    let request = ExpireRequest { repo: RepoAccess::store(store.unwrap()), ..shop.request(full(1)) };
-    let broken = expire(&shop.host(), request).await;
-    shop.assert_sound(&why).await;
-    let next = shop.expire(full(1)).await;
-    next.unwrap_or_else(|error| panic!("{why}: the next run failed: {error}"));
-    shop.assert_sound(&why).await;
-    shop.assert_clean(&why).await;
-    assert_eq!(shop.listed().await.len(), 2, "{why}");
-    let archive = shop.place.stanza.archive_id();
-    let first = shop.place.wal.bounds(archive).await.unwrap().unwrap().first;
-    assert_eq!(first, segment(13), "{why}: {broken:?}");
-    let (Fault::Fails(n) | Fault::ActsAndFails(n) | Fault::Dies(n)) = fault else { return true };
-    wrapper.unwrap().requests() > n
-}
-
 #[tokio::test]
 async fn a_parent_comes_back_for_a_child_that_was_made_meanwhile() {
     let mut shop = Shop::of("FIF").await;
@@ -592,11 +538,11 @@ async fn a_clock_that_is_wrong_expires_nothing() {
     let before = tree(&shop.dir.path().join("pgbr/main/backup"));
     let newest = BEGAN + 2 * DAY;
     for now in [newest - DAY - 1, newest + 3661 * DAY] {
-        let error = expire(&host_at(now, 70), shop.request(full(1))).await.unwrap_err();
+        let error = expire(&host_at(now, 0), shop.request(full(1))).await.unwrap_err();
         assert!(matches!(error, Error::Manifest(ManifestError::Clock { .. })), "{error}");
     }
     assert_eq!(tree(&shop.dir.path().join("pgbr/main/backup")), before);
-    expire(&host_at(newest - DAY, 70), shop.request(full(1))).await.unwrap();
+    expire(&host_at(newest - DAY, 0), shop.request(full(1))).await.unwrap();
     assert_eq!(shop.listed().await.len(), 1);
 }
 

@@ -2,10 +2,15 @@
 
 #![expect(clippy::unwrap_used, reason = "what fails in a test ends it")]
 
+mod archive_sweep;
 mod archiving;
+mod backup_sweep;
+mod copy_sweep;
 mod example;
 mod expire;
-mod faulty_copy;
-mod faulty_store;
+mod expire_sweep;
+mod restore_sweep;
+mod server;
 mod sweep;
 mod window;
+mod world;
