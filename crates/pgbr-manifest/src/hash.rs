@@ -135,6 +135,11 @@ impl ListDigester {
         self.hasher.update(&[kind]).update(&(path.len() as u64).to_le_bytes()).update(path);
     }
 
+    /// The number of entries so far.
+    pub const fn entries(&self) -> u64 {
+        self.entries
+    }
+
     /// The number of entries and their digest.
     pub fn finish(&self) -> (u64, Digest) {
         (self.entries, Digest(*self.hasher.finalize().as_bytes()))

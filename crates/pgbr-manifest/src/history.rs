@@ -7,6 +7,9 @@ use crate::wal::TimelineId;
 /// The largest history file that is read: PostgreSQL adds some 50 bytes a timeline.
 pub const MAX_HISTORY_BYTES: usize = 4 << 20;
 
+/// The most ancestors that a timeline has: one more with each promotion.
+const MAX_ANCESTORS: usize = 10_000;
+
 /// Where a timeline comes from: its ancestors, oldest first, each with the position at which it was left.
 ///
 /// ```
@@ -51,6 +54,9 @@ impl TimelineHistory {
             };
             if ancestors.last().is_some_and(|(last, at)| *last >= id || *at > lsn) || id >= timeline {
                 return Err(bad("its timelines do not grow"));
+            }
+            if ancestors.len() >= MAX_ANCESTORS {
+                return Err(bad("it has more than 10000 timelines"));
             }
             ancestors.push((id, lsn));
         }
@@ -97,5 +103,8 @@ mod tests {
         for text in ["x", "1", "1 zz", "2\t0/1\n1\t0/2", "1\t0/2\n2\t0/1", "3\t0/1"] {
             assert!(TimelineHistory::parse(TimelineId::new(3), text.as_bytes()).is_err(), "{text}");
         }
+        let long = |count: usize| (1..=count).map(|id| format!("{id} 0/1\n")).collect::<String>();
+        let parse = |count| TimelineHistory::parse(TimelineId::new(20_000), long(count).as_bytes());
+        assert!(parse(MAX_ANCESTORS).is_ok() && parse(MAX_ANCESTORS + 1).is_err());
     }
 }

@@ -18,6 +18,19 @@ pub const MANIFEST_FORMAT: u32 = 1;
 /// The most bytes that the annotations of a backup may have, as JSON.
 pub const MAX_ANNOTATION_BYTES: usize = 1536;
 
+/// The most layers of a backup.
+const MAX_LAYERS: usize = 1000;
+/// The most index packs of all its layers.
+const MAX_INDEX_PACKS: usize = 1 << 16;
+/// The most lanes of its data packs.
+const MAX_LANES: usize = 10_000;
+/// The most data packs of a layer.
+const MAX_DATA_PACKS: usize = 1 << 24;
+/// The most tablespaces, links, and config files, each.
+const MAX_PLACES: usize = 10_000;
+/// The most options that it tells.
+const MAX_OPTIONS: usize = 1000;
+
 /// From and to.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 #[serde(rename_all = "kebab-case")]
@@ -281,8 +294,30 @@ impl Body {
     /// When it is not a body of this version, or has no layer.
     pub fn from_json(json: &[u8]) -> Result<Self> {
         let body: Self = from_json("manifest body", json)?;
-        if body.layers.is_empty() || body.layers.len() > 1000 {
-            return Err(Error::Inconsistent { reason: format!("a backup of {} layers", body.layers.len()) });
+        if body.layers.is_empty() {
+            return Err(Error::Inconsistent { reason: "a backup without layers".to_owned() });
+        }
+        let (mut index_packs, mut lanes, mut packs) = (0, 0, 0);
+        for layer in &body.layers {
+            index_packs += layer.index_packs.len();
+            lanes += layer.data_lanes.len();
+            packs = packs.max(layer.data_packs as usize);
+        }
+        for (what, count, max) in [
+            ("layers", body.layers.len(), MAX_LAYERS),
+            ("index packs", index_packs, MAX_INDEX_PACKS),
+            ("lanes", lanes, MAX_LANES),
+            ("data packs", packs, MAX_DATA_PACKS),
+            ("tablespaces", body.tablespaces.len(), MAX_PLACES),
+            ("links", body.links.len(), MAX_PLACES),
+            ("config files", body.config_files.len(), MAX_PLACES),
+            ("options", body.options.len(), MAX_OPTIONS),
+        ] {
+            if count > max {
+                return Err(Error::Inconsistent {
+                    reason: format!("a backup with {count} {what}, at most {max} are possible"),
+                });
+            }
         }
         Ok(body)
     }
@@ -363,6 +398,32 @@ pub(crate) mod tests {
         assert!(made.to_json().unwrap().len() <= 3960);
         made.annotation.insert("l".into(), "v".repeat(500));
         assert!(made.to_json().is_err());
+    }
+
+    #[test]
+    fn lists_of_a_body_are_bounded() {
+        let whole = include_bytes!("../tests/vectors/body-full.json");
+        let changed = |pointer: &str, value: serde_json::Value| {
+            let mut body: serde_json::Value = serde_json::from_slice(whole).unwrap();
+            *body.pointer_mut(pointer).unwrap() = value;
+            Body::from_json(&serde_json::to_vec(&body).unwrap()).map(|_| ()).map_err(|e| e.to_string())
+        };
+        let texts = |count: usize| serde_json::Value::from(vec![""; count]);
+        assert_eq!(changed("/config-files", texts(MAX_PLACES)), Ok(()));
+        assert_eq!(changed("/layers/0/data-packs", MAX_DATA_PACKS.into()), Ok(()));
+        let options: serde_json::Map<_, _> = (0..=MAX_OPTIONS).map(|n| (n.to_string(), "".into())).collect();
+        for (what, pointer, value) in [
+            ("a backup without layers", "/layers", serde_json::Value::Array(Vec::new())),
+            ("10001 config files", "/config-files", texts(MAX_PLACES + 1)),
+            ("65537 index packs", "/layers/0/index-packs", vec![0; MAX_INDEX_PACKS + 1].into()),
+            ("10001 lanes", "/layers/0/data-lanes", vec!["00".repeat(32); MAX_LANES + 1].into()),
+            ("16777217 data packs", "/layers/0/data-packs", (MAX_DATA_PACKS + 1).into()),
+            ("4294967295 data packs", "/layers/0/data-packs", u32::MAX.into()),
+            ("1001 options", "/options", options.into()),
+        ] {
+            let error = changed(pointer, value).unwrap_err();
+            assert!(error.contains(what), "{error}");
+        }
     }
 
     #[test]

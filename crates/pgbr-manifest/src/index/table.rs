@@ -6,8 +6,10 @@ use crate::error::Result;
 
 /// The most frames that one pack has: a reader's bound.
 const MAX_FRAMES_A_PACK: usize = 1 << 20;
-/// The largest frame, raw or stored (`docs/format.md`, section 3), with room for header and tag.
-const MAX_FRAME_BYTES: u32 = (16 << 20) + 64;
+/// The most raw bytes of a data frame (`docs/format.md`, section 3).
+const MAX_RAW_BYTES: u32 = 1 << 20;
+/// Header and tag of a frame.
+const FRAME_OVERHEAD: u32 = 40;
 /// Tables may grow over the target by the frames of one pack.
 const MAX_TABLE_BYTES: usize = 16 << 20;
 
@@ -124,8 +126,12 @@ impl FrameTableWriter {
 #[derive(Debug)]
 pub struct FrameCursor {
     walk: Walk<ByStream>,
+    /// Where in the stream this table begins.
+    begun: Option<u64>,
     table: Vec<u8>,
     at: usize,
+    /// The pack that was come to last.
+    pack: Option<u32>,
     /// How many frames of this pack are left.
     left: usize,
     /// The next one, but for its lengths.
@@ -145,7 +151,7 @@ impl FrameCursor {
             len: 0,
             number: 0,
         };
-        Self { walk: Walk::new(root), table: Vec::new(), at: 0, left: 0, next }
+        Self { walk: Walk::new(root), begun: None, table: Vec::new(), at: 0, pack: None, left: 0, next }
     }
 
     /// The next frame; `None` at the end.
@@ -178,6 +184,10 @@ impl FrameCursor {
         if reader.varint()? != stream {
             return Err(reader.damaged("it begins elsewhere in the stream").into());
         }
+        // No table can be given twice, so every walk ends.
+        if self.begun.replace(stream) == Some(stream) {
+            return Err(reader.damaged("the table before it has no frames").into());
+        }
         self.at = reader.position();
         self.table = raw;
         Ok(true)
@@ -188,6 +198,9 @@ impl FrameCursor {
         let (pack, pack_size, lane) = (reader.u32()?, reader.varint()?, reader.u32()?);
         let (offset, number) = (reader.varint()?, reader.varint()?);
         self.left = reader.count(MAX_FRAMES_A_PACK)?;
+        if self.pack.replace(pack).is_some_and(|last| last >= pack) {
+            return Err(reader.damaged("its packs are not in order"));
+        }
         self.next = FramePlace { pack, pack_size, lane, offset, number, ..self.next };
         self.at = reader.position();
         Ok(())
@@ -196,7 +209,8 @@ impl FrameCursor {
     fn read_frame(&mut self) -> Result<FramePlace> {
         let mut reader = Reader::resume("frame table", &self.table, self.at);
         let (raw_len, len) = (reader.u32()?, reader.u32()?);
-        if raw_len == 0 || raw_len.max(len) > MAX_FRAME_BYTES {
+        let payload = len.checked_sub(FRAME_OVERHEAD);
+        if !(1..=MAX_RAW_BYTES).contains(&raw_len) || payload.is_none_or(|payload| payload > raw_len) {
             return Err(reader.damaged("a frame is empty or too large"));
         }
         let frame = FramePlace { raw_len, len, ..self.next };

@@ -1,5 +1,7 @@
 //! Trees of nodes: leaves of records, fences above them, written and read in one direction.
 
+use std::marker::PhantomData;
+
 use super::bytes::{Reader, put_varint};
 use super::record::{FileRecord, LeafPlace, LeafReader, LeafWriter, Record};
 use crate::error::{Error, Result};
@@ -12,8 +14,8 @@ pub const TARGET_NODE_BYTES: usize = 64 << 10;
 const MAX_RUN: usize = 4096;
 /// Eight levels of nodes of 64 KiB hold more than any disk.
 const MAX_LEVEL: u64 = 8;
-/// Fences may grow over the target by one entry with a long path.
-const MAX_FENCE_BYTES: usize = 1 << 20;
+/// Fences grow over the target by one entry with a long path.
+const MAX_FENCE_BYTES: usize = 128 << 10;
 
 /// The four kinds of nodes, which are the frame kinds 2 to 5 of `docs/format.md`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -219,16 +221,18 @@ impl<K: FenceKey> Fences<K> {
     }
 }
 
-/// Walks the nodes at level 0 from first to last.
+/// Walks the nodes at level 0 from first to last: one fence of each level in memory, as bytes.
 #[derive(Debug, Clone)]
 pub(crate) struct Walk<K> {
-    /// What is still to be visited, the next one last, with its level and what its fence said of it.
-    todo: Below<K>,
+    /// Where it begins, until it has begun.
+    root: Option<Root>,
+    /// The fences between the root and the current place, the lowest last.
+    fences: Vec<Fence<K>>,
 }
 
 impl<K: FenceKey> Walk<K> {
-    pub(crate) fn new(root: Option<Root>) -> Self {
-        Self { todo: root.map(|r| (u64::from(r.level), r.place, None)).into_iter().collect() }
+    pub(crate) const fn new(root: Option<Root>) -> Self {
+        Self { root, fences: Vec::new() }
     }
 
     /// The bytes of the next leaf and what its fence says of it (key and stream offset).
@@ -237,53 +241,77 @@ impl<K: FenceKey> Walk<K> {
         &mut self,
         source: &mut S,
     ) -> Result<Option<(Vec<u8>, Option<(K, u64)>)>, S::Error> {
-        while let Some((level, place, claim)) = self.todo.pop() {
+        loop {
+            let (level, place, claim) = match (self.root.take(), self.fences.last_mut()) {
+                (Some(root), _) => (u64::from(root.level), root.place, None),
+                (None, None) => return Ok(None),
+                (None, Some(fence)) => match fence.next()? {
+                    Some((place, claim)) => (fence.level - 1, place, Some(claim)),
+                    None => {
+                        self.fences.pop();
+                        continue;
+                    }
+                },
+            };
             if level == 0 {
                 return Ok(Some((source.get(K::LEAF, &place)?, claim)));
             }
-            let raw = source.get(K::FENCE, &place)?;
-            let mut below = read_fence::<K>(&raw, level)?;
-            if let (Some(claim), Some((_, _, Some(first)))) = (&claim, below.first())
-                && claim != first
-            {
-                return Err(Error::Damaged {
-                    what: "index fence",
-                    at: 0,
-                    reason: "it begins elsewhere than the level above says",
-                }
-                .into());
-            }
-            below.reverse();
-            self.todo.extend(below);
+            self.fences.push(Fence::open(source.get(K::FENCE, &place)?, level, claim.as_ref())?);
         }
-        Ok(None)
     }
 }
 
-/// Nodes to visit: level, place, and the key and stream offset that a fence claims for each.
-type Below<K> = Vec<(u64, NodePlace, Option<(K, u64)>)>;
+/// A fence that is being read: entries are decoded one by one, for each may take a thousand times its bytes.
+#[derive(Debug, Clone)]
+struct Fence<K> {
+    level: u64,
+    raw: Vec<u8>,
+    at: usize,
+    last: Vec<u8>,
+    key: PhantomData<K>,
+}
 
-fn read_fence<K: FenceKey>(raw: &[u8], level: u64) -> Result<Below<K>> {
-    let mut reader = Reader::new("index fence", raw);
-    if raw.len() > MAX_FENCE_BYTES || level > MAX_LEVEL {
-        return Err(reader.damaged("it is too large"));
+impl<K: FenceKey> Fence<K> {
+    /// Begins with a node that should be a fence of this level and begin with what is claimed.
+    fn open(raw: Vec<u8>, level: u64, claim: Option<&(K, u64)>) -> Result<Self> {
+        let mut reader = Reader::new("index fence", &raw);
+        if raw.len() > MAX_FENCE_BYTES || level > MAX_LEVEL {
+            return Err(reader.damaged("it is too large"));
+        }
+        if reader.varint()? != level {
+            return Err(reader.damaged("it is of another level"));
+        }
+        let at = reader.position();
+        match (entry(&mut reader, &mut Vec::new())?, claim) {
+            (None, _) => Err(reader.damaged("it is empty")),
+            (Some((_, first)), Some(claim)) if first != *claim => {
+                Err(reader.damaged("it begins elsewhere than the level above says"))
+            }
+            _ => Ok(Self { level, raw, at, last: Vec::new(), key: PhantomData }),
+        }
     }
-    if reader.varint()? != level {
-        return Err(reader.damaged("it is of another level"));
+
+    /// The next node below.
+    fn next(&mut self) -> Result<Option<Below<K>>> {
+        let mut reader = Reader::resume("index fence", &self.raw, self.at);
+        let below = entry(&mut reader, &mut self.last)?;
+        self.at = reader.position();
+        Ok(below)
     }
-    let mut last = Vec::new();
-    let mut below = Vec::new();
-    while !reader.at_end() {
-        let key = K::get(&mut reader, &mut last)?;
-        let stream = reader.varint()?;
-        let number = reader.varint()?;
-        let place = NodePlace { number, pack: reader.u32()?, offset: reader.varint()?, len: reader.u32()? };
-        below.push((level - 1, place, Some((key, stream))));
+}
+
+/// Where a node lies, and what a fence claims of it: key and stream offset.
+type Below<K> = (NodePlace, (K, u64));
+
+/// Reads an entry of a fence; none at its end.
+fn entry<K: FenceKey>(reader: &mut Reader<'_>, last: &mut Vec<u8>) -> Result<Option<Below<K>>> {
+    if reader.at_end() {
+        return Ok(None);
     }
-    if below.is_empty() {
-        return Err(reader.damaged("it is empty"));
-    }
-    Ok(below)
+    let key = K::get(reader, last)?;
+    let (stream, number) = (reader.varint()?, reader.varint()?);
+    let place = NodePlace { number, pack: reader.u32()?, offset: reader.varint()?, len: reader.u32()? };
+    Ok(Some((place, (key, stream))))
 }
 
 /// Writes an index: records in, nodes out.
@@ -414,6 +442,8 @@ pub struct Placed {
 #[derive(Debug)]
 pub struct IndexCursor {
     walk: Walk<IndexKey>,
+    /// What the leaf before began with.
+    last: Option<IndexKey>,
     leaf: Vec<u8>,
     place: LeafPlace,
     state: Grains,
@@ -424,6 +454,7 @@ impl IndexCursor {
     pub fn new(root: Option<Root>) -> Self {
         Self {
             walk: Walk::new(root),
+            last: None,
             leaf: Vec::new(),
             place: LeafPlace::default(),
             state: Grains::default(),
@@ -467,11 +498,15 @@ impl IndexCursor {
             None => None,
         };
         let Some((path, grain)) = first else { return Err(damaged("it does not begin with a path").into()) };
-        if let Some((key, stream)) = claim
-            && (key != (IndexKey { path, grain }) || stream != self.state.stream)
-        {
+        let begin = IndexKey { path, grain };
+        if claim.is_some_and(|(key, stream)| key != begin || stream != self.state.stream) {
             return Err(damaged("it begins elsewhere than its fence says").into());
         }
+        // No leaf can be given twice, so every walk ends.
+        if self.last.as_ref().is_some_and(|last| *last >= begin) {
+            return Err(damaged("it does not come after the leaf before").into());
+        }
+        self.last = Some(begin);
         (self.leaf, self.place) = (raw, LeafPlace::default());
         Ok(true)
     }
