@@ -9,6 +9,8 @@ use crate::{
 pub const RECORD_MAX: usize = 1 << 20;
 /// The most bytes that a manifest has, as an object.
 pub const MANIFEST_MAX: usize = 1 << 20;
+/// The largest body of a manifest, in bytes of JSON: all manifests of a stanza may be in memory at once.
+const BODY_MAX: usize = 4 << 20;
 /// Bytes at a manifest's begin that hold its header and summary frame.
 pub const SUMMARY_END: usize = 4096;
 /// Bytes of a summary's JSON, padded with spaces.
@@ -40,8 +42,10 @@ pub fn seal_record(keyring: &Keyring, seed: LaneSeed, json: &[u8]) -> Result<Vec
 pub fn open_record(keyring: &Keyring, object: &[u8]) -> Result<Vec<u8>> {
     Error::check_bound("record", object.len(), OBJECT_HEADER_LEN + FRAME_OVERHEAD + RECORD_MAX)?;
     let (opener, frames) = open_object(keyring, object, ObjectKind::Record)?;
-    let raw_len = FrameHeader::parse(frames)?.raw_len as usize;
-    Error::check_bound("record", raw_len, RECORD_MAX)?;
+    // Many are read at once: what they take follows from what is stored.
+    if FrameHeader::parse(frames)?.codec != Codec::None {
+        return Err(Error::corrupt("record", "it is compressed"));
+    }
     open_frame(&opener, frames, FrameKind::Record, 0)
 }
 
@@ -51,10 +55,10 @@ pub fn open_record(keyring: &Keyring, object: &[u8]) -> Result<Vec<u8>> {
 ///
 /// # Errors
 ///
-/// [`Error::SummaryTooLong`] above [`SUMMARY_LEN`]; [`Error::TooLarge`] if the body is above [`MAX_RAW`] or the object above
-/// [`MANIFEST_MAX`].
+/// [`Error::SummaryTooLong`] above [`SUMMARY_LEN`]; [`Error::TooLarge`] if the body is above 4 MiB or the object above [`MANIFEST_MAX`].
 pub fn seal_manifest(keyring: &Keyring, seed: LaneSeed, summary: &[u8], body: &[u8]) -> Result<Vec<u8>> {
     let summary = pad_summary(summary)?;
+    Error::check_bound("manifest body", body.len(), BODY_MAX)?;
     let sealer = keyring.sealer(ObjectKind::Manifest, seed)?;
     let mut object = Vec::with_capacity(SUMMARY_END + FRAME_OVERHEAD + body.len() / 2);
     object.extend_from_slice(&sealer.header(0, 0).encode());
@@ -92,6 +96,7 @@ pub fn open_manifest(keyring: &Keyring, object: &[u8]) -> Result<(Vec<u8>, Vec<u
     Error::check_bound("manifest", object.len(), MANIFEST_MAX)?;
     let (opener, summary) = open_padded_summary(keyring, object)?;
     let body = object.get(SUMMARY_END..).unwrap_or_default();
+    Error::check_bound("manifest body", FrameHeader::parse(body)?.raw_len as usize, BODY_MAX)?;
     let body = open_frame(&opener, body, FrameKind::ManifestBody, 1)?;
     Ok((summary, body))
 }
@@ -172,12 +177,14 @@ mod tests {
         assert_eq!(open_record(&ring(), &object).unwrap(), json);
         assert!(matches!(seal_record(&ring(), seed(), &[b' '; RECORD_MAX + 1]), Err(Error::TooLarge { .. })));
 
-        // A small frame that says it is a big record is refused before it is unpacked.
+        // A small frame that would be a big record is refused before it is unpacked.
         let sealer = ring().sealer(ObjectKind::Record, seed()).unwrap();
         let mut zst = Compressor::new(Compression::new(Codec::Zst, None).unwrap()).unwrap();
-        let mut bomb = sealer.header(0, 0).encode().to_vec();
-        sealer.seal_into(&mut zst, FrameKind::Record, 0, &vec![0; MAX_RAW], &mut bomb).unwrap();
-        assert!(matches!(open_record(&ring(), &bomb), Err(Error::TooLarge { .. })));
+        for raw_len in [1000, RECORD_MAX, MAX_RAW] {
+            let mut bomb = sealer.header(0, 0).encode().to_vec();
+            sealer.seal_into(&mut zst, FrameKind::Record, 0, &vec![0; raw_len], &mut bomb).unwrap();
+            assert!(matches!(open_record(&ring(), &bomb), Err(Error::CorruptObject { .. })), "{raw_len}");
+        }
     }
 
     #[test]
@@ -197,6 +204,15 @@ mod tests {
             seal_manifest(&ring(), seed(), &long, b"{}"),
             Err(Error::SummaryTooLong { len: 3961, .. })
         ));
+
+        let long = vec![b' '; BODY_MAX + 1];
+        assert!(matches!(seal_manifest(&ring(), seed(), b"{}", &long), Err(Error::TooLarge { .. })));
+        let mut bomb = seal_manifest(&ring(), seed(), b"{}", b"{}").unwrap()[..SUMMARY_END].to_vec();
+        let sealer = ring().sealer(ObjectKind::Manifest, seed()).unwrap();
+        let mut zst = Compressor::new(Compression::new(Codec::Zst, None).unwrap()).unwrap();
+        sealer.seal_into(&mut zst, FrameKind::ManifestBody, 1, &long, &mut bomb).unwrap();
+        assert!(bomb.len() < 10_000);
+        assert!(matches!(open_manifest(&ring(), &bomb), Err(Error::TooLarge { .. })));
 
         let mut noise = vec![0; MANIFEST_MAX];
         blake3::Hasher::new().finalize_xof().fill(&mut noise);

@@ -33,7 +33,9 @@ impl Nesting {
             parent => self.open.last() == parent.as_ref(),
         };
         if !fits {
-            return Err(Error::Inconsistent { reason: format!("'{path}' lies in no directory of the backup") });
+            return Err(Error::Inconsistent {
+                reason: format!("'{path}' lies in no directory of the backup"),
+            });
         }
         if is_directory {
             self.has_global |= path.as_bytes() == GLOBAL.as_bytes();
@@ -78,12 +80,15 @@ mod tests {
             "pg_data/global/pg_control",
         ];
         assert_eq!(refused(&whole), None);
-        for left_out in ["pg_data/", "pg_data/base/", "pg_data/base/1/", "pg_tblspc/7/PG_15/", "pg_data/pg_wal/"] {
+        for left_out in
+            ["pg_data/", "pg_data/base/", "pg_data/base/1/", "pg_tblspc/7/PG_15/", "pg_data/pg_wal/"]
+        {
             let rest: Vec<_> = whole.iter().copied().filter(|entry| *entry != left_out).collect();
             let first = whole.iter().skip_while(|entry| **entry != left_out).nth(1).copied();
             assert_eq!(refused(&rest), first, "without {left_out}");
         }
-        let rest: Vec<_> = whole.iter().copied().filter(|entry| !entry.starts_with("pg_data/global/")).collect();
+        let rest: Vec<_> =
+            whole.iter().copied().filter(|entry| !entry.starts_with("pg_data/global/")).collect();
         assert_eq!(refused(&[&rest[..], &whole[15..]].concat()), Some("pg_data/global/pg_control"));
         assert_eq!(refused(&["pg_data/", "pg_data/a", "pg_data/a/b"]), Some("pg_data/a/b"), "a file is none");
     }
