@@ -6,6 +6,7 @@
 #
 # Environment:
 #   PGBR_TEST_PG_MAJORS      PostgreSQL majors to test against (default "15")
+#   PGBR_TEST_KILLS          how many commands are killed at random moments (default 8)
 #   PGBR_TEST_DENSE          set: many more changed bytes in the tests of verify
 #   PGBR_TEST_AWAY_SECONDS   how long a store stays away in the tests of that (default here 60, else 5)
 set -euo pipefail
@@ -13,8 +14,8 @@ set -euo pipefail
 . "$(dirname "$0")/lib.sh"
 
 # Modules of crates/pgbr-cli/tests/it that are the same for every store. The others are about files, or need no repository.
-MODULES=(annotations archive_get delta guards kills layouts majors model recovery retention scenarios selective signals standbys
-    stopping storm timelines upgrade verify)
+MODULES=(annotations archive_get delta drill guards keys kills layouts majors model random_kills recovery retention scenarios selective
+    signals standbys stopping storm timelines upgrade verify)
 # Those that break, refuse or take away an object store.
 FAULTS=(bad_stores flaky_store store_away)
 

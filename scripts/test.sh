@@ -10,6 +10,7 @@
 #   PGBR_TEST_DENSE       1: crash sweeps that are sampled every day try everything
 #   PGBR_TEST_SEED        the seed that crash sweeps begin with (default 1)
 #   PGBR_TEST_CASE        a try of a crash sweep that is repeated alone, as one that fails is printed
+#   PGBR_TEST_KILLS       how many commands are killed at random moments (default 8; PGBR_TEST_KILLS_SEED gives others)
 #   RUST_TEST_THREADS     tests at a time (default: two for each processor, as most wait for servers more than they compute)
 set -euo pipefail
 # shellcheck source=scripts/lib.sh

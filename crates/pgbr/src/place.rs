@@ -9,7 +9,8 @@ use pgbr_manifest::StanzaName;
 #[cfg(doc)]
 use pgbr_repo::Error as RepoError;
 use pgbr_repo::{
-    BackupStore, CloudOptions, FileKeyCache, KeyCache, Lease, LeaseName, Leases, Repo, Stanza, Store, WalStore,
+    BackupStore, CloudOptions, FileKeyCache, KeyCache, Lease, LeaseName, Leases, Repo, Stanza, Store,
+    WalStore,
 };
 
 use crate::error::{Error, Result};
