@@ -19,7 +19,7 @@ pub const MANIFEST_FORMAT: u32 = 1;
 pub const MAX_ANNOTATION_BYTES: usize = 1536;
 
 /// The most layers of a backup.
-const MAX_LAYERS: usize = 1000;
+pub const MAX_LAYERS: usize = 1000;
 /// The most index packs of all its layers.
 const MAX_INDEX_PACKS: usize = 1 << 16;
 /// The most lanes of its data packs.

@@ -10,6 +10,9 @@ use rustix::fs::{Gid, Uid};
 
 use crate::error::{Error, Result};
 
+/// How many names are remembered.
+const MAX_NAMES: usize = 1000;
+
 /// Finds the numbers of names, asked once each; what this machine does not know is owned as the data directory is.
 #[derive(Debug)]
 pub struct OwnerIds {
@@ -37,16 +40,20 @@ impl OwnerIds {
         let find_group = || {
             Group::from_name(group).ok().flatten().map_or(default_group, |g| Gid::from_raw(g.gid.as_raw()))
         };
-        let user = match self.users.get(user) {
-            Some(id) => *id,
-            None => *self.users.entry(user.to_owned()).or_insert_with(find_user),
-        };
-        let group = match self.groups.get(group) {
-            Some(id) => *id,
-            None => *self.groups.entry(group.to_owned()).or_insert_with(find_group),
-        };
-        (user, group)
+        (remembered(&mut self.users, user, find_user), remembered(&mut self.groups, group, find_group))
     }
+}
+
+/// The number of a name, asked for where it is not known.
+fn remembered<Id: Copy>(known: &mut HashMap<String, Id>, name: &str, ask: impl FnOnce() -> Id) -> Id {
+    if let Some(id) = known.get(name) {
+        return *id;
+    }
+    let id = ask();
+    if known.len() < MAX_NAMES {
+        known.insert(name.to_owned(), id);
+    }
+    id
 }
 
 #[cfg(test)]

@@ -37,6 +37,8 @@ pub use seal::WalContent;
 
 /// The largest content of a WAL file, in bytes: PostgreSQL's largest segment.
 const MAX_CONTENT: u64 = 1 << 30;
+/// The largest content of a file that is no segment, in bytes: histories have some 50 bytes a timeline.
+const MAX_SMALL_CONTENT: u64 = 16 << 20;
 /// The largest object of a WAL file, in bytes: each piece may be stored as it is, with 40 bytes more.
 const MAX_OBJECT: u64 = MAX_CONTENT + (1 << 20);
 
@@ -163,6 +165,10 @@ impl WalStore {
         system_id: Option<SystemId>,
         content: &WalContent,
     ) -> Result<PushOutcome> {
+        if content.size() > max_content(&file) {
+            let reason = format!("of {} bytes is larger than {}", content.size(), max_content(&file));
+            return Err(Error::Invalid { what: "WAL file", reason });
+        }
         let object = content.seal(&self.repo, file, system_id).await?;
         let pushed = Pushed { archive, file, object, digest: content.digest() };
         match self.store().create_honoured() {
@@ -403,6 +409,14 @@ impl Pushed {
             stored: WalDigest::of(stored).to_string(),
             given: WalDigest::of(&self.digest).to_string(),
         }
+    }
+}
+
+/// The largest content that a file of this name may have, in bytes.
+const fn max_content(file: &WalFileName) -> u64 {
+    match file {
+        WalFileName::Segment(_) | WalFileName::Partial(_) => MAX_CONTENT,
+        _ => MAX_SMALL_CONTENT,
     }
 }
 

@@ -418,7 +418,8 @@ impl Run<'_> {
             // A promotion that had begun shows itself a moment later.
             standby.check(finished.timeline).await?;
         }
-        let segments = segments_between(finished.timeline, start_lsn, finished.stop_lsn, size)?;
+        let segments = segments_between(finished.timeline, start_lsn, finished.stop_lsn, size)
+            .ok_or(Error::Internal { what: "a backup needs more WAL than can be" })?;
         let last = *segments.last().ok_or(Error::Internal { what: "a backup without WAL" })?;
         self.host.tell(Event::BackupStopped { lsn: finished.stop_lsn, segment: last });
         if self.request.archive_check {

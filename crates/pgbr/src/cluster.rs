@@ -171,19 +171,19 @@ async fn until_handed_over(pg_data: &Path, segment: WalSegmentName, at_most: Dur
     }
 }
 
-/// The segments from the one with byte `start` to the one with the byte before `stop`.
+/// More segments than are written during any backup.
+const MAX_SEGMENTS: u64 = 1 << 22;
+
+/// The segments from the one with byte `start` to the one with the byte before `stop`. `None` where these are more than any backup needs.
 pub(crate) fn segments_between(
     timeline: pgbr_manifest::TimelineId,
     start: pgbr_manifest::Lsn,
     stop: pgbr_manifest::Lsn,
     size: WalSegmentSize,
-) -> Result<Vec<WalSegmentName>> {
-    let last = WalSegmentName::containing(timeline, stop.previous_byte(), size);
-    let mut next = WalSegmentName::containing(timeline, start, size);
-    let mut segments = vec![next];
-    while next < last {
-        next = next.next(size).ok_or(Error::Internal { what: "WAL segments end before the backup does" })?;
-        segments.push(next);
-    }
-    Ok(segments)
+) -> Option<Vec<WalSegmentName>> {
+    let number = |lsn: pgbr_manifest::Lsn| lsn.as_u64() / u64::from(size.bytes());
+    let first = number(start);
+    let last = number(stop.previous_byte()).max(first);
+    let name = |number| WalSegmentName::from_number(timeline, number, size);
+    (last - first < MAX_SEGMENTS).then(|| (first..=last).map(name).collect())
 }

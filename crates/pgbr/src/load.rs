@@ -8,7 +8,7 @@ use bytes::Bytes;
 use futures::StreamExt;
 use pgbr_codec::{Decompressor, KeyId, KeyMode, Keyring, LaneSalt, ObjectKind, Opener};
 use pgbr_manifest::index::{FrameCursor, NodeKind, NodePlace, NodeSource, Root};
-use pgbr_manifest::manifest::{Body, Layer, Parent, Summary};
+use pgbr_manifest::manifest::{Body, Layer, MAX_LAYERS, Parent, Summary};
 use pgbr_manifest::{BackupLabel, Digest};
 use pgbr_repo::BackupStore;
 use tokio::runtime::Handle;
@@ -28,8 +28,12 @@ const MANIFESTS: usize = 16;
 const FIRST_NODES: usize = 16;
 /// The most backups that a chain may have below its newest: more than two years of daily increments.
 const MAX_CHAIN: usize = 1000;
+/// The most layers that all backups of a chain may have together: each of them is read side by side with all others.
+const MAX_CHAIN_LAYERS: usize = MAX_CHAIN + MAX_LAYERS;
 /// Nodes stand one after the other, so one request fetches several: at least this many bytes.
 const READ_AHEAD: u64 = 1 << 20;
+/// The most stored bytes of a node: of any frame (`docs/format.md`, section 3).
+const MAX_NODE: u32 = (16 << 20) + 40;
 /// The windows of a whole chain have this many bytes together.
 const CHAIN_READ_AHEAD: u64 = 8 << 20;
 /// And each of them at least this many.
@@ -120,16 +124,16 @@ pub(crate) async fn chain(
         None => load(&place.backups, label).await,
     };
     let mut newest = take(label).await?;
-    let mut chain = Vec::new();
+    let (mut chain, mut layers) = (Vec::new(), newest.body.layers.len());
     // A summary's prior is always older and of the same full, so this ends.
     while let Some(parent) = newest.body.parent.clone() {
         let label = newest.summary.label;
         let broken = |source| Error::Parent { label, parent: parent.label, source: Box::new(source) };
-        if chain.len() >= MAX_CHAIN {
-            let reason = format!("more than {MAX_CHAIN} backups build on it");
+        let loaded = take(parent.label).await.map_err(broken)?;
+        layers += loaded.body.layers.len();
+        if let Some(reason) = too_long(chain.len() + 2, layers) {
             return Err(broken(Error::Damaged { label: parent.label, reason }));
         }
-        let loaded = take(parent.label).await.map_err(broken)?;
         if let Some(reason) = stranger(&newest, &parent, &loaded) {
             return Err(broken(Error::Damaged { label: parent.label, reason: reason.to_owned() }));
         }
@@ -137,6 +141,21 @@ pub(crate) async fn chain(
     }
     chain.push(newest);
     Ok(chain)
+}
+
+/// Why so many backups, with so many layers together, are not read as one chain.
+pub(crate) fn too_long(backups: usize, layers: usize) -> Option<String> {
+    if backups > MAX_CHAIN + 1 {
+        return Some(format!("more than {MAX_CHAIN} backups build on it"));
+    }
+    let reason = || format!("it and what builds on it have more than {MAX_CHAIN_LAYERS} layers");
+    (layers > MAX_CHAIN_LAYERS).then(reason)
+}
+
+/// Why nothing more is built on a chain: it could not be read, with as many layers as a backup may have.
+pub(crate) fn full(chain: &[Backup]) -> Option<&'static str> {
+    let layers: usize = chain.iter().map(|backup| backup.body.layers.len()).sum();
+    too_long(chain.len() + 1, layers + MAX_LAYERS).map(|_| "its chain is as long as one may be")
 }
 
 /// Why `found` is not the backup that `child` names as its parent.
@@ -318,6 +337,9 @@ impl LayerNodes {
         if end > size {
             return Err(damaged("its index points behind the end of a pack"));
         }
+        if place.len > MAX_NODE {
+            return Err(damaged("its index points to something that is larger than any node"));
+        }
         let short = damaged("an index pack is shorter than its manifest says");
         let node = match self.window.as_ref().and_then(|window| window.get(place)) {
             Some(node) => node,
@@ -438,4 +460,16 @@ pub(crate) async fn pack_sizes(
     tokio::task::spawn_blocking(read)
         .await
         .map_err(|_| Error::Internal { what: "reading a frame table panicked" })?
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_chain_has_an_end() {
+        assert_eq!(too_long(MAX_CHAIN + 1, MAX_CHAIN_LAYERS), None);
+        assert_eq!(too_long(MAX_CHAIN + 2, 1).unwrap(), "more than 1000 backups build on it");
+        assert!(too_long(1, MAX_CHAIN_LAYERS + 1).is_some_and(|reason| reason.contains("2000 layers")));
+    }
 }

@@ -17,6 +17,8 @@ mod write;
 
 use std::collections::BTreeMap;
 use std::fmt;
+use std::fs::File;
+use std::io::Read;
 use std::path::{Path, PathBuf};
 use std::time::Instant;
 
@@ -47,6 +49,9 @@ pub use select::Databases;
 use select::plan_databases;
 pub use target::{Existing, Places};
 use target::{Plan, plan_places};
+
+/// The largest settings file of `ALTER SYSTEM`, in bytes.
+const MAX_AUTO_CONF: u64 = 16 << 20;
 
 /// What to restore, where, and how far it recovers.
 #[derive(Debug, Clone)]
@@ -341,7 +346,7 @@ fn write_cluster(
     let begun = Instant::now();
     layout.link_tablespaces()?;
     write_labels(&mut layout, backup)?;
-    write_recovery(&mut layout, recovery)?;
+    write_recovery(&mut layout, backup, recovery)?;
     layout.close_directories()?;
     for root in layout.roots() {
         pgbr_pg::syncfs(root)?;
@@ -398,13 +403,8 @@ fn write_labels(layout: &mut Layout, backup: &Backup) -> Result<()> {
     Ok(())
 }
 
-fn write_recovery(layout: &mut Layout, recovery: &RecoveryPlan) -> Result<()> {
-    let path = layout.pg_data().join("postgresql.auto.conf");
-    let current = match std::fs::read(&path) {
-        Ok(bytes) => bytes,
-        Err(error) if error.kind() == std::io::ErrorKind::NotFound => Vec::new(),
-        Err(error) => return Err(Error::io("read", &path)(error)),
-    };
+fn write_recovery(layout: &mut Layout, backup: &Backup, recovery: &RecoveryPlan) -> Result<()> {
+    let current = read_auto_conf(layout, backup)?;
     let text = recovery.auto_conf(&current)?;
     if text != current {
         layout.write("postgresql.auto.conf", &text)?;
@@ -424,6 +424,22 @@ fn write_recovery(layout: &mut Layout, recovery: &RecoveryPlan) -> Result<()> {
         Some(signal) => layout.write(signal.file_name(), b""),
         None => Ok(()),
     }
+}
+
+/// The settings file of `ALTER SYSTEM` as it was restored.
+fn read_auto_conf(layout: &Layout, backup: &Backup) -> Result<Vec<u8>> {
+    let path = layout.pg_data().join("postgresql.auto.conf");
+    let mut bytes = Vec::new();
+    match File::open(&path) {
+        Ok(file) => file.take(MAX_AUTO_CONF + 1).read_to_end(&mut bytes).map_err(Error::io("read", &path))?,
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => 0,
+        Err(error) => return Err(Error::io("open", &path)(error)),
+    };
+    if bytes.len() as u64 > MAX_AUTO_CONF {
+        let reason = format!("its postgresql.auto.conf has more than {MAX_AUTO_CONF} bytes");
+        return Err(Error::Damaged { label: backup.summary.label, reason });
+    }
+    Ok(bytes)
 }
 
 #[cfg(test)]

@@ -7,9 +7,9 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::task::{Context, Poll};
 use std::time::Duration;
 
-use bytes::Bytes;
+use bytes::{Bytes, BytesMut};
 use http_body::{Body, Frame, SizeHint};
-use object_store::client::{HttpError, HttpRequestBody};
+use object_store::client::{HttpError, HttpRequestBody, HttpResponseBody};
 use tokio::time::{Instant, Sleep};
 
 use super::connect::{sorted, timed_out};
@@ -113,6 +113,19 @@ impl Body for Sent {
     }
 }
 
+/// The whole body of an answer; none where it has more than `max` bytes, of which no more are taken.
+pub(super) async fn whole(mut body: HttpResponseBody, max: usize) -> Result<Option<Bytes>, HttpError> {
+    let mut text = BytesMut::new();
+    while let Some(frame) = std::future::poll_fn(|cx| Pin::new(&mut body).poll_frame(cx)).await {
+        let Ok(data) = frame?.into_data() else { continue };
+        if text.len() + data.len() > max {
+            return Ok(None);
+        }
+        text.extend_from_slice(&data);
+    }
+    Ok(Some(text.freeze()))
+}
+
 /// The body of an answer: an error where nothing comes for a while.
 pub(super) struct Received {
     body: reqwest::Body,
@@ -154,5 +167,33 @@ impl Body for Received {
 
     fn size_hint(&self) -> SizeHint {
         self.body.size_hint()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A body without an end.
+    struct Endless;
+
+    impl Body for Endless {
+        type Data = Bytes;
+        type Error = HttpError;
+
+        fn poll_frame(
+            self: Pin<&mut Self>,
+            _: &mut Context<'_>,
+        ) -> Poll<Option<Result<Frame<Bytes>, HttpError>>> {
+            Poll::Ready(Some(Ok(Frame::data(Bytes::from_static(&[b' '; 1000])))))
+        }
+    }
+
+    #[tokio::test]
+    async fn a_body_without_end_is_not_read_to_its_end() {
+        assert_eq!(whole(HttpResponseBody::new(Endless), 10_000).await.unwrap(), None);
+        let text = || HttpResponseBody::from("text".to_owned());
+        assert_eq!(whole(text(), 4).await.unwrap().unwrap(), "text");
+        assert_eq!(whole(text(), 3).await.unwrap(), None);
     }
 }

@@ -11,7 +11,11 @@ use reqwest::Url;
 use serde::Deserialize;
 
 use super::as_of::{Page, Version, Versions};
+use super::body::whole;
 use super::request::{Signed, send};
+
+/// The longest part of a listing, in bytes: a server gives 1000 versions at once.
+const LONGEST_LISTING: usize = 32 << 20;
 
 /// A bucket whose versions can be listed.
 #[derive(Debug)]
@@ -43,10 +47,20 @@ impl Versions for Bucket {
             }
         }
         let response = send(&self.client, self.retry, prefix, &Listing { bucket: self, url }).await?;
-        let body = response.into_body().bytes().await.map_err(|e| unusable(Box::new(e)))?;
-        let listed: Listed = quick_xml::de::from_reader(body.as_ref()).map_err(|e| unusable(Box::new(e)))?;
-        listed.page()
+        let body = whole(response.into_body(), LONGEST_LISTING).await.map_err(|e| unusable(Box::new(e)))?;
+        let page = parse(&body.ok_or_else(|| unusable("a listing is too long".into()))?)?;
+        // A server that gives the same part again and again would be asked for ever.
+        if page.next.is_some() && page.next == from {
+            return Err(unusable("a listing does not go on".into()));
+        }
+        Ok(page)
     }
+}
+
+/// Reads a part of a listing.
+fn parse(body: &[u8]) -> Result<Page> {
+    let listed: Listed = quick_xml::de::from_reader(body).map_err(|e| unusable(Box::new(e)))?;
+    listed.page()
 }
 
 fn unusable(source: Box<dyn std::error::Error + Send + Sync>) -> Error {

@@ -13,6 +13,8 @@ use serde::de::DeserializeOwned;
 use tokio::sync::Mutex;
 use tokio::time::Instant;
 
+use super::body::whole;
+
 /// How long before their end credentials are renewed.
 const MARGIN: Duration = Duration::from_secs(300);
 /// How often a metadata service is asked before it is given up.
@@ -70,7 +72,9 @@ impl<S: Source> CredentialProvider for Renewed<S> {
             object_store::Error::Unauthenticated { path, source: Box::new(e) }
         })?;
         let credential = Arc::new(credential);
-        let until = good_for.map(|time| Instant::now() + time.saturating_sub(MARGIN.min(time / 4)));
+        // A service may say any number of seconds: one that no clock comes to means for ever.
+        let until =
+            good_for.and_then(|time| Instant::now().checked_add(time.saturating_sub(MARGIN.min(time / 4))));
         *kept = Some((Arc::clone(&credential), until));
         Ok(credential)
     }
@@ -120,15 +124,44 @@ async fn ask_once(
     if !status.is_success() {
         return Err((format!("'{url}' answers {status}"), status.is_server_error()));
     }
-    let answer = response.into_body().bytes().await.map_err(|e| (format!("'{url}': {e}"), true))?;
-    if answer.len() > LONGEST_ANSWER {
-        return Err((format!("'{url}' answers too much"), false));
+    match whole(response.into_body(), LONGEST_ANSWER).await {
+        Ok(Some(answer)) => Ok(answer),
+        Ok(None) => Err((format!("'{url}' answers too much"), false)),
+        Err(e) => Err((format!("'{url}': {e}"), true)),
     }
-    Ok(answer)
 }
 
 /// Reads an answer; what it holds is in no error.
 pub(super) fn read_json<T: DeserializeOwned>(answer: &[u8], from: &str) -> Result<T, NoCredentials> {
     serde_json::from_slice(answer)
         .map_err(|e| NoCredentials(format!("the answer of '{from}' is not as expected in line {}", e.line())))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::atomic::{AtomicU64, Ordering};
+
+    use super::*;
+
+    /// Gives credentials that are good for so long, and counts.
+    #[derive(Debug)]
+    struct GoodFor(Duration, AtomicU64);
+
+    #[async_trait]
+    impl Source for GoodFor {
+        type Credential = u64;
+
+        async fn fetch(&self) -> Result<Fetched<u64>, NoCredentials> {
+            Ok((self.1.fetch_add(1, Ordering::Relaxed), Some(self.0)))
+        }
+    }
+
+    #[tokio::test]
+    async fn credentials_are_kept_however_long_they_are_said_to_be_good() {
+        for (seconds, second) in [(0, 1), (3600, 0), (u64::MAX, 0)] {
+            let kept = Renewed::new(GoodFor(Duration::from_secs(seconds), AtomicU64::new(0)));
+            assert_eq!(*kept.get_credential().await.unwrap(), 0);
+            assert_eq!(*kept.get_credential().await.unwrap(), second, "{seconds}");
+        }
+    }
 }

@@ -115,9 +115,8 @@ impl File {
         if file.retired.len() > if encrypted { MAX_RETIRED } else { 0 } {
             return Err(bad("it has more retired keys than there can be"));
         }
-        let writers = file.writers.as_ref().map_or(0, Vec::len);
-        if file.writers.is_some() != writer_auth.is_some() || writers > if encrypted { MAX_SLOTS } else { 0 }
-        {
+        let (has_writers, writers) = (file.writers.is_some(), file.writers.iter().flatten().count());
+        if has_writers != writer_auth.is_some() || (has_writers && !encrypted) || writers > MAX_SLOTS {
             return Err(bad("format and slots for writing do not fit"));
         }
         if file.retired_writers.len() > if writers > 0 { MAX_RETIRED } else { 0 } {
@@ -186,4 +185,24 @@ pub(super) fn retired_keys(
 
 pub(super) fn in_repo_json(source: pgbr_codec::Error) -> Error {
     Error::Codec { object: "repo.json".to_owned(), source }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_an_encrypted_repository_has_writers() {
+        let (id, tag) = ("11".repeat(16), "00".repeat(32));
+        let text = |format: u32, writers: &str| {
+            format!(
+                r#"{{"format":{format},"repository-id":"{id}","created":0,"cipher":"none","key-id":null,"store":{{"create":true}},"slots":[]{writers},"auth":"{tag}"}}"#
+            )
+        };
+        let parse =
+            |text: String| File::parse(&Path::from("pgbr/repo.json"), text.as_bytes()).map(|(file, _)| file);
+        assert_eq!(parse(text(1, "")).unwrap().format, FORMAT);
+        let error = parse(text(2, &format!(r#","writers":[],"writer-auth":"{tag}""#))).unwrap_err();
+        assert!(error.to_string().contains("format and slots for writing do not fit"), "{error}");
+    }
 }

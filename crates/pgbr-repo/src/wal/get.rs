@@ -9,7 +9,7 @@ use object_store::path::Path;
 use pgbr_codec::{WalTrailer, check_wal, open_wal};
 use pgbr_manifest::{ArchiveId, WalFileName};
 
-use super::{MAX_OBJECT, WalEntry, WalStore, check_name};
+use super::{MAX_OBJECT, WalEntry, WalStore, check_name, max_content};
 use crate::error::{Error, Result};
 use crate::keys::{Layout, WalDigest};
 use crate::repo_file::Repo;
@@ -64,6 +64,17 @@ impl WalStore {
             Some(Opened { sink, trailer, warnings }) => {
                 WalGet::Found(WalFound { content: sink, trailer, warnings })
             }
+            None => WalGet::Missing,
+        })
+    }
+
+    /// Reads a file and checks it, without keeping its content in memory; gives what its object says about it.
+    ///
+    /// # Errors
+    /// As [`WalStore::get`].
+    pub async fn check(&self, archive: ArchiveId, file: &WalFileName) -> Result<WalGet<WalTrailer>> {
+        Ok(match self.open_file(archive, file, || Ok(io::sink())).await? {
+            Some(Opened { trailer, .. }) => WalGet::Found(trailer),
             None => WalGet::Missing,
         })
     }
@@ -206,11 +217,16 @@ pub(super) async fn open<W: Write + Send + 'static>(
     object: Bytes,
     sink: W,
 ) -> Result<(WalTrailer, W)> {
-    let keyring = repo.keyring().clone();
+    let (keyring, max) = (repo.keyring().clone(), max_content(file));
     let work = tokio::task::spawn_blocking(move || {
         let mut object = object.try_into_mut().unwrap_or_else(|shared| BytesMut::from(&shared[..]));
-        let (mut sink, mut failed) = (sink, None);
+        let (mut sink, mut failed, mut size) = (sink, None, 0);
         let opened = open_wal(&keyring, &mut object, &mut |piece| {
+            size += piece.len() as u64;
+            // A small object can hold far more than any file of its name has.
+            if size > max {
+                return Err(pgbr_codec::Error::TooLarge { what: "content", len: size, max });
+            }
             sink.write_all(piece).map_err(|error| {
                 failed = Some(error);
                 pgbr_codec::Error::Unwritable { reason: "the content could not be written" }

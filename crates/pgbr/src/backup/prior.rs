@@ -39,7 +39,8 @@ pub(crate) async fn choose(
             }
         };
         let Some(newest) = chain.first() else { continue };
-        if let Some(reason) = unfit(newest, now, history.as_ref()) {
+        let reason = unfit(newest, now, history.as_ref()).or_else(|| load::full(&chain).map(str::to_owned));
+        if let Some(reason) = reason {
             host.warn(format!("backup {candidate} cannot be built on: {reason}"));
             continue;
         }

@@ -23,7 +23,11 @@ pub(super) fn needed(backup: &Backup) -> Result<Vec<WalFileName>> {
     }
     let (summary, size) = (&backup.summary, backup.body.cluster.wal_segment_size);
     let timeline = summary.wal.start.timeline();
-    let segments = segments_between(timeline, summary.lsn.start, summary.lsn.stop, size)?;
+    let segments = segments_between(timeline, summary.lsn.start, summary.lsn.stop, size);
+    let segments = segments.ok_or_else(|| {
+        let reason = format!("it cannot need all WAL from {} to {}", summary.lsn.start, summary.lsn.stop);
+        Error::Damaged { label: summary.label, reason }
+    })?;
     Ok(segments.into_iter().map(WalFileName::Segment).collect())
 }
 
@@ -106,8 +110,8 @@ impl Copy<'_> {
         };
         found.warnings.iter().for_each(|warning| self.host.warn(warning.as_str()));
         if self.to.wal.exists(to, file).await?
-            && let Ok(WalGet::Found(there)) = self.to.wal.get(to, file).await
-            && there.trailer.digest == found.trailer.digest
+            && let Ok(WalGet::Found(there)) = self.to.wal.check(to, file).await
+            && there.digest == found.trailer.digest
         {
             return Ok(Moved::Present);
         }

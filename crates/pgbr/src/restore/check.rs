@@ -72,7 +72,7 @@ async fn check_first_segment(place: &StanzaPlace, backup: &Backup) -> Result<()>
     let cluster = cluster
         .ok_or_else(|| Error::Damaged { label, reason: format!("the stanza has no cluster {number}") })?;
     let segment = backup.summary.wal.start;
-    match place.wal.get(cluster.archive_id(), &WalFileName::Segment(segment)).await? {
+    match place.wal.check(cluster.archive_id(), &WalFileName::Segment(segment)).await? {
         WalGet::Found(_) => Ok(()),
         _ => Err(Error::Damaged {
             label,

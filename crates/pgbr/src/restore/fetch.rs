@@ -7,7 +7,9 @@ use std::sync::Arc;
 use bytes::Bytes;
 use pgbr_manifest::index::{Fields, FileRecord};
 use pgbr_manifest::merge::{Item, Merge};
-use pgbr_manifest::{BackupLabel, Digest, FileDigester, GRAIN, HashKey, ListDigester, ZERO_GRAIN};
+use pgbr_manifest::{
+    BackupLabel, Digest, FileDigester, GRAIN, HashKey, ListDigester, Nesting, RelPath, ZERO_GRAIN,
+};
 use tokio::runtime::Handle;
 
 use super::layout::Layout;
@@ -28,6 +30,8 @@ const ZEROS_AT_ONCE: u64 = 1 << 20;
 const LOOKS_A_THREAD: usize = 3;
 /// The most runs in one job: small files share jobs.
 const MAX_LOOKS: usize = 256;
+/// The most pieces of files that wait for their frames or are out: of tiny files a frame holds very many.
+const MAX_PIECES: usize = 128 << 10;
 
 /// What was written.
 #[derive(Debug, Clone, Default)]
@@ -66,8 +70,8 @@ enum Output {
         number: u64,
         looked: Vec<Looked>,
     },
-    /// A frame was written: its stored length.
-    Frame(u64),
+    /// A frame was written: its stored length, and how many pieces it had.
+    Frame(u64, usize),
     Finished,
     Failed(Error),
 }
@@ -110,9 +114,11 @@ pub(crate) fn write_files(
         batch: Batch::default(),
         out_frames: 0,
         out_bytes: 0,
+        pieces: 0,
         bounds: Bounds::of(place.repo.store().is_local()),
         open: None,
         list: ListDigester::new(&backup.body.hash_key),
+        nesting: Nesting::default(),
         written: Written { fetched: chain.iter().map(nothing_of).collect(), ..Written::default() },
     };
     while let Some(item) = merge.next_item()? {
@@ -139,7 +145,9 @@ fn start_workers(keys: &AllKeys, key: &HashKey, threads: usize) -> Result<Pool<J
             }
             Job::Finish(target) => target.finish().map_or_else(Output::Failed, |()| Output::Finished),
             Job::Frame { work, stored } => open_and_write(&work, &stored, &keys, &key, &mut scratch)
-                .map_or_else(Output::Failed, |()| Output::Frame(u64::from(work.place.len))),
+                .map_or_else(Output::Failed, |()| {
+                    Output::Frame(u64::from(work.place.len), work.pieces.len())
+                }),
         }
     };
     Pool::start(threads, make).map_err(Error::io("start a thread for", "workers"))
@@ -182,9 +190,12 @@ struct Fetch<'a> {
     batch: Batch,
     out_frames: usize,
     out_bytes: u64,
+    /// Pieces that wait or are out.
+    pieces: usize,
     bounds: Bounds,
     open: Option<OpenFile>,
     list: ListDigester,
+    nesting: Nesting,
     written: Written,
 }
 
@@ -213,10 +224,12 @@ impl Fetch<'_> {
     fn item(&mut self, layout: &mut Layout, item: Item) -> Result<()> {
         match item {
             Item::Directory { path, meta } => {
+                self.pass(&path, true)?;
                 self.list.directory(path.as_bytes());
                 layout.directory(&path, &meta)
             }
             Item::Link { path, target, .. } => {
+                self.pass(&path, false)?;
                 self.list.link(path.as_bytes(), &target);
                 layout.link(self.host, &path, &target)
             }
@@ -231,7 +244,16 @@ impl Fetch<'_> {
         }
     }
 
+    /// Sees that an entry may come, before anything is made of it.
+    fn pass(&mut self, path: &RelPath, is_directory: bool) -> Result<()> {
+        if self.list.entries() >= self.backup.body.resolved_entries {
+            return Err(self.damaged("its index has more entries than its manifest says"));
+        }
+        self.nesting.pass(path, is_directory).map_err(|error| self.damaged(error.to_string()))
+    }
+
     fn begin(&mut self, layout: &mut Layout, record: FileRecord) -> Result<()> {
+        self.pass(&record.path, false)?;
         let target = Arc::new(layout.file(&record, &self.files)?);
         let digester = FileDigester::new(&self.backup.body.hash_key, record.size);
         let look = (layout.mends() && target.wants_content()).then(|| Look::new(Arc::clone(&target), 0));
@@ -251,6 +273,7 @@ impl Fetch<'_> {
         }
         let (mut first, mut left) = (first, count);
         while left > 0 {
+            self.host.stop.check()?;
             let Some(room) = self.look_room(first)? else { return Ok(()) };
             let now = left.min(room);
             self.want(first, now, Wanted::Zeros(now));
@@ -388,8 +411,23 @@ impl Fetch<'_> {
                 hashes: now.to_vec(),
             };
             self.source(source)?.need(piece);
+            self.pieces += 1;
+            if self.pieces > MAX_PIECES {
+                self.flush()?;
+            }
             (offset, stream, left, hashes) = (offset + len, stream + len, left - len, later);
         }
+        Ok(())
+    }
+
+    /// Asks for all that waits, and waits for all that is out. Of a frame that more is needed of, the rest goes by another request.
+    fn flush(&mut self) -> Result<()> {
+        let groups: Vec<Group> = self.sources.iter_mut().flat_map(Source::flush).collect();
+        groups.into_iter().try_for_each(|group| self.dispatch(group))?;
+        while self.out_frames > 0 {
+            self.take_result()?;
+        }
+        self.pieces = 0;
         Ok(())
     }
 
@@ -423,6 +461,8 @@ impl Fetch<'_> {
             fetched.bytes += bytes;
         }
         if self.dry {
+            let pieces: usize = group.frames.iter().map(|work| work.pieces.len()).sum();
+            self.pieces = self.pieces.saturating_sub(pieces);
             return Ok(());
         }
         while self.out_frames > 0
@@ -449,7 +489,10 @@ impl Fetch<'_> {
                 self.looks.ready.insert(number, looked);
                 return Ok(());
             }
-            Output::Frame(len) => self.out_bytes = self.out_bytes.saturating_sub(len),
+            Output::Frame(len, pieces) => {
+                self.out_bytes = self.out_bytes.saturating_sub(len);
+                self.pieces = self.pieces.saturating_sub(pieces);
+            }
             Output::Finished => {}
         }
         self.out_frames = self.out_frames.saturating_sub(1);
@@ -486,7 +529,7 @@ impl Fetch<'_> {
     fn finish(mut self) -> Result<Written> {
         self.send_batch()?;
         self.settle(0)?;
-        let last: Vec<Group> = self.sources.iter_mut().flat_map(Source::finish).collect();
+        let last: Vec<Group> = self.sources.iter_mut().flat_map(Source::flush).collect();
         last.into_iter().try_for_each(|group| self.dispatch(group))?;
         while self.out_frames > 0 {
             self.take_result()?;

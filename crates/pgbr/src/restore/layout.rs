@@ -1,6 +1,6 @@
 //! The directories of a restore under way: made, mended, swept, and opened for the server at the end.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::ffi::OsStr;
 use std::fs;
 use std::io;
@@ -22,6 +22,8 @@ use crate::error::{Error, Result};
 use crate::host::Host;
 use crate::observe::Event;
 
+/// The most config files outside of the data directory that are told of.
+const MAX_CONFIG_FILES: usize = 10_000;
 /// The name under which the control file waits until everything else is safe.
 const CONTROL_WAITING: &str = "global/pg_control.pgbr";
 
@@ -33,6 +35,8 @@ pub(crate) struct Layout {
     sweep: Option<Sweep>,
     owners: Option<OwnerIds>,
     config_files: Vec<PathBuf>,
+    /// Locations of tablespaces that hold what is not theirs: they stay as they are, but for their own directory.
+    shared: BTreeSet<PathBuf>,
     /// Directories whose mode keeps their owner out: set at the end.
     closed: Vec<(PathBuf, u32)>,
     /// The file systems of the directories that were passed, with a directory in each.
@@ -46,8 +50,8 @@ impl Layout {
         let owners = if root { Some(OwnerIds::of_directory(&plan.pg_data)?) } else { None };
         let delta = plan.existing == Existing::Delta;
         let (hand, config_files, closed) = (Hand::new(host, dry), Vec::new(), Vec::new());
-        let devices = BTreeMap::new();
-        let mut layout = Self { plan, hand, sweep: None, owners, config_files, closed, devices };
+        let (shared, devices) = (plan.shared_locations()?, BTreeMap::new());
+        let mut layout = Self { plan, hand, sweep: None, owners, config_files, shared, closed, devices };
         layout.begin()?;
         if delta {
             layout.sweep = Some(Sweep::new(layout.kept()));
@@ -190,6 +194,12 @@ impl Layout {
                 reason: "the backup has no such tablespace".to_owned(),
             });
         };
+        // Whoever names a location must not thereby write to whatever lies there.
+        let own = self.plan.version_directory.as_bytes();
+        if path.components().nth(2).is_some_and(|directory| directory != own) {
+            let reason = format!("in a tablespace nothing but '{}' is restored", self.plan.version_directory);
+            return Err(Error::Map { what: format!("'{path}'"), reason });
+        }
         Ok(Some(parts.fold(location.clone(), |at, part| at.join(OsStr::from_bytes(part)))))
     }
 
@@ -223,6 +233,9 @@ impl Layout {
         if let Ok(found) = fs::metadata(&real) {
             self.devices.entry(found.dev()).or_insert_with(|| real.clone());
         }
+        if is_location(path) && self.shared.contains(&real) {
+            return Ok(());
+        }
         let owner = self.owner(meta);
         self.hand.set_owner(&real, owner)?;
         if meta.mode & 0o700 == 0o700 {
@@ -252,6 +265,10 @@ impl Layout {
         let owner = self.owner(&record.meta);
         let above = self.above();
         if let Some(rest) = record.path.strip("config") {
+            if self.config_files.len() >= MAX_CONFIG_FILES {
+                let reason = format!("there are more than {MAX_CONFIG_FILES} config files");
+                return Err(Error::Map { what: format!("'{}'", record.path), reason });
+            }
             self.config_files.push(Path::new("/").join(OsStr::from_bytes(rest)));
         }
         let real = match self.destination(&record.path).cloned() {

@@ -199,10 +199,13 @@ impl Source {
         std::mem::take(&mut self.group)
     }
 
-    /// The last groups: nothing more will be asked for.
-    pub(crate) fn finish(&mut self) -> impl Iterator<Item = Group> {
-        let last = self.frame.take().filter(|work| !work.pieces.is_empty());
-        let closed = last.and_then(|work| self.add(work));
+    /// All that waits: what was asked for of the frame that is at hand, too.
+    pub(crate) fn flush(&mut self) -> impl Iterator<Item = Group> {
+        let begun = self.frame.as_mut().filter(|work| !work.pieces.is_empty()).map(|work| {
+            let pieces = std::mem::take(&mut work.pieces);
+            FrameWork { source: work.source, place: work.place, pieces }
+        });
+        let closed = begun.and_then(|work| self.add(work));
         [closed, Some(self.take_group())].into_iter().flatten()
     }
 }

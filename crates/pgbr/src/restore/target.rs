@@ -10,7 +10,7 @@ use std::path::{Component, Path, PathBuf};
 use pgbr_manifest::manifest::{Body, Tablespace};
 use pgbr_pg::{ServerState, TEMPORARY_SUFFIX, server_state};
 
-use super::hand::LOST_AND_FOUND;
+use super::hand::{LOST_AND_FOUND, list};
 use super::select::Selection;
 use crate::error::{Error, Result};
 
@@ -116,14 +116,25 @@ fn plan_tablespaces(places: &Places, body: &Body) -> Result<Vec<(Tablespace, Pat
         }
     }
     let place = |t: &Tablespace| {
-        let mapped = places.tablespace_map.iter().find(|(key, _)| is(t, key)).map(|(_, path)| path.clone());
-        let all = || places.tablespace_map_all.as_ref().map(|dir| dir.join(name_of(t)));
-        mapped.or_else(all).unwrap_or_else(|| PathBuf::from(&t.location))
+        let what = format!("tablespace '{}'", name_of(t));
+        let mapped = places.tablespace_map.iter().find(|(key, _)| is(t, key));
+        match (mapped, &places.tablespace_map_all) {
+            (Some((_, path)), _) => absolute(&what, path),
+            (None, Some(all)) => inside(&what, all, &name_of(t)),
+            (None, None) => absolute(&what, Path::new(&t.location)),
+        }
     };
-    let planned = body.tablespaces.iter().map(|t| (t.clone(), place(t)));
-    planned
-        .map(|(t, path)| absolute(&format!("tablespace '{}'", name_of(&t)), &path).map(|path| (t, path)))
-        .collect()
+    body.tablespaces.iter().map(|t| Ok((t.clone(), place(t)?))).collect()
+}
+
+/// The place of this name in a directory. Names come from a backup: one that is written as a path must not lead out.
+fn inside(what: &str, directory: &Path, name: &str) -> Result<PathBuf> {
+    let (directory, place) = (absolute(what, directory)?, absolute(what, &directory.join(name))?);
+    if place == directory || !place.starts_with(&directory) {
+        let reason = format!("by its name it does not lie in '{}'", directory.display());
+        return Err(Error::Map { what: what.to_owned(), reason });
+    }
+    Ok(place)
 }
 
 fn plan_links(places: &Places, body: &Body) -> Result<BTreeMap<Vec<u8>, PathBuf>> {
@@ -217,6 +228,21 @@ impl Plan {
             }
         }
         Ok(())
+    }
+
+    /// The locations of tablespaces that hold more than their own directory: what else lies there is of somebody else.
+    pub(super) fn shared_locations(&self) -> Result<BTreeSet<PathBuf>> {
+        let mut shared = BTreeSet::new();
+        for (_, location) in &self.tablespaces {
+            let own = |path: &Path| {
+                path.file_name()
+                    .is_some_and(|name| name == LOST_AND_FOUND || name == self.version_directory.as_str())
+            };
+            if list(location)?.iter().any(|(path, _)| !own(path)) {
+                shared.insert(location.clone());
+            }
+        }
+        Ok(shared)
     }
 
     /// The places outside of the data directory that are its own: its links lead there, or a restore that did not end was filling them.

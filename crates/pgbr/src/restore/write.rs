@@ -98,7 +98,8 @@ impl Target {
         making: Making,
         files: &Arc<OpenFiles>,
     ) -> Self {
-        let (mode, mtime_ns) = (record.meta.mode, record.mtime_ns);
+        // Nothing in a cluster is a program that runs as its owner.
+        let (mode, mtime_ns) = (record.meta.mode & 0o1777, record.mtime_ns);
         let (open, size) = (AtomicU64::new(1), AtomicU64::new(record.size));
         let (slot, files) = (Mutex::new(Slot::default()), Arc::clone(files));
         Self { path, making, hollow: false, mode, owner, mtime_ns, slot, files, open, size }

@@ -80,16 +80,19 @@ impl Books {
     fn chain(&mut self, place: &StanzaPlace, label: BackupLabel, findings: &mut Findings) -> Chain {
         let mut chain = Chain::default();
         let mut next = self.loaded.get(&label).cloned();
-        // A parent is always older, so this ends.
+        let mut layers = 0;
+        // A parent is always older, so this ends; a restore does not follow it for ever either.
         while let Some(backup) = next.take() {
             chain.backups.push(Arc::clone(&backup));
+            layers += backup.body.layers.len();
             let Some(parent) = &backup.body.parent else {
                 chain.whole = true;
                 break;
             };
             let found = self.loaded.get(&parent.label);
             let problem = match found {
-                Some(found) => load::stranger(&backup, parent, found).map(str::to_owned),
+                Some(found) => load::too_long(chain.backups.len() + 1, layers + found.body.layers.len())
+                    .or_else(|| load::stranger(&backup, parent, found).map(str::to_owned)),
                 None if self.unreadable.contains_key(&parent.label) => None,
                 None => Some("it is not there".to_owned()),
             };

@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use futures::StreamExt;
 use pgbr_manifest::merge::{Item, Merge};
-use pgbr_manifest::{BackupLabel, FileDigester, GRAIN, ListDigester, RelPath, ZERO_GRAIN};
+use pgbr_manifest::{BackupLabel, FileDigester, GRAIN, ListDigester, Nesting, RelPath, ZERO_GRAIN};
 use tokio::runtime::Handle;
 
 use super::Verify;
@@ -155,12 +155,23 @@ impl Read {
         let mut merge = Merge::new(self.layers.iter().map(nodes));
         let mut list = ListDigester::new(&self.newest.body.hash_key);
         let (mut listed, mut open): (Listed, Option<OpenFile>) = (Listed::default(), None);
+        let mut nesting = Nesting::default();
+        let mut pass = |path: &RelPath, is_directory| {
+            nesting.pass(path, is_directory).map_err(|error| self.damaged(error.to_string()))
+        };
         while let Some(item) = merge.next_item()? {
             self.host.stop.check()?;
             match item {
-                Item::Directory { path, .. } => list.directory(path.as_bytes()),
-                Item::Link { path, target, .. } => list.link(path.as_bytes(), &target),
+                Item::Directory { path, .. } => {
+                    pass(&path, true)?;
+                    list.directory(path.as_bytes());
+                }
+                Item::Link { path, target, .. } => {
+                    pass(&path, false)?;
+                    list.link(path.as_bytes(), &target);
+                }
                 Item::File(file) => {
+                    pass(&file.path, false)?;
                     let digester = FileDigester::new(&self.newest.body.hash_key, file.size);
                     open = Some(OpenFile { path: file.path, size: file.size, digester, at: 0, cause: None });
                 }

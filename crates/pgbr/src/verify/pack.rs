@@ -12,6 +12,9 @@ use pgbr_manifest::{Digest, GRAIN, HashKey, RelPath};
 use super::report::Cause;
 use crate::load::lane_opener;
 
+/// The most faults of a pack that are told apart.
+const MAX_FAULTS: usize = 1000;
+
 /// Grains of one file that stand one after the other, as the index has them.
 #[derive(Debug, Clone)]
 pub(super) struct Span {
@@ -166,7 +169,7 @@ impl LayerKeys {
             })
         });
         let (mut decompressor, mut frame, mut raw) = (Decompressor::new(), Vec::new(), Vec::new());
-        let (mut faults, mut at, mut stream) = (Vec::new(), wanted.frames.offset, wanted.stream);
+        let (mut faults, mut at, mut stream) = (Faults::default(), wanted.frames.offset, wanted.stream);
         for (number, (raw_len, len)) in (wanted.frames.first..).zip(&wanted.frames.frames) {
             let range = stream..stream + u64::from(*raw_len);
             raw.clear();
@@ -209,7 +212,23 @@ impl LayerKeys {
             }
             (at, stream) = (at + u64::from(*len), range.end);
         }
-        faults
+        faults.0
+    }
+}
+
+/// What is wrong in parts of a pack, from its beginning to its end. Where it is too much, the last covers all from its own part on.
+#[derive(Default)]
+struct Faults(Vec<Fault>);
+
+impl Faults {
+    fn push(&mut self, fault: Fault) {
+        let full = self.0.len() >= MAX_FAULTS;
+        match self.0.last_mut() {
+            Some(Fault { range: Some(last), .. }) if full => {
+                last.end = last.end.max(fault.range.map_or(0, |range| range.end));
+            }
+            _ => self.0.push(fault),
+        }
     }
 }
 

@@ -26,6 +26,10 @@ use crate::place::StanzaPlace;
 
 /// How many packs wait to be asked for.
 const WAITING: usize = 2;
+/// The most missing packs of a backup that are told one by one.
+const MAX_MISSING: usize = 100;
+/// The most grains that a pack holds: their hashes stand in its footer, too, in rows of 1 MiB at most.
+const MAX_GRAINS: usize = (1 << 20) / 8;
 /// The most parts of one layer that are told apart; one more makes all behind the last count as harmed.
 const MAX_PARTS: usize = 100_000;
 
@@ -334,15 +338,21 @@ impl Verify<'_> {
             let label = backup.summary.label;
             if let ([layer], Some(case)) = (backup.body.layers.as_slice(), cases.first_of(label)) {
                 let found = self.packs_of(label, layer.attempt, false);
-                let there = |number: &u32| found.get(number).copied();
-                let wanted: Vec<(u32, u64)> =
-                    (0..layer.data_packs).map(|number| (number, there(&number).unwrap_or(0))).collect();
-                self.compare(case, false, &found, &wanted);
-                let own: u64 = wanted.iter().map(|(_, size)| *size).sum();
+                let wanted = (0..layer.data_packs).filter(|number| !found.contains_key(number));
+                let missing: Vec<(u32, u64)> =
+                    wanted.clone().take(MAX_MISSING).map(|number| (number, 0)).collect();
+                self.compare(case, false, &found, &missing);
+                let more = wanted.count() - missing.len();
+                if more > 0 {
+                    let text = format!("{more} more of its packs are missing");
+                    let fault = Fault { cause: Cause::Missing, range: None, text };
+                    self.note(case, &manifest_name(self.place, &label), vec![fault]);
+                }
+                let own: u64 = found.range(..layer.data_packs).map(|(_, size)| *size).sum();
                 let index: u64 = layer.index_packs.iter().sum();
                 let all = own.saturating_add(index);
                 let said = backup.summary.sizes.stored_delta;
-                if all != said && wanted.iter().all(|(number, _)| found.contains_key(number)) {
+                if all != said && missing.is_empty() {
                     let text = format!("the packs of the backup have {all} bytes together, not {said}");
                     let fault = Fault { cause: Cause::Size, range: None, text };
                     self.note(case, &manifest_name(self.place, &label), vec![fault]);
@@ -560,6 +570,7 @@ fn begin(frame: &FramePlace) -> Wanted {
 
 /// The grains of a layer in the order of the stream, as its index has them.
 struct Expected {
+    label: BackupLabel,
     nodes: LayerNodes,
     cursor: IndexCursor,
     file: Option<(Arc<RelPath>, u64)>,
@@ -574,6 +585,7 @@ impl Expected {
     fn new(place: &StanzaPlace, label: BackupLabel, layer: &Arc<Layer>, runtime: &Handle) -> Self {
         let nodes = LayerNodes::new(place, label, layer, runtime.clone());
         Self {
+            label,
             nodes,
             cursor: IndexCursor::new(layer.index),
             file: None,
@@ -585,7 +597,7 @@ impl Expected {
 
     /// The grains up to this place in the stream; fewer where the index ends.
     fn take(&mut self, end: u64) -> Result<Vec<Span>> {
-        let mut spans = Vec::new();
+        let (mut spans, mut grains) = (Vec::new(), 0);
         while self.stream < end {
             let Some(mut span) = self.next()? else { break };
             let (mut count, total) = (0, span.hashes.len());
@@ -599,6 +611,12 @@ impl Expected {
             if !rest.is_empty() {
                 let grain = span.grain.saturating_add(count as u64);
                 self.left = Some(Span { path: Arc::clone(&span.path), size: span.size, grain, hashes: rest });
+            }
+            grains += count;
+            if grains > MAX_GRAINS {
+                self.failed = true;
+                let reason = format!("its index has more than {MAX_GRAINS} grains in one pack");
+                return Err(Error::Damaged { label: self.label, reason });
             }
             spans.push(span);
         }
