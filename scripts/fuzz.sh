@@ -4,9 +4,14 @@
 #   scripts/fuzz.sh SECONDS [TARGET...]
 #
 # The stable compiler does: RUSTC_BOOTSTRAP lets it instrument for the address sanitizer (which also shows libFuzzer the
-# operands of memcmp). cargo-fuzz is not needed, but works on the same crate. A crash fails the script; its input is in
-# fuzz/artifacts/TARGET/. Every run begins with fuzz/seeds/TARGET/, which is checked in: inputs worth keeping belong there
-# under a name that says what they are. With a directory fuzz/corpus/TARGET/, which is not, what is found is kept in it.
+# operands of memcmp). A crash fails the script, and so does one allocation of more than 256 MiB: no length is believed. The input is in
+# fuzz/artifacts/TARGET/ then. Every run begins with fuzz/seeds/TARGET/, which is checked in: inputs worth keeping belong there under a
+# name that says what they are. With a directory fuzz/corpus/TARGET/, which is not, what is found is kept in it.
+#
+# All targets are one program, which is told by PGBR_FUZZ_TARGET which of them it is.
+#
+# Environment:
+#   PGBR_FUZZ_FEATURES   `cloud`: with the targets for what comes from cloud stores, which take as long again to compile
 set -euo pipefail
 # shellcheck source=scripts/lib.sh
 . "$(dirname "$0")/lib.sh"
@@ -19,10 +24,13 @@ main() {
     host=$(rustc -vV | sed -n 's/^host: //p')
     build
     if [ "$#" -eq 0 ]; then
-        # shellcheck disable=SC2046  # names of targets hold no blanks
-        set -- $(sed -n '/^\[\[bin\]\]/,/^$/s/^name = "\(.*\)"/\1/p' Cargo.toml)
+        local files=(src/targets/*.rs) file
+        for file in "${files[@]}"; do
+            file=${file##*/}
+            # Without its feature it is not in the program.
+            [[ "$file" == s3_versions.rs && "${PGBR_FUZZ_FEATURES:-}" != *cloud* ]] || set -- "$@" "${file%.rs}"
+        done
     fi
-    [ "$#" -gt 0 ] || die "fuzz/Cargo.toml has no targets"
 
     scratch=$(mktemp -d)
     trap 'rm -rf "$scratch"' EXIT
@@ -37,7 +45,7 @@ main() {
 
 build() {
     local flags option
-    flags="--cfg fuzzing -Cdebug-assertions -Coverflow-checks -Cpasses=sancov-module"
+    flags="-Cpasses=sancov-module"
     for option in level=4 inline-8bit-counters pc-table trace-compares; do
         flags+=" -Cllvm-args=-sanitizer-coverage-$option"
     done
@@ -47,8 +55,10 @@ build() {
     else
         say "FUZZED WITHOUT ADDRESS SANITIZER: this toolchain does not bring its runtime"
     fi
-    # With a target named, the flags do not reach build scripts and macros, which would not link with them.
-    RUSTFLAGS=$flags CARGO_TARGET_DIR=target cargo build --release --target "$host" --bins ||
+    # With a target named, flags do not reach build scripts and macros, which would not link with them.
+    PGBR_FUZZ_FLAGS=$flags RUSTC_WRAPPER="$ROOT/scripts/fuzz-rustc.sh" CARGO_TARGET_DIR=target \
+        RUSTFLAGS="--cfg fuzzing -Cdebug-assertions -Coverflow-checks" \
+        cargo build --release --target "$host" ${PGBR_FUZZ_FEATURES:+--features "$PGBR_FUZZ_FEATURES"} ||
         die "the fuzz targets do not build"
 }
 
@@ -60,7 +70,8 @@ fuzz() {
     for directory in "corpus/$target" "$scratch/$target" "seeds/$target"; do
         [ ! -d "$directory" ] || corpus+=("$directory")
     done
-    if ! "target/$host/release/$target" -max_total_time="$seconds" -timeout=10 -rss_limit_mb=2048 \
+    if ! PGBR_FUZZ_TARGET=$target "target/$host/release/fuzz" -max_total_time="$seconds" -timeout=10 \
+        -rss_limit_mb=1024 -malloc_limit_mb=256 \
         -artifact_prefix="artifacts/$target/" "${corpus[@]}" >"$scratch/$target.log" 2>&1; then
         tail -n 60 "$scratch/$target.log" >&2
         say "target $target failed; the input is in fuzz/artifacts/$target"

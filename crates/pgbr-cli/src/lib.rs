@@ -19,6 +19,8 @@ pub mod config;
 pub mod exit;
 mod failure;
 pub mod flavor;
+#[cfg(fuzzing)]
+pub mod fuzzing;
 pub mod help;
 pub mod ini;
 pub mod libpq_env;

@@ -17,6 +17,8 @@ use crate::settings::Settings;
 mod endpoint;
 mod repository;
 
+#[cfg(fuzzing)]
+pub(crate) use endpoint::read as read_endpoint;
 pub(crate) use repository::repo_of;
 
 /// The stanza of a command that needs one.

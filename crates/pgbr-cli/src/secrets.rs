@@ -261,6 +261,17 @@ fn read_aside(
     receiver
 }
 
+/// Takes a command apart, and reads what may be its output: a secret is one line.
+#[cfg(fuzzing)]
+pub(crate) fn read(text: &str) {
+    if let Some(words) = words(text) {
+        assert!(words.iter().map(String::len).sum::<usize>() <= text.len());
+    }
+    if let Ok(secret) = secret_of(text.as_bytes()) {
+        assert!(!secret.is_empty() && !secret.contains(['\n', '\0']));
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

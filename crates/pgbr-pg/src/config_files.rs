@@ -128,6 +128,17 @@ fn words(line: &str, syntax: Syntax) -> Vec<String> {
     words
 }
 
+/// Reads a line by each syntax: words are parts of it, but for quotes.
+#[cfg(fuzzing)]
+pub(crate) fn read(line: &str) {
+    for syntax in [Syntax::Settings, Syntax::Records, Syntax::Names] {
+        let words = words(line, syntax);
+        assert!(words.iter().all(|word| !word.is_empty()));
+        assert!(words.iter().map(String::len).sum::<usize>() <= line.len());
+        words.first().map(|word| is_include(word));
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -53,6 +53,8 @@ mod control;
 mod durable;
 mod error;
 mod exclude;
+#[cfg(fuzzing)]
+pub mod fuzzing;
 mod label_file;
 mod owner;
 mod owner_ids;

@@ -66,6 +66,12 @@ fn works_elsewhere(pid: Pid, pg_data: &Path) -> bool {
     }
 }
 
+/// Reads what may be the file: a process is named by a number above 0.
+#[cfg(fuzzing)]
+pub(crate) fn read(bytes: &[u8]) {
+    assert!(pid_of(bytes).is_none_or(|pid| pid.as_raw_nonzero().get() > 0));
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -20,6 +20,8 @@ mod request;
 mod s3;
 #[cfg(feature = "s3")]
 mod s3_versions;
+#[cfg(all(fuzzing, feature = "s3"))]
+pub(crate) use s3_versions::read as read_s3_versions;
 #[cfg(all(test, feature = "s3", feature = "azure", feature = "gcs"))]
 mod tests;
 #[cfg(feature = "cloud")]

@@ -55,6 +55,8 @@ mod backup_objects;
 mod cloud;
 mod drill;
 mod error;
+#[cfg(fuzzing)]
+pub mod fuzzing;
 mod guard;
 mod hold;
 mod key_cache;

@@ -388,15 +388,23 @@ fn read_holder(file: &File) -> LockHolder {
         let got = file.read_at(&mut text, 0).ok()?;
         serde_json::from_slice(text.get(..got)?).ok()
     };
-    read().map_or_else(LockHolder::default, |content| LockHolder {
-        exec_id: content.exec_id,
-        pid: content.pid,
-        progress: LockProgress {
-            percent: content.percent,
-            size: content.size,
-            size_complete: content.size_complete,
-        },
-    })
+    read().map_or_else(LockHolder::default, Content::holder)
+}
+
+impl Content {
+    fn holder(self) -> LockHolder {
+        let Self { exec_id, pid, percent, size, size_complete, .. } = self;
+        LockHolder { exec_id, pid, progress: LockProgress { percent, size, size_complete } }
+    }
+}
+
+/// Reads what may be the content of a lock file, a name of one, or the system's list.
+#[cfg(fuzzing)]
+pub(crate) fn read(text: &[u8]) {
+    serde_json::from_slice::<Content>(text).map(Content::holder).ok();
+    let Ok(text) = std::str::from_utf8(text) else { return };
+    is_listed(text, 1, 1);
+    assert!(stanza_of(text).is_none_or(|stanza| text.starts_with(stanza)));
 }
 
 #[cfg(test)]

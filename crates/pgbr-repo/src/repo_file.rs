@@ -16,6 +16,8 @@ use pgbr_codec::{
 use pgbr_manifest::StanzaName;
 
 use self::slots::{AnySlot, Unwrapped, derive, new_slot, opened_by, owner_slot};
+#[cfg(fuzzing)]
+pub(crate) use self::text::read_and_write;
 use self::text::{FORMAT, FORMAT_WRITERS, File, MAX_RETIRED, MAX_SLOTS, in_repo_json, retired_keys};
 use crate::error::{Error, Result};
 use crate::guard::Guard;

@@ -21,6 +21,8 @@ pub use hand_over::{HandOverRequest, HandedOver, WorkerLock, archive_queue_excee
 pub use push::{ArchivePushRequest, archive_push};
 pub use push_worker::{PushWorkerReport, PushWorkerRequest, archive_push_worker};
 pub use spool::Failure;
+#[cfg(fuzzing)]
+pub(crate) use spool::read_failure;
 
 /// What a server does with the exit code of its `restore_command`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -193,6 +193,18 @@ fn add(entries: &mut RepoEntries, parts: Vec<String>, entry: RepoEntry) {
     }
 }
 
+/// Reads what may be a path, and what it means; the name of a WAL file in it is read as that file again.
+#[cfg(fuzzing)]
+pub(crate) fn read_path(text: &str) {
+    let Ok(path) = RepoPath::parse(text) else { return };
+    assert!(path.0.iter().all(|part| !part.is_empty() && part != "." && part != ".."));
+    path.key();
+    let parts = path.parts();
+    if let Some(view::Aim::Wal { file, .. }) = view::Aim::of(&parts) {
+        assert!(parts.last().is_some_and(|name| name.starts_with(&file.to_string())));
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -33,6 +33,8 @@ mod copy;
 mod drill;
 mod error;
 mod expire;
+#[cfg(fuzzing)]
+pub mod fuzzing;
 mod held;
 mod host;
 mod info;

@@ -249,6 +249,11 @@ fn is_expired(shelf: &Shelf, points: &[Point], track: &Track, first: u64, next: 
     points.iter().any(ends) && (began || points.iter().any(begins))
 }
 
+#[cfg(fuzzing)]
+mod fuzzing;
+#[cfg(fuzzing)]
+pub(crate) use fuzzing::compare as compare_reach;
+
 #[cfg(test)]
 mod tests {
     use super::*;

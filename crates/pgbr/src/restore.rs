@@ -47,6 +47,8 @@ use reach::{Aim, look as look_at_wal};
 pub use reach::{Reach, WalReach};
 pub use select::Databases;
 use select::plan_databases;
+#[cfg(fuzzing)]
+pub(crate) use target::compare_places;
 pub use target::{Existing, Places};
 use target::{Plan, plan_places};
 

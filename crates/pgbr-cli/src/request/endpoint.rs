@@ -63,6 +63,14 @@ impl fmt::Display for Endpoint {
     }
 }
 
+/// Reads what may be a host; what is read is printed and read again.
+#[cfg(fuzzing)]
+pub(crate) fn read(text: &str) {
+    if let Some(read) = Endpoint::parse(text) {
+        assert_eq!(Endpoint::parse(&read.to_string()), Some(read));
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -63,6 +63,15 @@ fn parse(body: &[u8]) -> Result<Page> {
     listed.page()
 }
 
+/// Reads what may be a part of a listing.
+#[cfg(fuzzing)]
+pub(crate) fn read(body: &[u8]) {
+    if let Ok(page) = parse(body) {
+        // Each takes more bytes than this.
+        assert!(page.versions.len() + page.directories.len() <= body.len() / 8);
+    }
+}
+
 fn unusable(source: Box<dyn std::error::Error + Send + Sync>) -> Error {
     Error::Generic { store: "S3", source }
 }

@@ -13,7 +13,7 @@ pub(crate) struct Told {
     status: Option<u16>,
     code: Option<String>,
     /// Status, code and message in one line.
-    pub(super) text: String,
+    pub(crate) text: String,
 }
 
 /// What an answer means for the caller.
@@ -48,17 +48,17 @@ impl Told {
     }
 
     /// Reads `404 Not Found: <Error><Code>NoSuchKey</Code>…`; without a status where a success carried an error.
-    fn parse(said: &str) -> Self {
+    pub(crate) fn parse(said: &str) -> Self {
         let (head, body) = said.split_once(": ").unwrap_or((said.trim_end_matches(':'), ""));
         let status = head.split(' ').next().and_then(|number| number.parse().ok());
         let body = if status.is_some() { body } else { said };
-        let code = element(body, "Code").map(str::to_owned);
+        let code = element(body, "Code").map(|code| line(code).to_owned());
         let message = match element(body, "Message") {
             Some(message) => message,
             None if code.is_some() || body.trim_start().starts_with('<') => "",
             None => body,
         };
-        let parts = [status.map(|_| head), code.as_deref(), Some(line(message))];
+        let parts = [status.map(|_| line(head)), code.as_deref(), Some(line(message))];
         let parts: Vec<&str> = parts.into_iter().flatten().filter(|part| !part.is_empty()).collect();
         Self { status, text: parts.join(": "), code }
     }
@@ -140,6 +140,8 @@ mod tests {
         assert_eq!((said.text.as_str(), said.is_missing_object()), ("404 Not Found", false));
         let said = Told::parse("404 Not Found: <html><body>secret</body></html>");
         assert_eq!((said.text.as_str(), said.is_missing_object()), ("404 Not Found", false));
+        let said = Told::parse("403 Forbidden: <Error><Code>Access\nDenied</Code></Error>");
+        assert_eq!(said.text, "403 Forbidden: Access", "a server writes no lines of the log");
         let said = Told::parse("503 Service Unavailable: try later\nplease");
         assert_eq!(
             (said.text.as_str(), said.meaning()),

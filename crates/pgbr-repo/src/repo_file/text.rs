@@ -187,6 +187,28 @@ pub(super) fn in_repo_json(source: pgbr_codec::Error) -> Error {
     Error::Codec { object: "repo.json".to_owned(), source }
 }
 
+/// Reads a foreign `repo.json`, writes what was read, and reads that.
+#[cfg(fuzzing)]
+pub(crate) fn read_and_write(key: &Path, text: &[u8]) {
+    let Ok((file, _)) = File::parse(key, text) else { return };
+    let (writers, secret) = (file.writers.iter().flatten().count(), RepositoryKey::from_bytes([8; 32]));
+    assert!(file.slots.len() <= MAX_SLOTS && file.retired.len() <= MAX_RETIRED);
+    assert!(writers <= MAX_SLOTS && file.retired_writers.len() <= MAX_RETIRED);
+    let keyring = match file.cipher {
+        Cipher::None => Keyring::plain(file.repository_id),
+        _ => file.keyring(&secret, []),
+    };
+    let text = file.render(&keyring).expect("it has a form");
+    let (again, tags) = File::parse(key, &text).expect("it was written just now");
+    assert_eq!(again, file);
+    tags.check(key, &keyring).expect("it was written with these keys");
+    if let (Some(key_id), Some(_)) = (file.key_id, &file.writers) {
+        let file = File { retired_writers: Vec::new(), ..file };
+        let writer = file.writer_keyring(key_id, &WriterKey::of(&secret)).expect("nothing is to be opened");
+        tags.check(key, &writer).expect("writers see what the owner wrote");
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

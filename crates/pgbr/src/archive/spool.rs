@@ -98,10 +98,8 @@ impl Outbox {
 
     /// Says why a file cannot be archived, or with `None` why none can.
     pub(super) fn set_failure(&self, file: Option<&str>, told: &Told) -> Result<()> {
-        let Told { failure: Failure { code, text }, passing } = told;
-        let passing = if *passing { " passing" } else { "" };
         let name = format!("{}.error", file.unwrap_or("global"));
-        self.write(&name, &format!("{code}{passing}\n{text}"))
+        self.write(&name, &render_failure(told))
     }
 
     /// Whether there is an error of a file.
@@ -168,6 +166,12 @@ impl Outbox {
     fn write(&self, name: &str, text: &str) -> Result<()> {
         write(&self.dir, name, text)
     }
+}
+
+fn render_failure(told: &Told) -> String {
+    let Told { failure: Failure { code, text }, passing } = told;
+    let passing = if *passing { " passing" } else { "" };
+    format!("{code}{passing}\n{text}")
 }
 
 fn parse_failure(text: &str) -> Option<Told> {
@@ -324,6 +328,15 @@ fn remove(path: &Path) {
 /// A short name for a text.
 fn digest(text: &str) -> String {
     data_encoding::HEXLOWER.encode(&blake3::hash(text.as_bytes()).as_bytes()[..16])
+}
+
+/// Reads what may be an error file; what is read is written and read again.
+#[cfg(fuzzing)]
+pub(crate) fn read_failure(text: &str) {
+    if let Some(told) = parse_failure(text) {
+        assert_ne!(told.failure.code, 0);
+        assert_eq!(parse_failure(&render_failure(&told)), Some(told));
+    }
 }
 
 #[cfg(test)]

@@ -295,6 +295,44 @@ impl Plan {
     }
 }
 
+/// Plans for a backup with these tablespaces and links: where a directory is given for all of them, nothing lies anywhere else.
+#[cfg(fuzzing)]
+pub(crate) fn compare_places(names: &[(u32, &str, &str)], links: &[(&str, &str)]) {
+    let body = include_bytes!("../../../pgbr-manifest/tests/vectors/body-full.json");
+    let mut body = Body::from_json(body).expect("a vector");
+    let space = |(oid, name, location): &(u32, &str, &str)| Tablespace {
+        oid: *oid,
+        name: (*name).to_owned(),
+        location: (*location).to_owned(),
+    };
+    body.tablespaces = names.iter().map(space).collect();
+    let link = |(name, destination): &(&str, &str)| pgbr_manifest::manifest::Link {
+        name: (*name).to_owned(),
+        destination: (*destination).to_owned(),
+    };
+    body.links = links.iter().map(link).collect();
+    let given = Path::new("/given");
+    let mut places = Places {
+        pg_data: given.join("data"),
+        tablespace_map_all: Some(given.join("spaces")),
+        ..Places::default()
+    };
+    let plan = |places: &Places| plan_places(places, &body, "PG_15".to_owned(), Selection::All);
+    if let Ok(plan) = plan(&places) {
+        assert_eq!(plan.outside(given), None);
+        assert!(plan.links.is_empty());
+    }
+    (places.link_all, places.tablespace_map_all) = (true, None);
+    if let Ok(plan) = plan(&places) {
+        // What overlaps would be written to twice.
+        let all: Vec<_> = plan.tablespaces.iter().map(|(_, path)| path).chain(plan.links.values()).collect();
+        for (n, one) in all.iter().enumerate() {
+            assert!(one.is_absolute() && !one.starts_with("/given/data"), "{}", one.display());
+            assert!(all[n + 1..].iter().all(|other| !other.starts_with(one) && !one.starts_with(other)));
+        }
+    }
+}
+
 fn is_empty(dir: &Path) -> Result<bool> {
     let unfinished = unfinished_marker();
     let entries = fs::read_dir(dir).map_err(Error::io("list", dir))?;

@@ -1,0 +1,10 @@
+//! The syntax of config files.
+
+use pgbr_cli::ini::Ini;
+
+pub(crate) fn run(text: &str) {
+    if let Ok(mut ini) = Ini::parse(text) {
+        ini.append(Ini::parse(text).expect("it was read just now"));
+        assert!(ini.stanzas().is_sorted());
+    }
+}
