@@ -64,7 +64,7 @@ pub use faults::{Fault, FaultStore, failures};
 pub use install::PgInstall;
 pub use objects::Objects;
 pub use operator::{as_operator, operator_name, own};
-pub use pgbr::Pgbr;
+pub use pgbr::{Pgbr, runnable};
 pub use proxy::{Act, Proxy, Seen};
 pub use run::{Finished, free_port, run, wait_until};
 pub use scratch::Scratch;

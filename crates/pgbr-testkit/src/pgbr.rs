@@ -305,7 +305,10 @@ impl Pgbr {
 
 /// A path under which the operator can run the program: its own, or that of a copy where the operator cannot get at it
 /// (a build directory below root's home). One copy a process and program; it is removed when the process ends.
-fn runnable(binary: &Path) -> PathBuf {
+///
+/// # Panics
+/// When it is not there or cannot be copied.
+pub fn runnable(binary: &Path) -> PathBuf {
     static COPIES: OnceLock<Mutex<BTreeMap<PathBuf, (Scratch, PathBuf)>>> = OnceLock::new();
     let binary = fs::canonicalize(binary)
         .unwrap_or_else(|error| panic!("there is no program {}: {error}", binary.display()));
