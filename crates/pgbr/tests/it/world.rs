@@ -268,7 +268,15 @@ pub(crate) async fn listed(host: &Host, repo: RepoAccess) -> Vec<BackupLabel> {
 
 /// Reads everything. All backups that are listed are whole, with the WAL that they need.
 pub(crate) async fn assert_whole(host: &Host, repo: RepoAccess, why: &str) -> VerifyReport {
-    let request = VerifyRequest { repo, stanza: stanza(), set: None, quick: false, budget: None, threads: 1 };
+    let request = VerifyRequest {
+        repo,
+        stanza: stanza(),
+        set: None,
+        quick: false,
+        budget: None,
+        threads: 1,
+        witness: None,
+    };
     let report = verify(host, request).await.unwrap_or_else(|error| panic!("{why}: verify: {error}"));
     assert!(report.clean, "{why}: {:#?}", report.findings);
     report
@@ -293,8 +301,15 @@ pub(crate) async fn keep_all(world: &World, repo: RepoAccess) {
     for _ in 0..2 {
         let policy = Policy { full: Some(99), ..Policy::default() };
         let (asked, notes) = (Asked::Policy, Some(notes.path().join("notes")));
-        let request =
-            ExpireRequest { repo: repo.clone(), stanza: stanza(), policy, asked, dry_run: false, notes };
+        let request = ExpireRequest {
+            repo: repo.clone(),
+            stanza: stanza(),
+            policy,
+            asked,
+            dry_run: false,
+            notes,
+            witness: None,
+        };
         expire(&world.later(), request).await.unwrap();
     }
 }
