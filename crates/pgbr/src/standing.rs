@@ -33,7 +33,8 @@ pub(crate) async fn take_back(
     for _ in 0..LOOKS {
         let now = host.clock.monotonic();
         if taken_for_dead && is_built_on(place, label).await? && is_whole(host, place, label).await? {
-            let text = format!("another process took this one for dead and built on backup {label}: it stays");
+            let text =
+                format!("another process took this one for dead and built on backup {label}: it stays");
             host.warn(text);
             return Ok(());
         }

@@ -8,7 +8,7 @@ use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
 use std::time::Duration;
 
 use bytes::Bytes;
-use futures::future::BoxFuture;
+use futures::future::{BoxFuture, LocalBoxFuture};
 use futures::{FutureExt, StreamExt};
 use object_store::memory::InMemory;
 use object_store::{ObjectStore, ObjectStoreExt};
@@ -338,17 +338,20 @@ impl Try {
     }
 
     /// The command on which something goes wrong. Where an answer is late, another process does `meanwhile`, having taken this one for dead; that
-    /// has to succeed.
-    pub(crate) async fn strike<T, U>(
-        &self,
-        command: impl Future<Output = pgbr::Result<T>>,
-        meanwhile: impl Future<Output = pgbr::Result<U>>,
-    ) -> pgbr::Result<T> {
-        let (done, beside) = self.faults.beside(command, meanwhile).await;
-        if let Some(Err(error)) = beside {
-            panic!("{}: while {} waits: {error}", self.why, self.struck());
-        }
-        done
+    /// has to succeed. The future of a whole command is large, and goes on the heap.
+    pub(crate) fn strike<'a, T: 'a, U: 'a>(
+        &'a self,
+        command: impl Future<Output = pgbr::Result<T>> + 'a,
+        meanwhile: impl Future<Output = pgbr::Result<U>> + 'a,
+    ) -> LocalBoxFuture<'a, pgbr::Result<T>> {
+        let struck = async move {
+            let (done, beside) = self.faults.beside(command, meanwhile).await;
+            if let Some(Err(error)) = beside {
+                panic!("{}: while {} waits: {error}", self.why, self.struck());
+            }
+            done
+        };
+        struck.boxed_local()
     }
 
     /// The request that went wrong.
