@@ -11,6 +11,7 @@ use crate::rig::{PASS, Rig, assert_one_error, restore_into, said};
 use crate::world::{last_mark, set_mark};
 
 const SECOND: &str = "Quixotic-lantern-57-harbour";
+const THIRD: &str = "Umbrella-83-sundial-kestrel";
 
 /// A file that holds a passphrase, and the option that names it.
 fn held(rig: &Rig, name: &str, passphrase: &str) -> String {
@@ -220,7 +221,6 @@ fn lose_repo_json(rig: &Rig) {
 
 #[test]
 fn a_repository_comes_back_by_its_exported_key() {
-    const THIRD: &str = "Umbrella-83-sundial-kestrel";
     let rig = Rig::sealed();
     rig.backup();
     rig.pgbr.ok(["key-rotate"]);
@@ -311,6 +311,60 @@ fn an_exported_key_that_was_replaced_opens_what_came_before() {
     rig.pgbr.ok(restore_into(&target).iter().chain(&options));
     target.set_conf("recovery_prefetch", "off");
     target.start();
+}
+
+/// Whether the export is of before the first passphrase for writing only or of after it: who reads has all of it back, and the database host goes on
+/// once its passphrase was added again.
+#[test]
+fn with_passphrases_that_only_write_an_exported_key_brings_back_who_reads() {
+    let rig = Rig::sealed();
+    rig.backup();
+    rig.pgbr.ok(["key-rotate"]);
+    let early = export(&rig, "early", &["--generate"]);
+    let add = ["key-add", "--write-only", "--generate", "--log-level-console=off"];
+    let writer = rig.pgbr.ok(add).trim().to_owned();
+    use_pass(&rig, &writer);
+    rig.pgbr.ok(["backup", "--type=incr"]);
+    rig.archived_segment();
+    assert_one_error(&rig.pgbr.run(["key-export", "--generate"]), 95, &["for writing only"]);
+    use_pass(&rig, PASS);
+    let late = export(&rig, "late", &["--generate"]);
+    let add_again = ["key-add".to_owned(), "--write-only".to_owned(), held(&rig, "writer", &writer)];
+
+    for exported in [&early, &late] {
+        lose_repo_json(&rig);
+        use_pass(&rig, THIRD);
+        let said = rig.pgbr.ok(["key-import", exported]);
+        assert!(said.contains("key-add --write-only") && !said.contains("came after"), "{said}");
+        assert_eq!(slots(&rig).len(), 1);
+        let text = fs::read_to_string(rig.pgbr.repo_dir().join("pgbr/repo.json")).expect("it was made");
+        assert!(text.starts_with("{\"format\":2,"), "older programs must not write to it: {text}");
+        rig.pgbr.ok(["verify"]);
+        use_pass(&rig, &writer);
+        assert_one_error(&rig.pgbr.run(["check"]), 95, &["passphrase"]);
+        use_pass(&rig, THIRD);
+        rig.pgbr.ok(&add_again);
+        use_pass(&rig, &writer);
+        rig.still_archives();
+        rig.pgbr.ok(["backup", "--type=incr"]);
+    }
+    use_pass(&rig, THIRD);
+    rig.pgbr.ok(["verify"]);
+    let target = rig.target();
+    rig.pgbr.ok(restore_into(&target));
+    target.start();
+    target.wait_promoted();
+    target.assert_clean();
+
+    // Where repo.json is there, those who write stay, and none of them comes to read.
+    use_pass(&rig, &writer);
+    assert_one_error(&rig.pgbr.run(["key-import", &early]), 96, &["opens the repository for writing only"]);
+    use_pass(&rig, SECOND);
+    rig.pgbr.ok(["key-import", &early]);
+    assert_eq!(slots(&rig).len(), 3);
+    use_pass(&rig, &writer);
+    rig.still_archives();
+    assert_one_error(&rig.pgbr.run(["verify", "--quick"]), 95, &["for writing only"]);
 }
 
 #[test]

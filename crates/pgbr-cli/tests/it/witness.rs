@@ -89,6 +89,18 @@ fn what_commands_do_raises_no_alarm() {
     rig.pgbr.set("global", "repo1-cipher-pass", SECOND);
     clean("after key-change");
 
+    // A host that only writes keeps it as well, for one that reads.
+    let add = ["key-add", "--write-only", "--generate", "--log-level-console=off"];
+    let writer = rig.pgbr.ok(add).trim().to_owned();
+    clean("after key-add --write-only");
+    rig.pgbr.set("global", "repo1-cipher-pass", &writer);
+    rig.pgbr.ok(["backup", "--type=incr"]);
+    let last = rig.labels().pop().expect("it is listed");
+    let known = fs::read_to_string(record(&rig)).expect("it is text");
+    assert!(known.contains(&last) && !known.contains(&writer), "{known}");
+    rig.pgbr.set("global", "repo1-cipher-pass", SECOND);
+    clean("after a backup by who only writes");
+
     // Backups expire by rule, by name, and behind another one; the last of all as well.
     rig.pgbr.ok(["backup", "--type=full", "--repo1-retention-full=1"]);
     assert_eq!(rig.labels().len(), 1);
