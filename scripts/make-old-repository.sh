@@ -13,6 +13,8 @@
 #   copy         repo-copy into another repository
 #   no-creates   a repository in a store that does not honour conditional creates (needs strace)
 #   keys         more passphrases, with names, and the key replaced twice
+#   writers      a passphrase for writing only, and what was stored by it
+#   export       the key of sealed/ as key-export prints it
 #   verify       ledgers, by a verify with a budget
 #   drill        a record of a drill
 #   all          all of these: for the program of now
@@ -24,6 +26,7 @@
 #   expected/REPOSITORY/info.json         what PROGRAM's info says
 #   expected/REPOSITORY/mark              the last row that is in its archived WAL
 #   passphrases                           what opens sealed/, a line each
+#   exported                              its exported key, if there is one: it holds its passphrase itself
 # The cluster is a real one, made small: no database but one, and what nobody needs of its catalogs taken out.
 set -euo pipefail
 # shellcheck source=scripts/lib.sh
@@ -196,6 +199,8 @@ repository() {
     fi
     if has hold; then pgbr annotate --set="$full" --hold --hold-reason="of an old time"; fi
     if has keys && [ "$1" = sealed ]; then keys; fi
+    if has writers && [ "$1" = sealed ]; then writers; fi
+    if has export && [ "$1" = sealed ]; then pgbr key-export --generate >"$WORK/made/exported"; fi
     # A drill asks there; of this the WAL says no more than where to copy from.
     if has drill && [ "$1" = sealed ]; then sql "create database template1 template postgres strategy file_copy"; fi
     mark
@@ -245,6 +250,19 @@ keys() {
     backup incr
     pgbr key-add --new-cipher-pass-file="$file" --slot-name="night shift"
     pgbr key-add --generate --log-level-console=off >>"$WORK/made/passphrases"
+}
+
+# A passphrase for writing only, and a backup and WAL by the host that has it; who reads goes on from there.
+writers() {
+    local passphrase
+    passphrase=$(pgbr key-add --write-only --generate --slot-name="database host" --log-level-console=off)
+    [ -e "$WORK/made/passphrases" ] || echo "$PASSPHRASE" >"$WORK/made/passphrases"
+    echo "$passphrase" >>"$WORK/made/passphrases"
+    sed -i "s/^repo1-cipher-pass=.*/repo1-cipher-pass=$passphrase/" "$WORK/sealed.conf"
+    backup incr
+    mark
+    archived
+    sed -i "s/^repo1-cipher-pass=.*/repo1-cipher-pass=$PASSPHRASE/" "$WORK/sealed.conf"
 }
 
 # Another repository, sealed with another passphrase, that gets the newest backup of plain/ with all it builds on.

@@ -21,6 +21,7 @@ mod stanza;
 mod stop;
 mod verify;
 mod verify_text;
+mod witness;
 
 use std::path::PathBuf;
 
@@ -46,6 +47,8 @@ pub(crate) async fn run(context: &Context, host: &Host) -> Outcome {
         Command::KeyAdd | Command::KeyChange | Command::KeyRemove | Command::KeyRotate => {
             keys::change(context, host).await
         }
+        Command::KeyExport => keys::export(context, host).await,
+        Command::KeyImport => keys::import(context, host).await,
         Command::KeyList => keys::list(context, host).await,
         Command::RepoCopy => repo_copy::run(context, host).await,
         Command::RepoGet => repo::get(context, host).await,

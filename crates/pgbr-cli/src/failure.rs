@@ -38,6 +38,8 @@ fn code(error: &Error) -> ErrorCode {
         Error::Manifest(_) => ErrorCode::Format,
         Error::Codec(_) => ErrorCode::Crypto,
         Error::Io { doing, source, .. } => io_code(doing, source),
+        Error::ExportPassphrase => ErrorCode::OptionRequired,
+        Error::OpensAlready => ErrorCode::OptionInvalid,
         Error::Stopped => ErrorCode::Term,
         Error::Internal { .. } => ErrorCode::Assert,
         Error::OtherCluster { .. } => ErrorCode::BackupMismatch,
@@ -64,7 +66,7 @@ fn code(error: &Error) -> ErrorCode {
         Error::HistoryMissing { .. } => ErrorCode::FileMissing,
         Error::NoDatabase { .. } => ErrorCode::DbMissing,
         Error::Database { .. } => ErrorCode::DbInvalid,
-        Error::Damaged { .. } => ErrorCode::FileInvalid,
+        Error::Damaged { .. } | Error::BadWitness { .. } | Error::BadExport { .. } => ErrorCode::FileInvalid,
         Error::Parent { source, .. } => code(source),
         Error::Unsupported { .. } => ErrorCode::FeatureNotSupported,
         Error::Wal { .. } | Error::Path { .. } | Error::Kept { .. } => ErrorCode::ParamInvalid,
@@ -177,7 +179,9 @@ fn hints(error: &Error, flavor: Flavor) -> Vec<String> {
         Error::Repo(RepoError::NoRepository { .. }) => vec![
             "is the repository mounted? has a stanza-create been performed?".to_owned(),
             format!("use '{program} stanza-create' to make a repository where there is none."),
+            format!("where repo.json and its copy were lost, '{program} key-import' brings them back by an exported key."),
         ],
+        Error::Repo(RepoError::RepositoryExists { .. }) => one(format!("were repo.json and its copy lost? '{program} key-import' brings them back by an exported key.")),
         Error::Repo(RepoError::StanzaMissing { .. }) => one(format!("has a stanza-create been performed? use '{program} stanza-create'.")),
         Error::Repo(RepoError::WrongPassphrase) => one("check the option repo1-cipher-pass: nothing was read or changed.".to_owned()),
         Error::Repo(RepoError::WriteOnly { doing }) => match doing.starts_with("compare") {
@@ -267,6 +271,10 @@ fn hints(error: &Error, flavor: Flavor) -> Vec<String> {
         ],
         Error::MissingPath { .. } => one("create the directory, or mount its file system, and run the restore again.".to_owned()),
         Error::NoDatabase { .. } => one(format!("'{program} info --set=LABEL' lists the databases of a backup set.")),
+        Error::BadExport { .. } => one("what key-export printed is needed as a whole, from the line of BEGIN to the line of END.".to_owned()),
+        Error::ExportPassphrase => one("use --export-pass-file=PATH or --export-pass-command.".to_owned()),
+        Error::OpensAlready => one("an exported key is for a repository whose repo.json and copy are lost, or whose passphrase nobody knows.".to_owned()),
+        Error::BadWitness { .. } => one("is it a record of this stanza, as commands write it below witness-path? a damaged one can be removed: the next backup writes it anew.".to_owned()),
         Error::Damaged { .. } | Error::Parent { .. } => one(format!("try another backup set ('{program} info' lists them).")),
         Error::Pg(PgError::Connect { .. }) => one("is PostgreSQL running? check pg1-socket-path, pg1-port, pg1-user and pg1-database.".to_owned()),
         Error::Repos { failed, .. } => {

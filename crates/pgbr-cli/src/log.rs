@@ -85,7 +85,8 @@ impl LogOptions {
     /// What the options of a command say.
     pub fn from_settings(settings: &Settings) -> Self {
         let level = |name| settings.get_str(name).and_then(Level::from_name).unwrap_or(Level::Off);
-        let data = settings.command() == Command::RepoGet || settings.get_str("output") == Some("json");
+        let data = matches!(settings.command(), Command::RepoGet | Command::KeyExport)
+            || settings.get_str("output") == Some("json");
         Self {
             console: level("log-level-console"),
             stderr: level("log-level-stderr"),

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use pgbr::{
     Cipher, ClusterAccess, Codec, Compression, ConnectOptions, LockRequest, LockType, Password, RepoAccess,
-    RepoPlace, StandbyUse, StanzaName,
+    RepoPlace, StandbyUse, StanzaName, WitnessFile,
 };
 
 use crate::exit::{CliError, ErrorCode};
@@ -183,6 +183,12 @@ pub(crate) fn forget_facts(settings: &Settings) {
         // What cannot be removed is believed for a minute, and no longer.
         std::fs::remove_dir_all(directory).ok();
     }
+}
+
+/// The record of what is in a repository, where one is kept.
+pub(crate) fn witness(settings: &Settings, key: u16) -> Option<WitnessFile> {
+    let (directory, stanza) = (settings.get_path("witness-path")?, settings.stanza()?);
+    Some(WitnessFile::of(directory, stanza, key))
 }
 
 /// How long WAL is waited for.

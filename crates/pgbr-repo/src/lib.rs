@@ -96,7 +96,7 @@ pub use lock::{
 pub use note::{Note, NoteChanges, Notes};
 pub use pin::{Pin, PinKind, PinRecord, PinRequest, PinState, Pins};
 pub use probe::StoreTraits;
-pub use repo_file::{CreateOptions, Entropy, NewSlot, Repo, SlotInfo};
+pub use repo_file::{CreateOptions, Entropy, Imported, NewSlot, Repo, SlotInfo};
 pub use run_record::{RunFacts, RunFound};
 pub use stanza::{ClusterId, NewCluster, Stanza};
 pub use store::{Created, Leftover, Level, Listed, Requests, Resolved, Store, Undeleted};

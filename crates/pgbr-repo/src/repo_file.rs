@@ -1,5 +1,6 @@
 //! `repo.json`: what a repository is, and how its key is had (`docs/format.md`, section 6).
 
+mod export;
 mod slots;
 mod text;
 
@@ -25,6 +26,8 @@ use crate::key_cache::KeyCache;
 use crate::keys::{self, Layout, ParsedKey};
 use crate::probe::{StoreTraits, probe};
 use crate::store::{Created, Resolved, Store};
+
+pub use self::export::Imported;
 
 /// The largest `repo.json`, in bytes.
 const MAX_REPO_JSON: u64 = 256 << 10;
@@ -411,6 +414,11 @@ impl Repo {
     /// How many keys the repository had before the one of now.
     pub fn retired_keys(&self) -> usize {
         self.inner.file.retired.len()
+    }
+
+    /// Which keys those are, as objects name them.
+    pub fn retired_key_ids(&self) -> Vec<KeyId> {
+        self.inner.file.retired.iter().map(|retired| retired.key_id).collect()
     }
 
     /// The ids of the key slots.

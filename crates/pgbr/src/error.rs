@@ -31,6 +31,26 @@ pub enum Error {
         /// Why not.
         source: io::Error,
     },
+    /// A record of a repository that is kept elsewhere cannot be used.
+    #[error("'{}' is not a record to compare with: {reason}", path.display())]
+    BadWitness {
+        /// The file.
+        path: PathBuf,
+        /// Why not.
+        reason: String,
+    },
+    /// An exported key cannot be read.
+    #[error("this is not an exported key: {reason}")]
+    BadExport {
+        /// Why not.
+        reason: String,
+    },
+    /// An exported key does not hold its passphrase.
+    #[error("the exported key needs the passphrase that it was exported for")]
+    ExportPassphrase,
+    /// There is no need for an exported key.
+    #[error("the repository opens with the passphrase in the configuration: nothing was changed")]
+    OpensAlready,
     /// The command was asked to end.
     #[error("stopped on request")]
     Stopped,

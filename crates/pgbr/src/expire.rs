@@ -23,12 +23,13 @@ use pgbr_repo::{HoldId, Holds, Lease, Pins, RemovedManifest};
 
 pub use self::report::{ArchiveFate, BackupFate, ExpireReport, ExpiredBackups, Rubbish, RunFate, WalRange};
 use self::stock::Stock;
-use crate::error::{Error, Result};
+use crate::error::{Error, Result, with_causes};
 use crate::held::Held;
 use crate::host::Host;
 use crate::observe::Event;
 use crate::place::{RepoAccess, StanzaPlace};
 use crate::report::requests_since;
+use crate::witness::{self, WitnessFile};
 use crate::writer::Writer;
 
 /// What to expire.
@@ -44,6 +45,8 @@ pub struct ExpireRequest {
     pub asked: Asked,
     /// Whether to say what would be done, and touch nothing.
     pub dry_run: bool,
+    /// A record elsewhere of what is in the repository: what goes is struck out of it first.
+    pub witness: Option<WitnessFile>,
     /// A file of this host in which to note since when pins of other hosts give no sign of life; none: they are waited for by nobody.
     pub notes: Option<PathBuf>,
 }
@@ -251,6 +254,7 @@ impl<'a> Expire<'a> {
     async fn remove_manifests(&self, plan: &ExpirePlan) -> Result<BTreeMap<BackupLabel, RemovedManifest>> {
         let mut removed = BTreeMap::new();
         let Some(lease) = self.lease else { return Ok(removed) };
+        self.strike_out(&plan.removals().collect::<Vec<_>>()).await;
         for label in plan.removals() {
             self.host.stop.check()?;
             lease.check().await?;
@@ -258,6 +262,17 @@ impl<'a> Expire<'a> {
             removed.insert(label, self.place.backups.remove_manifest(&label).await?);
         }
         Ok(removed)
+    }
+
+    /// Tells the record elsewhere what goes. Where it cannot be told, a verify will say of backups that they are missing, and no harm is done.
+    async fn strike_out(&self, labels: &[BackupLabel]) {
+        let Some(file) = self.request.witness.as_ref().filter(|_| !labels.is_empty()) else { return };
+        if let Err(error) = witness::leave(self.host, file, labels).await {
+            self.host.warn(format!(
+                "the record of the repository cannot be told what expires: {}",
+                with_causes(&error)
+            ));
+        }
     }
 
     async fn check(&self) -> Result<()> {

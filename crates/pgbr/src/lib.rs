@@ -51,6 +51,7 @@ mod run;
 mod standing;
 mod stanza;
 mod verify;
+mod witness;
 mod writer;
 
 pub use ages::{AgeLimits, Aged, AgesRequest, TooOld, too_old};
@@ -83,7 +84,9 @@ pub use info::{
     ArchiveInfo, GapReason, InfoReport, InfoRequest, RecoveryGap, RecoveryWindow, RecoveryWindows,
     RepoAnswer, RepoView, StanzaInfo, StanzaState, StanzaView, combine_info, info,
 };
-pub use keys::{KeyChange, KeyReport, KeySlot, key_change, key_list};
+pub use keys::{
+    ExportedKey, ImportReport, KeyChange, KeyReport, KeySlot, key_change, key_export, key_import, key_list,
+};
 pub use load::{Backup, load, summaries};
 pub use observe::{Event, Observer, Silent};
 pub use place::{RepoAccess, RepoPlace, StanzaPlace};
@@ -100,6 +103,7 @@ pub use verify::{
     Unneeded, VerifiedArchive, VerifiedBackup, VerifyBudget, VerifyCounts, VerifyCoverage, VerifyReport,
     VerifyRequest, verify,
 };
+pub use witness::{VerifyWitness, WitnessFile, witness_forget, witness_keep, witness_keep_keys};
 pub use writer::Writer;
 
 // The words that requests and reports are made of, so that an embedder needs one dependency.

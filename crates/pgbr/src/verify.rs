@@ -45,6 +45,7 @@ use crate::host::Host;
 use crate::load::{self, Backup};
 use crate::observe::Event;
 use crate::place::{RepoAccess, StanzaPlace};
+use crate::witness::{self, VerifyWitness};
 
 /// What to verify.
 #[derive(Debug, Clone)]
@@ -59,6 +60,8 @@ pub struct VerifyRequest {
     pub quick: bool,
     /// How much is read, beginning with what was read longest ago; none: everything.
     pub budget: Option<VerifyBudget>,
+    /// A record elsewhere of what must be there.
+    pub witness: Option<VerifyWitness>,
     /// How many packs and WAL files are looked at, at once.
     pub threads: usize,
 }
@@ -66,7 +69,7 @@ pub struct VerifyRequest {
 /// Verifies a stanza in one repository. What is wrong is told in the report.
 ///
 /// # Errors
-/// When the repository or the stanza cannot be opened, or fails meanwhile; [`Error::UnknownBackup`].
+/// When the repository or the stanza cannot be opened, or fails meanwhile; [`Error::UnknownBackup`]; [`Error::BadWitness`].
 pub async fn verify(host: &Host, request: VerifyRequest) -> Result<VerifyReport> {
     let place = request.repo.open_to_read(host, &request.stanza, "verify what is stored").await?;
     let stock = Stock::take(&place).await?;
@@ -161,6 +164,8 @@ struct Verify<'a> {
     read_only: bool,
     /// Bytes that are to be read, as far as is known.
     total: u64,
+    /// When the record elsewhere was written.
+    witness: Option<i64>,
 }
 
 impl<'a> Verify<'a> {
@@ -185,6 +190,7 @@ impl<'a> Verify<'a> {
             logs_seen: BTreeSet::new(),
             read_only: request.quick,
             total: 0,
+            witness: None,
         }
     }
 
@@ -196,6 +202,7 @@ impl<'a> Verify<'a> {
         if let Some(label) = self.request.set.filter(|set| books.gone.contains(set)) {
             return Err(Error::UnknownBackup { label });
         }
+        self.witness(&books).await?;
         let backups: Vec<Arc<Backup>> = books.loaded.values().cloned().collect();
         let mut cases = Cases::of(self.place, backups.iter());
         self.total = self.bytes_of(&books);
@@ -283,6 +290,25 @@ impl<'a> Verify<'a> {
         Ok(())
     }
 
+    /// What a record elsewhere knows and the repository does not.
+    async fn witness(&mut self, books: &Books) -> Result<()> {
+        let Some(asked) = &self.request.witness else { return Ok(()) };
+        let compared =
+            witness::compare(self.host, &self.request.repo, self.place, asked, &books.loaded).await?;
+        self.witness = compared.written;
+        for deviation in compared.found {
+            let kind = match (deviation.is_error(), asked.accept) {
+                (true, false) => FindingKind::Witness,
+                (true, true) => FindingKind::WitnessAccepted,
+                (false, _) => FindingKind::WitnessBehind,
+            };
+            let told = deviation.tell(self.place, &self.host.zone);
+            let number = self.findings.add(kind, told.object, told.text);
+            self.findings.explain(number, told.meaning, told.advice);
+        }
+        Ok(())
+    }
+
     /// The summaries of backups that are not verified: which WAL is theirs tells what retention has left.
     async fn others(&self, labels: &[BackupLabel]) -> Vec<Summary> {
         let others: Vec<_> =
@@ -356,6 +382,7 @@ impl<'a> Verify<'a> {
             unneeded,
             counts: self.counts,
             coverage: self.budget.coverage(),
+            witness: self.witness,
             requests: crate::report::requests(&self.place.repo),
         })
     }

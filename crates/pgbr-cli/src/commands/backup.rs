@@ -5,6 +5,7 @@ use std::sync::Arc;
 use pgbr::{BackupRepo, BackupReport, BackupRequest, BackupType, BadFile, Host, backup};
 
 use super::each::Failures;
+use super::witness;
 use crate::exit::{CliError, ErrorCode};
 use crate::request;
 use crate::run::{Context, Outcome};
@@ -22,7 +23,10 @@ pub(super) async fn run(context: &Context, host: &Host) -> Outcome {
     let mut failures = Failures::new(context, keys.len());
     for report in &backups.made {
         match finish(context, host, report, keys.len() > 1).await {
-            Ok(()) => context.has_grown(report.repo),
+            Ok(()) => {
+                witness::keep(context, host, report.repo).await;
+                context.has_grown(report.repo);
+            }
             Err(error) => failures.add(report.repo, error),
         }
     }

@@ -8,6 +8,7 @@ use pgbr::{
 };
 
 use super::each::each;
+use super::witness;
 use crate::exit::{CliError, ErrorCode};
 use crate::request;
 use crate::run::{Context, Outcome, print};
@@ -27,6 +28,9 @@ pub(super) async fn run(context: &Context, host: &Host) -> Outcome {
         };
         let report = expired.map_err(|e| context.failure(&e))?;
         tell_work(context, key, &report);
+        if !report.dry_run {
+            witness::keep(context, &host, key).await;
+        }
         reports.push((key, report));
         Ok(())
     };
@@ -78,6 +82,7 @@ fn build(settings: &Settings, key: u16, repo: RepoAccess, asked: Asked) -> Resul
         policy: policy(settings, key)?,
         asked,
         dry_run: settings.get_bool("dry-run"),
+        witness: request::witness(settings, key),
         notes: notes.map(|(directory, stanza)| directory.join(format!("{stanza}-expire-{key}.notes"))),
     })
 }

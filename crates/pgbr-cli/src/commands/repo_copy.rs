@@ -45,6 +45,9 @@ pub(super) async fn run(context: &Context, host: &Host) -> Outcome {
             format_size(report.wal.bytes)
         ));
     }
+    if !report.dry_run {
+        super::witness::keep(context, host, to).await;
+    }
     super::requests::tell(context, from, &report.requests_from);
     super::requests::tell(context, to, &report.requests_to);
     match settings.get_str("output") {

@@ -8,6 +8,7 @@ use pgbr::{
 };
 
 use super::each::each;
+use super::witness;
 use crate::exit::{CliError, ErrorCode};
 use crate::request;
 use crate::run::{Context, Outcome};
@@ -39,6 +40,7 @@ async fn create_one(context: &Context, host: &Host, key: u16, repo: RepoAccess) 
             context.log.info(&format!("stanza '{stanza}' already exists on repo{key} and is valid"));
         }
     }
+    witness::keep(context, &host, key).await;
     Ok(())
 }
 
@@ -68,6 +70,7 @@ async fn upgrade_one(context: &Context, host: &Host, key: u16, repo: RepoAccess)
             context.log.info(&format!("stanza '{stanza}' on repo{key} is already up to date"));
         }
     }
+    witness::keep(context, &host, key).await;
     Ok(())
 }
 
@@ -99,6 +102,7 @@ pub(super) async fn delete(context: &Context, host: &Host) -> Outcome {
             context.log.warn(&format!("stanza '{stanza}' does not exist on repo{key}"));
         }
     }
+    witness::forget(context, host, key).await;
     pgbr::remove_stop_file(directory, Some(&stanza)).map_err(|e| context.failure(&e.into()))?;
     Ok(0)
 }

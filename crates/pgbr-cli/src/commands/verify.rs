@@ -6,7 +6,7 @@ use pgbr::{
 };
 
 use super::each::each;
-use super::verify_text;
+use super::{verify_text, witness};
 use crate::exit::{CliError, ErrorCode};
 use crate::request;
 use crate::run::{Context, Outcome, print};
@@ -19,7 +19,7 @@ pub(super) async fn run(context: &Context, host: &Host) -> Outcome {
     let mut reports = Vec::new();
     let step = async |key, repo| {
         let host = context.host_of(host, key);
-        let report = verify(&host, build(settings, repo)?).await.map_err(|e| context.failure(&e))?;
+        let report = verify(&host, build(settings, key, repo)?).await.map_err(|e| context.failure(&e))?;
         tell(context, &host, key, several, &report);
         let ended = judge(&report);
         reports.push((key, report));
@@ -30,7 +30,7 @@ pub(super) async fn run(context: &Context, host: &Host) -> Outcome {
     done
 }
 
-fn build(settings: &Settings, repo: RepoAccess) -> Result<VerifyRequest, CliError> {
+fn build(settings: &Settings, key: u16, repo: RepoAccess) -> Result<VerifyRequest, CliError> {
     let set = settings.get_str("set").map(str::parse).transpose();
     let set = set.map_err(|e: pgbr::ManifestError| {
         CliError::new(ErrorCode::OptionInvalidValue, e.to_string())
@@ -47,6 +47,7 @@ fn build(settings: &Settings, repo: RepoAccess) -> Result<VerifyRequest, CliErro
         set,
         quick,
         budget,
+        witness: witness::to_compare(settings, key)?,
         threads: request::threads(settings),
     })
 }
@@ -98,6 +99,11 @@ fn tell(context: &Context, host: &Host, key: u16, several: bool, report: &Verify
         counts.wal,
         format_size(counts.bytes)
     ));
+    if let Some(written) = report.witness {
+        log.info(&format!("{repo}compared with the record of {}", moment(written, &host.zone)));
+    } else if request::witness(&context.settings, key).is_some() {
+        log.info(&format!("{repo}there is no record elsewhere to compare with yet"));
+    }
     if let Some(coverage) = &report.coverage {
         log.info(&format!("{repo}{}", covered(coverage, &host.zone)));
     }
@@ -111,13 +117,16 @@ pub(super) fn covered(coverage: &VerifyCoverage, zone: &TimeZone) -> String {
     if *left > 0 {
         text.push_str(&format!("; {left} are left, of which {never} were never read"));
     }
-    if let Some(time) = oldest.and_then(|oldest| jiff::Timestamp::from_second(oldest).ok()) {
-        text.push_str(&format!(
-            "; the oldest of the others was read at {}",
-            time.to_zoned(zone.clone()).strftime("%Y-%m-%d %H:%M:%S%:z")
-        ));
+    if let Some(oldest) = *oldest {
+        text.push_str(&format!("; the oldest of the others was read at {}", moment(oldest, zone)));
     }
     text
+}
+
+/// A moment in Unix seconds, for people.
+pub(super) fn moment(seconds: i64, zone: &TimeZone) -> String {
+    let time = jiff::Timestamp::from_second(seconds).unwrap_or(jiff::Timestamp::MAX);
+    time.to_zoned(zone.clone()).strftime("%Y-%m-%d %H:%M:%S%:z").to_string()
 }
 
 /// How the command ends for one repository.

@@ -31,6 +31,10 @@ pub(super) fn render(report: &VerifyReport, verbose: bool, zone: &TimeZone) -> S
     if verbose {
         unneeded_lines(&mut text, report);
     }
+    if let Some(written) = report.witness.filter(|_| verbose) {
+        write!(text, "\n  witness: compared with the record of {}", super::verify::moment(written, zone))
+            .ok();
+    }
     if let Some(coverage) = &report.coverage {
         write!(text, "\n  budget: {}", super::verify::covered(coverage, zone)).ok();
     }

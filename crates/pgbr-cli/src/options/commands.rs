@@ -35,6 +35,8 @@ commands! {
     Info, INFO;
     KeyAdd, KEY_ADD;
     KeyChange, KEY_CHANGE;
+    KeyExport, KEY_EXPORT;
+    KeyImport, KEY_IMPORT;
     KeyList, KEY_LIST;
     KeyRemove, KEY_REMOVE;
     KeyRotate, KEY_ROTATE;
@@ -212,7 +214,7 @@ impl CommandRule {
 
 /// Every command, in the order of [`Command`], which is that of their names.
 #[rustfmt::skip]
-pub static COMMANDS: [CommandRule; 29] = [
+pub static COMMANDS: [CommandRule; 31] = [
     cmd(Command::Annotate, "annotate", "Add or modify backup annotation.", "Annotations are set, changed or (with an empty value) removed on the backup that the set option names. With hold it is put on hold, so that expire keeps it; with --no-hold its holds are released.").lock(LockKind::Backup),
     cmd(Command::ArchiveGet, "archive-get", "Get a WAL segment from the archive.", "PostgreSQL runs this command as its restore_command. Parameters are the name of the WAL segment and where to put it. The exit code is 1 only when the repository was reached and does not have the segment; when it could not be read, a recovery that would end by promoting is stopped with exit code 250.").lock(LockKind::Archive).parameters().has_async(),
     cmd(Command::ArchivePush, "archive-push", "Push a WAL segment to the archive.", "PostgreSQL runs this command as its archive_command. The parameter is the path of the WAL segment. A segment that is already there with the same content is a success; with other content it is an error.").lock(LockKind::Archive).parameters().has_async(),
@@ -224,6 +226,8 @@ pub static COMMANDS: [CommandRule; 29] = [
     cmd(Command::Info, "info", "Retrieve information about backups.", "Shows stanzas, their archives and their backups, for one stanza or for all of them, as text or as JSON; to which moments one can go back, how old the newest WAL is, and how long the last drill took. With --no-recovery-window the WAL is not listed, which takes a request for each thousand segments.").quiet(),
     cmd(Command::KeyAdd, "key-add", "Add a passphrase to an encrypted repository.", "One more passphrase opens the repository: nothing is encrypted again, and the others go on working. The new one comes from new-cipher-pass-file, new-cipher-pass-command or the environment, or is generated and printed. With write-only it is one for a database host: backups are made and expired and WAL is archived with it, but neither can be read. The repository is opened with the passphrase in the configuration. The repo option says which repository is meant where there are several.").log_file(),
     cmd(Command::KeyChange, "key-change", "Change the passphrase of an encrypted repository.", "A new passphrase takes the place of the one in the configuration, in one step: nothing is encrypted again. From then on the configuration of every host needs the new one. Where hosts have to be changed one after the other, use key-add, then key-remove.").log_file(),
+    cmd(Command::KeyExport, "key-export", "Print the key of an encrypted repository, for the safe.", "Prints the keys of the repository, wrapped for a passphrase of its own: what key-import brings the repository back with when repo.json and its copy are lost, or nobody knows a passphrase any more. The passphrase comes from new-cipher-pass-file, new-cipher-pass-command or the environment; with generate one is made and stands in what is printed, which opens the repository by itself then. Nothing in the repository is changed. Keep it where the repository is not, and export anew after each key-rotate.").log_file(),
+    cmd(Command::KeyImport, "key-import", "Bring an encrypted repository back by an exported key.", "Lets the passphrase in the configuration open the repository again, by what key-export printed (export-file). Where repo.json and its copy are lost or damaged they are made anew; where they are there, the passphrase is added. The exported key is opened by export-pass, unless it holds its passphrase itself.").log_file(),
     cmd(Command::KeyList, "key-list", "List the passphrases of an encrypted repository.", "Shows what opens the repository: the id and the name of each passphrase and whether it is for writing only, never the passphrase itself.").quiet(),
     cmd(Command::KeyRemove, "key-remove", "Remove a passphrase from an encrypted repository.", "The passphrase in the slot that the slot option names (see key-list) opens the repository no more. The last one that reads stays.").log_file(),
     cmd(Command::KeyRotate, "key-rotate", "Replace the key of an encrypted repository.", "Everything that is stored from now on is sealed under a new key; what is there stays readable and is not encrypted again. One passphrase opens the repository afterwards: the one in the configuration, or a new one. All others are gone, and can be added again by key-add. No backup and no expire may run meanwhile; archiving goes on.").log_file(),
@@ -281,6 +285,8 @@ mod tests {
                 "expire",
                 "key-add",
                 "key-change",
+                "key-export",
+                "key-import",
                 "key-remove",
                 "key-rotate",
                 "repo-copy",

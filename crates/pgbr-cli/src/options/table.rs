@@ -16,7 +16,7 @@ const SFTP: &[&str] = &[
 
 /// Every option, sorted by name.
 #[rustfmt::skip]
-pub static OPTIONS: [OptionRule; 230] = [
+pub static OPTIONS: [OptionRule; 235] = [
     opt("allow-root", Boolean, ALL, "Allow the command to run as the root user.").global().default("n").own(&[own(RESTORE).default("y")]),
     opt("annotation", Hash, ANNOTATE | BACKUP, "Annotate backup with user-defined key/value pairs.").global().listed(Command),
     opt("archive-async", Boolean, ARCHIVE_GET | ARCHIVE_PUSH, "Push/get WAL segments asynchronously.").global().default("n").listed(Command),
@@ -64,9 +64,11 @@ pub static OPTIONS: [OptionRule; 230] = [
     opt("exclude", List, BACKUP, "Exclude paths/files from the backup.").global().listed(Command),
     opt("exec-id", Text, ALL, "Unique identifier for the process.").internal().listed(General),
     opt("expire-auto", Boolean, BACKUP, "Automatically run the expire command after a successful backup.").global().default("y").listed(Command),
+    opt("export-file", Path, KEY_IMPORT, "File with what key-export printed.").required(),
+    opt("export-pass", Text, KEY_IMPORT, "The passphrase of an exported key.").secret(),
     opt("filter", Text, MANIFEST | REPO_LS, "Filter files in output.").own(&[own(REPO_LS).help("Filter output with a regular expression.")]),
     opt("force", Boolean, BACKUP | REPO_RM | RESTORE | STANZA_CREATE | STANZA_DELETE | STOP, "Force an offline backup (not supported yet).").default("n").own(&[own(BACKUP).needs("online", &["n"]), own(STANZA_CREATE).internal().help("Force stanza creation."), own(REPO_RM).help("Remove what backups or the repository need, too."), own(RESTORE).help("Restore over what is there: everything is written anew."), own(STOP).help("Force all pgBackRest processes to stop."), own(STANZA_DELETE).help("Force stanza delete.")]),
-    opt("generate", Boolean, KEY_ADD | KEY_CHANGE | KEY_ROTATE, "Generate the new passphrase and print it.").default("n"),
+    opt("generate", Boolean, KEY_ADD | KEY_CHANGE | KEY_EXPORT | KEY_ROTATE, "Generate the new passphrase and print it.").default("n"),
     opt("help", Boolean, HELP, "Display help.").default("n"),
     opt("hold", Boolean, ANNOTATE | BACKUP, "Put the backup on hold, so that expire keeps it.").negatable().own(&[own(ANNOTATE).help("Put the backup on hold, so that expire keeps it, or with --no-hold release it.")]),
     opt("hold-reason", Text, ANNOTATE | BACKUP, "Why the backup is on hold, for people to read.").needs("hold", &["y"]),
@@ -77,7 +79,7 @@ pub static OPTIONS: [OptionRule; 230] = [
     opt("link-all", Boolean, RESTORE, "Restore all symlinks as links.").global().default("n").listed(Command),
     opt("link-map", Hash, RESTORE, "Modify the destination of a symlink.").global().listed(Command),
     opt("lock", List, ROLES_ONLY, "Lock file name(s) handed to a child process instead of computing them.").internal().not_yet(),
-    opt("lock-path", Path, ANNOTATE | ARCHIVE_GET | ARCHIVE_PUSH | BACKUP | DRILL | EXPIRE | INFO | KEY_ADD | KEY_CHANGE | KEY_LIST | KEY_REMOVE | KEY_ROTATE | REPO_COPY | RESTORE | STANZA_CREATE | STANZA_DELETE | STANZA_UPGRADE | START | STOP, "Path where lock files are stored.").global().default_path("/tmp/pgbackrest"),
+    opt("lock-path", Path, ANNOTATE | ARCHIVE_GET | ARCHIVE_PUSH | BACKUP | DRILL | EXPIRE | INFO | KEY_ADD | KEY_CHANGE | KEY_EXPORT | KEY_IMPORT | KEY_LIST | KEY_REMOVE | KEY_ROTATE | REPO_COPY | RESTORE | STANZA_CREATE | STANZA_DELETE | STANZA_UPGRADE | START | STOP, "Path where lock files are stored.").global().default_path("/tmp/pgbackrest"),
     opt("log-level-console", Choice, ALL, "Level for console logging.").log().default("warn").values(&["off", "error", "warn", "info", "detail", "debug", "trace"]),
     opt("log-level-file", Choice, ALL, "Level for file logging.").log().default("info").values(&["off", "error", "warn", "info", "detail", "debug", "trace"]),
     opt("log-level-stderr", Choice, ALL, "Level for stderr logging.").log().default("off").values(&["off", "error", "warn", "info", "detail", "debug", "trace"]),
@@ -86,7 +88,7 @@ pub static OPTIONS: [OptionRule; 230] = [
     opt("log-timestamp", Boolean, ALL, "Enable timestamp in logging.").log().default("y"),
     opt("manifest-save-threshold", Size, BACKUP, "Manifest save threshold during backup.").global().default("1GiB").range("1B", "1TiB").listed(Command).no_effect("the manifest is written once, at the end"),
     opt("neutral-umask", Boolean, WITH_UMASK, "Use a neutral umask.").global().default("y"),
-    opt("new-cipher-pass", Text, KEY_ADD | KEY_CHANGE | KEY_ROTATE, "The new passphrase.").secret(),
+    opt("new-cipher-pass", Text, KEY_ADD | KEY_CHANGE | KEY_EXPORT | KEY_ROTATE, "The new passphrase.").secret(),
     opt("oldest", Boolean, EXPIRE, "Expire the oldest eligible backup set.").default("n").own(&[own(EXPIRE).needs("stanza", &[])]),
     opt("online", Boolean, BACKUP | STANZA_CREATE | STANZA_UPGRADE, "Perform an online backup (the only kind so far).").default("y").negatable().own(&[own(STANZA_CREATE).help("Create on an online cluster."), own(STANZA_UPGRADE).help("Update an online cluster.")]),
     opt("output", Choice, DRILL | EXPIRE | INFO | KEY_LIST | MANIFEST | REPO_COPY | REPO_LS | RESTORE | VERIFY | VERSION, "Output format.").default("text").values(&["text", "json"]).own(&[own(VERIFY).default("none").values(&["none", "text", "json"]).help("Output type."), own(VERSION).default("text").values(&["text", "num"]).help("Output type."), own(DRILL | EXPIRE | KEY_LIST | REPO_COPY | REPO_LS | INFO).help("Output format."), own(RESTORE).needs("dry-run", &["y"]).help("Output format of a dry run.")]),
@@ -123,7 +125,7 @@ pub static OPTIONS: [OptionRule; 230] = [
     opt("recurse", Boolean, REPO_LS | REPO_RM, "Include all subpaths in output.").default("n").own(&[own(REPO_RM).help("Remove all sub file/paths.")]),
     opt("reference", Text, MANIFEST, "Filter on reference.").not_yet(),
     opt("remote-type", Choice, ROLES_ONLY, "What a remote/local child serves (pg or repo).").values(&["pg", "repo"]).internal().not_yet(),
-    opt("repo", Integer, ANNOTATE | ARCHIVE_GET | BACKUP | DRILL | EXPIRE | INFO | KEY_ADD | KEY_CHANGE | KEY_LIST | KEY_REMOVE | KEY_ROTATE | MANIFEST | REPO_COPY | REPO_GET | REPO_LS | REPO_RM | RESTORE | STANZA_DELETE | VERIFY, "Set repository.").range("1", "256").listed(Repository).own(&[own(BACKUP).help("Set repository, or several at once: 1,2 or all.")]),
+    opt("repo", Integer, ANNOTATE | ARCHIVE_GET | BACKUP | DRILL | EXPIRE | INFO | KEY_ADD | KEY_CHANGE | KEY_EXPORT | KEY_IMPORT | KEY_LIST | KEY_REMOVE | KEY_ROTATE | MANIFEST | REPO_COPY | REPO_GET | REPO_LS | REPO_RM | RESTORE | STANZA_DELETE | VERIFY, "Set repository.").range("1", "256").listed(Repository).own(&[own(BACKUP).help("Set repository, or several at once: 1,2 or all.")]),
     opt("repo-azure-account", Text, WITH_REPO, "Azure repository account.").repo().required().secret().needs("repo-type", &["azure"]),
     opt("repo-azure-container", Text, WITH_REPO, "Azure repository container.").repo().required().needs("repo-type", &["azure"]),
     opt("repo-azure-endpoint", Text, WITH_REPO, "Azure repository endpoint.").repo().default("blob.core.windows.net").secret().needs("repo-type", &["azure"]),
@@ -219,7 +221,7 @@ pub static OPTIONS: [OptionRule; 230] = [
     opt("slot-name", Text, KEY_ADD | KEY_CHANGE | KEY_ROTATE, "A name for the new passphrase, for people to read."),
     opt("sort", Choice, REPO_LS, "Sort output ascending, descending, or none.").default("asc").values(&["none", "asc", "desc"]),
     opt("spool-path", Path, ARCHIVE_GET | ARCHIVE_PUSH | RESTORE, "Path where transient data is stored.").global().default_path("/var/spool/pgbackrest").own(&[own(ARCHIVE_GET | ARCHIVE_PUSH).needs("archive-async", &["y"]), own(RESTORE).internal()]),
-    opt("stanza", Text, ANNOTATE | ARCHIVE_GET | ARCHIVE_PUSH | BACKUP | CHECK | DRILL | EXPIRE | INFO | KEY_ADD | KEY_CHANGE | KEY_LIST | KEY_REMOVE | KEY_ROTATE | MANIFEST | REPO_COPY | REPO_GET | REPO_LS | REPO_RM | RESTORE | STANZA_CREATE | STANZA_DELETE | STANZA_UPGRADE | START | STOP | VERIFY, "Defines the stanza.").required().listed(General).own(&[own(CHECK | INFO | KEY_ADD | KEY_CHANGE | KEY_LIST | KEY_REMOVE | KEY_ROTATE | START | STOP).optional(), own(REPO_GET | REPO_LS | REPO_RM).optional().internal()]),
+    opt("stanza", Text, ANNOTATE | ARCHIVE_GET | ARCHIVE_PUSH | BACKUP | CHECK | DRILL | EXPIRE | INFO | KEY_ADD | KEY_CHANGE | KEY_EXPORT | KEY_IMPORT | KEY_LIST | KEY_REMOVE | KEY_ROTATE | MANIFEST | REPO_COPY | REPO_GET | REPO_LS | REPO_RM | RESTORE | STANZA_CREATE | STANZA_DELETE | STANZA_UPGRADE | START | STOP | VERIFY, "Defines the stanza.").required().listed(General).own(&[own(CHECK | INFO | KEY_ADD | KEY_CHANGE | KEY_EXPORT | KEY_IMPORT | KEY_LIST | KEY_REMOVE | KEY_ROTATE | START | STOP).optional(), own(REPO_GET | REPO_LS | REPO_RM).optional().internal()]),
     opt("start-fast", Boolean, BACKUP, "Force a checkpoint to start backup quickly.").global().default("n").listed(Command),
     opt("stop-auto", Boolean, BACKUP, "Stop prior failed backup on new backup.").global().default("n").internal().listed(Command).no_effect("all supported versions of PostgreSQL use non-exclusive backup"),
     opt("tablespace-map", Hash, RESTORE, "Restore a tablespace into the specified directory.").global().listed(Command),
@@ -246,5 +248,8 @@ pub static OPTIONS: [OptionRule; 230] = [
     opt("version", Boolean, HELP, "Display version.").default("n"),
     opt("wal", Choice, REPO_COPY, "Which WAL to copy: what the backup needs, or all since then.").default("needed").values(&["needed", "newest"]),
     opt("wal-age-max", Time, CHECK, "How long ago the newest WAL segment may have been archived.").global().range("1s", "3650d").listed(Command),
+    opt("witness", Path, VERIFY, "Record elsewhere to compare the repository with."),
+    opt("witness-accept", Boolean, VERIFY, "Take what is in the repository for right, and write the record elsewhere anew.").default("n"),
+    opt("witness-path", Path, BACKUP | EXPIRE | KEY_ADD | KEY_CHANGE | KEY_IMPORT | KEY_REMOVE | KEY_ROTATE | REPO_COPY | STANZA_CREATE | STANZA_DELETE | STANZA_UPGRADE | VERIFY, "Path where records of what is in the repositories are kept, out of reach of who can write to these.").global(),
     opt("write-only", Boolean, KEY_ADD, "The new passphrase is for writing only.").default("n"),
 ];

@@ -11,6 +11,7 @@ use crate::rig::{PASS, Rig, assert_one_error, restore_into, said};
 use crate::world::{last_mark, set_mark};
 
 const SECOND: &str = "Quixotic-lantern-57-harbour";
+const THIRD: &str = "Umbrella-83-sundial-kestrel";
 
 /// A file that holds a passphrase, and the option that names it.
 fn held(rig: &Rig, name: &str, passphrase: &str) -> String {
@@ -204,6 +205,168 @@ fn what_a_broken_run_stored_under_another_key_is_not_taken_up() {
     target.assert_clean();
 }
 
+/// Exports the key into a file of the operator, and gives the option that names it.
+fn export(rig: &Rig, name: &str, options: &[&str]) -> String {
+    let text = rig.pgbr.ok(["key-export"].iter().chain(options));
+    assert!(text.contains("-----BEGIN PGBR KEY-----") && !text.contains(PASS), "{text}");
+    let file = rig.pgbr.scratch().file(name, text);
+    format!("--export-file={}", file.display())
+}
+
+fn lose_repo_json(rig: &Rig) {
+    for name in ["repo.json", "repo.json.copy"] {
+        fs::remove_file(rig.pgbr.repo_dir().join("pgbr").join(name)).expect("it was there");
+    }
+}
+
+#[test]
+fn a_repository_comes_back_by_its_exported_key() {
+    let rig = Rig::sealed();
+    rig.backup();
+    rig.pgbr.ok(["key-rotate"]);
+    rig.pgbr.ok(["backup", "--type=incr"]);
+    rig.archived_segment();
+    let second = held(&rig, "second", SECOND);
+    let exported = export(&rig, "exported", &[&second]);
+    let export_pass = second.replace("new-cipher-pass", "export-pass");
+
+    // There is no need for it yet.
+    let import = ["key-import", &exported, &export_pass];
+    assert_one_error(&rig.pgbr.run(import), 31, &["opens with the passphrase in the configuration"]);
+
+    lose_repo_json(&rig);
+    assert_one_error(&rig.pgbr.run(["verify"]), 55, &["no repository"]);
+    let refused = rig.pgbr.run(["stanza-create"]);
+    assert!(refused.code != Some(0) && said(&refused).contains("key-import"), "{refused:#?}");
+    use_pass(&rig, THIRD);
+    assert_one_error(&rig.pgbr.run(["key-import", &exported]), 37, &["passphrase", "export-pass-file"]);
+    let wrong = held(&rig, "wrong", "not it").replace("new-cipher-pass", "export-pass");
+    assert_one_error(&rig.pgbr.run(["key-import", &exported, &wrong]), 95, &["passphrase"]);
+    let other = Rig::sealed();
+    let foreign = export(&other, "foreign", &[&second]).replace("--export-file=", "");
+    let here = rig.pgbr.scratch().file("foreign", fs::read(foreign).expect("it was exported"));
+    let foreign = format!("--export-file={}", here.display());
+    assert_one_error(
+        &rig.pgbr.run(["key-import", &foreign, &export_pass]),
+        96,
+        &["is of another repository"],
+    );
+    drop(other);
+    let text = fs::read_to_string(exported.replace("--export-file=", "")).expect("it was exported");
+    let torn = rig.pgbr.scratch().file("torn", text.replacen("\n=", "a\n=", 1));
+    let torn = format!("--export-file={}", torn.display());
+    assert_one_error(&rig.pgbr.run(["key-import", &torn, &export_pass]), 28, &["not an exported key"]);
+
+    rig.pgbr.ok(import);
+    let keys: serde_json::Value =
+        serde_json::from_str(&rig.pgbr.ok(["key-list", "--output=json", "--log-level-console=off"]))
+            .expect("JSON");
+    assert_eq!((keys["slots"].as_array().map(Vec::len), &keys["retired"]), (Some(1), &1.into()));
+    let files = ["repo.json", "repo.json.copy"].map(|name| rig.pgbr.repo_dir().join("pgbr").join(name));
+    assert_eq!(fs::read(&files[0]).expect("made"), fs::read(&files[1]).expect("made"));
+    rig.pgbr.ok(["verify"]);
+    rig.still_archives();
+    rig.pgbr.ok(["backup", "--type=incr"]);
+    let target = rig.target();
+    rig.pgbr.ok(restore_into(&target));
+    target.start();
+    target.wait_promoted();
+    target.assert_clean();
+
+    // Nobody knows the passphrase any more, and repo.json is there: one is added. The export holds its passphrase itself.
+    let open = export(&rig, "open", &["--generate"]);
+    let text = fs::read_to_string(open.replace("--export-file=", "")).expect("it was exported");
+    let generated = text.lines().find_map(|line| line.strip_prefix("passphrase: ")).expect("it stands there");
+    use_pass(&rig, SECOND);
+    rig.pgbr.ok(["key-import", &open]);
+    assert_eq!(slots(&rig).len(), 2);
+    use_pass(&rig, THIRD);
+    assert_eq!(slots(&rig).len(), 2);
+
+    let logs = fs::read_dir(rig.pgbr.log_dir()).expect("there are logs").flatten();
+    let logs: String = logs.map(|log| fs::read_to_string(log.path()).expect("it is text")).collect();
+    assert!(logs.contains("key-import command begin") && logs.contains("key-export command end"), "{logs}");
+    let block = text.lines().skip_while(|line| !line.starts_with("-----BEGIN")).nth(1).expect("a line of it");
+    assert!([PASS, SECOND, THIRD, generated, block].iter().all(|secret| !logs.contains(*secret)), "{logs}");
+}
+
+#[test]
+fn an_exported_key_that_was_replaced_opens_what_came_before() {
+    let rig = Rig::sealed();
+    let full = rig.backup();
+    // So that a recovery that reads ahead stays with what the old key has sealed.
+    rig.archived_segment();
+    rig.archived_segment();
+    let old = export(&rig, "old", &["--generate"]);
+    rig.pgbr.ok(["key-rotate"]);
+    rig.pgbr.ok(["backup", "--type=incr"]);
+    use_pass(&rig, SECOND);
+    // The key of now is there: it would be lost by one of before.
+    assert_one_error(&rig.pgbr.run(["key-import", &old]), 96, &["was replaced by key"]);
+    lose_repo_json(&rig);
+    let said = rig.pgbr.ok(["key-import", &old]);
+    assert!(said.contains("came after the export"), "{said}");
+    let target = rig.target();
+    let options = [format!("--set={full}"), "--type=immediate".to_owned(), "--archive-mode=off".to_owned()];
+    rig.pgbr.ok(restore_into(&target).iter().chain(&options));
+    target.set_conf("recovery_prefetch", "off");
+    target.start();
+}
+
+/// Whether the export is of before the first passphrase for writing only or of after it: who reads has all of it back, and the database host goes on
+/// once its passphrase was added again.
+#[test]
+fn with_passphrases_that_only_write_an_exported_key_brings_back_who_reads() {
+    let rig = Rig::sealed();
+    rig.backup();
+    rig.pgbr.ok(["key-rotate"]);
+    let early = export(&rig, "early", &["--generate"]);
+    let add = ["key-add", "--write-only", "--generate", "--log-level-console=off"];
+    let writer = rig.pgbr.ok(add).trim().to_owned();
+    use_pass(&rig, &writer);
+    rig.pgbr.ok(["backup", "--type=incr"]);
+    rig.archived_segment();
+    assert_one_error(&rig.pgbr.run(["key-export", "--generate"]), 95, &["for writing only"]);
+    use_pass(&rig, PASS);
+    let late = export(&rig, "late", &["--generate"]);
+    let add_again = ["key-add".to_owned(), "--write-only".to_owned(), held(&rig, "writer", &writer)];
+
+    for exported in [&early, &late] {
+        lose_repo_json(&rig);
+        use_pass(&rig, THIRD);
+        let said = rig.pgbr.ok(["key-import", exported]);
+        assert!(said.contains("key-add --write-only") && !said.contains("came after"), "{said}");
+        assert_eq!(slots(&rig).len(), 1);
+        let text = fs::read_to_string(rig.pgbr.repo_dir().join("pgbr/repo.json")).expect("it was made");
+        assert!(text.starts_with("{\"format\":2,"), "older programs must not write to it: {text}");
+        rig.pgbr.ok(["verify"]);
+        use_pass(&rig, &writer);
+        assert_one_error(&rig.pgbr.run(["check"]), 95, &["passphrase"]);
+        use_pass(&rig, THIRD);
+        rig.pgbr.ok(&add_again);
+        use_pass(&rig, &writer);
+        rig.still_archives();
+        rig.pgbr.ok(["backup", "--type=incr"]);
+    }
+    use_pass(&rig, THIRD);
+    rig.pgbr.ok(["verify"]);
+    let target = rig.target();
+    rig.pgbr.ok(restore_into(&target));
+    target.start();
+    target.wait_promoted();
+    target.assert_clean();
+
+    // Where repo.json is there, those who write stay, and none of them comes to read.
+    use_pass(&rig, &writer);
+    assert_one_error(&rig.pgbr.run(["key-import", &early]), 96, &["opens the repository for writing only"]);
+    use_pass(&rig, SECOND);
+    rig.pgbr.ok(["key-import", &early]);
+    assert_eq!(slots(&rig).len(), 3);
+    use_pass(&rig, &writer);
+    rig.still_archives();
+    assert_one_error(&rig.pgbr.run(["verify", "--quick"]), 95, &["for writing only"]);
+}
+
 #[test]
 fn what_is_missing_is_said() {
     let rig = Rig::sealed();
@@ -218,4 +381,12 @@ fn what_is_missing_is_said() {
     assert_one_error(&both, 31, &["'generate' is not valid"]);
     let open = Rig::plain();
     assert_one_error(&open.pgbr.run(["key-list"]), 95, &["not encrypted"]);
+    assert_one_error(&open.pgbr.run(["key-export", "--generate"]), 95, &["not encrypted"]);
+    assert_one_error(&rig.pgbr.run(["key-export"]), 37, &["requires option: new-cipher-pass"]);
+    assert_one_error(&rig.pgbr.run(["key-import"]), 37, &["export-file"]);
+    assert_one_error(
+        &rig.pgbr.run(["key-import", "--export-file=/nowhere"]),
+        55,
+        &["unable to read '/nowhere'"],
+    );
 }

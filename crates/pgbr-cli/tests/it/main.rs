@@ -61,6 +61,7 @@ mod upgrade;
 mod values;
 mod verify;
 mod window;
+mod witness;
 mod world;
 mod writers;
 

@@ -17,7 +17,9 @@ use crate::rig::{LIMIT, MAJOR, STANZA, restore_into};
 const PASSPHRASE: &str = "Marmalade-59-tricycle-orbit";
 const OTHER_PASSPHRASE: &str = "Teapot-17-avalanche-violin";
 /// The vectors whose `sealed/` has several passphrases.
-const KEYS: [&str; 2] = ["08-keys", "10-drills"];
+const KEYS: [&str; 3] = ["08-keys", "10-drills", WRITERS];
+/// And where the last of them is for writing only.
+const WRITERS: &str = "11-writers";
 /// As in scripts/make-old-repository.sh.
 const LIST_TREE: &str = r"find . ! -type f -printf '%y %m %P %l\n' | LC_ALL=C sort
 find . -type f ! -name postgresql.auto.conf -print0 | LC_ALL=C sort -z | xargs -0 sha256sum";
@@ -42,7 +44,7 @@ fn names() -> Vec<String> {
     let names = entries.filter_map(|e| Some(e.file_name().to_str()?.strip_suffix(".tar.gz")?.to_owned()));
     let mut names: Vec<String> = names.collect();
     names.sort_unstable();
-    assert!(names.len() >= 10, "{names:?}");
+    assert!(names.len() >= 11, "{names:?}");
     names
 }
 
@@ -65,6 +67,17 @@ impl Vector {
         let mut names: Vec<String> = entries.filter_map(|e| e.file_name().into_string().ok()).collect();
         names.sort_unstable();
         names
+    }
+
+    /// What opens `sealed/`, in the order in which they came.
+    fn passphrases(&self) -> Vec<String> {
+        let listed = fs::read_to_string(self.scratch.path().join("passphrases")).expect("it is there");
+        listed.lines().map(str::to_owned).collect()
+    }
+
+    /// What opens `sealed/` for writing only.
+    fn writer(&self) -> Option<String> {
+        self.passphrases().pop().filter(|_| self.name == WRITERS)
     }
 
     fn open(&self, name: &str) -> Old<'_> {
@@ -131,16 +144,23 @@ impl Old<'_> {
 
     /// Each passphrase of then opens it.
     fn assert_passphrases(&self) {
-        let path = self.vector.scratch.path().join("passphrases");
-        let listed = fs::read_to_string(path).expect("it is there");
-        let passphrases: Vec<&str> = listed.lines().collect();
+        let passphrases = self.vector.passphrases();
         assert_eq!(passphrases[0], PASSPHRASE);
-        assert!(passphrases.len() == if KEYS.contains(&self.vector.name.as_str()) { 3 } else { 1 });
+        let readers = if KEYS.contains(&self.vector.name.as_str()) { 3 } else { 1 };
+        let writer = self.vector.writer();
+        assert_eq!(passphrases.len(), readers + usize::from(writer.is_some()));
         for passphrase in &passphrases[1..] {
-            self.pgbr.set("global", "repo1-cipher-pass", passphrase);
+            self.use_pass(passphrase);
             assert!(!Self::backups(&self.pgbr.ok(["info", "--output=json"])).is_empty(), "{}", self.about());
+            let read = self.pgbr.run(["verify", "--quick"]);
+            let writes_only = writer.as_ref() == Some(passphrase);
+            assert_eq!(read.success(), !writes_only, "{}: {read:#?}", self.about());
         }
-        self.pgbr.set("global", "repo1-cipher-pass", PASSPHRASE);
+        self.use_pass(PASSPHRASE);
+    }
+
+    fn use_pass(&self, passphrase: &str) {
+        self.pgbr.set("global", "repo1-cipher-pass", passphrase);
     }
 
     /// Notes, holds, and what expire does: what broken runs have left goes, and nothing else.
@@ -192,10 +212,27 @@ fn they_open_give_back_what_they_hold_and_are_written_to() {
     });
 }
 
-/// From a full alone, from increments that were taken up, under keys that were replaced: PostgreSQL comes up on it, and its backups go on.
+/// What lay in a safe since then brings it back.
+#[test]
+fn an_exported_key_opens_it_when_its_own_record_is_lost() {
+    let vector = Vector::unpack(WRITERS);
+    let old = vector.open("sealed");
+    for name in ["repo.json", "repo.json.copy"] {
+        fs::remove_file(vector.scratch.path().join("sealed/pgbr").join(name)).expect("it was there");
+    }
+    old.use_pass(OTHER_PASSPHRASE);
+    let exported = vector.scratch.path().join("exported");
+    old.pgbr.ok(["key-import", &format!("--export-file={}", exported.display())]);
+    old.pgbr.ok(["verify"]);
+    let labels = old.assert_info();
+    old.assert_restores(labels.last().expect("there are backups"));
+}
+
+/// From a full alone, from increments that were taken up, under keys that were replaced, with a passphrase that only writes: PostgreSQL comes up
+/// on it, and its backups go on.
 #[test]
 fn recovery_goes_to_the_end_and_backups_go_on() {
-    for name in ["01-first", "06-holds", "08-keys"] {
+    for name in ["01-first", "06-holds", "08-keys", WRITERS] {
         let vector = Vector::unpack(name);
         let mut old = vector.open("sealed");
         old.pgbr.ok(restore_into(&old.target));
@@ -208,7 +245,9 @@ fn recovery_goes_to_the_end_and_backups_go_on() {
         assert_eq!(marks(&old.target), format!("{last}|{last}"), "{name}");
         let before = Old::backups(&old.expected("info.json")).len();
         old.target.sql("postgres", "insert into mark values (1000, 'of now')");
+        old.use_pass(&vector.writer().unwrap_or_else(|| PASSPHRASE.to_owned()));
         old.pgbr.ok(["backup", "--type=incr"]);
+        old.use_pass(PASSPHRASE);
         let now = Old::backups(&old.pgbr.ok(["info", "--output=json"]));
         assert_eq!(now.len(), before + 1, "{name}");
         assert!(now.values().last().is_some_and(|backup| backup["type"] == "incr"), "{name}: {now:#?}");

@@ -18,7 +18,7 @@ fn names(wanted: impl Fn(&OptionRule) -> bool) -> Vec<&'static str> {
 #[test]
 fn names_are_sorted_and_bounded() {
     assert!(OPTIONS.is_sorted_by(|a, b| a.name < b.name));
-    assert_eq!(OPTIONS.len(), 199 + 31);
+    assert_eq!(OPTIONS.len(), 199 + 36);
     for rule in &OPTIONS {
         assert!(rule.name.len() < 60 && !rule.name.starts_with("no-") && !rule.name.starts_with("reset-"));
         let group = rule.name.split_once('-').map(|(head, _)| head);
@@ -38,21 +38,21 @@ fn names_are_sorted_and_bounded() {
 #[test]
 fn how_many_there_are() {
     // pgBackRest's own numbers, plus ours: `restore-config` (a path), `repo-pack-size` (a size), four rules of retention by calendar,
-    // `hold` and `hold-reason`, `to-repo`, `verify` and `wal` of `repo-copy`, five of the commands about keys, `budget` and `quick` of `verify`,
-    // nine of `drill`, three ages of `check`, and `recovery-window` of `info`.
-    assert_eq!(names(|r| r.section == Section::CommandLine).len(), 33 + 14);
+    // `hold` and `hold-reason`, `to-repo`, `verify` and `wal` of `repo-copy`, seven of the commands about keys, `budget` and `quick` of `verify`,
+    // three about a record elsewhere, nine of `drill`, three ages of `check`, and `recovery-window` of `info`.
+    assert_eq!(names(|r| r.section == Section::CommandLine).len(), 33 + 18);
     assert_eq!(names(|r| r.section == Section::Stanza).len(), 14);
     assert_eq!(names(|r| r.group == Some(Group::Pg)).len(), 18);
     assert_eq!(names(|r| r.group == Some(Group::Repo)).len(), 79 + 5);
     for (kind, count) in [
-        (Kind::Boolean, 42 + 7),
+        (Kind::Boolean, 42 + 8),
         (Kind::Choice, 25 + 1),
         (Kind::Hash, 9 + 1),
         (Kind::Integer, 22 + 5),
         (Kind::List, 6 + 1),
-        (Kind::Path, 16 + 4),
+        (Kind::Path, 16 + 7),
         (Kind::Size, 11 + 1),
-        (Kind::Text, 63 + 7),
+        (Kind::Text, 63 + 8),
         (Kind::Time, 5 + 4),
     ] {
         assert_eq!(names(|r| r.kind == kind).len(), count, "{kind:?}");
@@ -61,31 +61,33 @@ fn how_many_there_are() {
         (Command::Annotate, 93 + 2),
         (Command::ArchiveGet, 105),
         (Command::ArchivePush, 109),
-        (Command::Backup, 153 + 7),
+        (Command::Backup, 153 + 8),
         (Command::Check, 114 + 3),
         (Command::Drill, 114),
-        (Command::Expire, 102 + 5),
+        (Command::Expire, 102 + 6),
         (Command::Help, 2),
         (Command::Info, 95 + 1),
-        (Command::KeyAdd, 95),
-        (Command::KeyChange, 94),
+        (Command::KeyAdd, 96),
+        (Command::KeyChange, 95),
+        (Command::KeyExport, 93),
+        (Command::KeyImport, 94),
         (Command::KeyList, 92),
-        (Command::KeyRemove, 92),
-        (Command::KeyRotate, 94),
+        (Command::KeyRemove, 93),
+        (Command::KeyRotate, 95),
         (Command::Manifest, 110),
-        (Command::RepoCopy, 101),
+        (Command::RepoCopy, 102),
         (Command::RepoGet, 93),
         (Command::RepoLs, 95),
         (Command::RepoRm, 91 + 1),
         (Command::Restore, 117 + 3),
         (Command::Server, 28),
         (Command::ServerPing, 23),
-        (Command::StanzaCreate, 112),
-        (Command::StanzaDelete, 112),
-        (Command::StanzaUpgrade, 111),
+        (Command::StanzaCreate, 113),
+        (Command::StanzaDelete, 113),
+        (Command::StanzaUpgrade, 112),
         (Command::Start, 15),
         (Command::Stop, 16),
-        (Command::Verify, 99 + 2),
+        (Command::Verify, 99 + 5),
         (Command::Version, 1),
     ] {
         assert_eq!(names(|r| r.valid_for(command)).len(), count, "{command:?}");
@@ -97,6 +99,7 @@ fn sets_that_matter() {
     assert_eq!(
         names(|r| r.secret),
         [
+            "export-pass",
             "new-cipher-pass",
             "repo-azure-account",
             "repo-azure-endpoint",

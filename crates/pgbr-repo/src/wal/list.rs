@@ -139,12 +139,27 @@ impl WalStore {
             }
         }
         let Some((first, modified)) = first else { return Ok(None) };
+        let (last, modified) = self.last_of(archive, &logs).await?.unwrap_or((first, modified));
+        Ok(Some(WalBounds { first, last, modified }))
+    }
+
+    /// The last segment of an archive, by name, if it has any.
+    ///
+    /// # Errors
+    /// As the store failed.
+    pub async fn newest(&self, archive: ArchiveId) -> Result<Option<WalSegmentName>> {
+        let logs = self.logs(archive).await?;
+        Ok(self.last_of(archive, &logs).await?.map(|(last, _)| last))
+    }
+
+    /// The last segment in these directories, and when it was put.
+    async fn last_of(&self, archive: ArchiveId, logs: &[WalLog]) -> Result<Option<(WalSegmentName, i64)>> {
         for log in logs.iter().rev() {
-            if let Some((last, modified)) = self.segments_in(archive, log).await?.pop_last() {
-                return Ok(Some(WalBounds { first, last, modified }));
+            if let Some(last) = self.segments_in(archive, log).await?.pop_last() {
+                return Ok(Some(last));
             }
         }
-        Ok(Some(WalBounds { first, last: first, modified }))
+        Ok(None)
     }
 
     /// All WAL files of an archive from segment `first` on by name, so those of later timelines as well, and the histories of these, in no

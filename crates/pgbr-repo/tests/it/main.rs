@@ -5,6 +5,7 @@ mod backups;
 #[cfg(all(feature = "s3", feature = "azure", feature = "gcs"))]
 mod cloud;
 mod drills;
+mod exports;
 mod fixture;
 mod holds;
 mod leases;

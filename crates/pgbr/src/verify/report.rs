@@ -34,6 +34,8 @@ pub struct VerifyReport {
     pub counts: VerifyCounts,
     /// What a budget has left unread; none without a budget.
     pub coverage: Option<VerifyCoverage>,
+    /// When the record elsewhere was written that the repository was compared with, in Unix seconds; none where there is none.
+    pub witness: Option<i64>,
     /// Requests to the repository.
     pub requests: BTreeMap<&'static str, u64>,
 }
@@ -245,13 +247,19 @@ pub enum FindingKind {
     WalAmbiguous,
     /// The history file of a timeline is missing.
     HistoryMissing,
+    /// A record elsewhere knows of something that is gone, or of something newer.
+    Witness,
+    /// The same, and it was accepted.
+    WitnessAccepted,
+    /// A record elsewhere does not know of a change that takes nothing away.
+    WitnessBehind,
 }
 
 impl FindingKind {
     const fn level(self) -> FindingLevel {
         match self {
-            Self::Copy | Self::WalSpare | Self::WalDoubt => FindingLevel::Warning,
-            Self::WalExpired => FindingLevel::Info,
+            Self::Copy | Self::WalSpare | Self::WalDoubt | Self::WitnessAccepted => FindingLevel::Warning,
+            Self::WalExpired | Self::WitnessBehind => FindingLevel::Info,
             _ => FindingLevel::Error,
         }
     }
@@ -344,6 +352,13 @@ impl Findings {
         number
     }
 
+    /// Says what a finding means, where its kind alone does not tell.
+    pub(super) fn explain(&mut self, number: usize, meaning: &str, advice: &str) {
+        if let Some(finding) = self.list.get_mut(number) {
+            (finding.meaning, finding.advice) = (meaning.to_owned(), advice.to_owned());
+        }
+    }
+
     /// Says that a backup cannot be restored because of a finding, or not all of it.
     pub(super) fn hurts(&mut self, number: usize, label: BackupLabel) {
         if let Some(finding) = self.list.get_mut(number)
@@ -381,7 +396,9 @@ impl Findings {
         for finding in &mut list {
             finding.backups.sort_unstable_by_key(|label| (label.time(), *label));
             finding.limits.sort_unstable_by_key(|label| (label.time(), *label));
-            (finding.meaning, finding.advice) = explain(finding);
+            if finding.meaning.is_empty() {
+                (finding.meaning, finding.advice) = explain(finding);
+            }
         }
         list.sort_by_key(|finding| finding.level);
         (list, self.left_out)
@@ -430,6 +447,7 @@ fn explain(finding: &Finding) -> (String, String) {
         K::WalNeeded | K::WalDamaged | K::WalAmbiguous | K::WalGap | K::HistoryMissing => {
             (limited(), wal_advice())
         }
+        K::Witness | K::WitnessAccepted | K::WitnessBehind => (hurt(), String::new()),
         K::WalDoubt => (limited(), "verify again when no other command is at work".to_owned()),
         K::WalExpired => (
             format!("kept for what they hold, recovery beyond is not possible: {}", names(&finding.limits)),

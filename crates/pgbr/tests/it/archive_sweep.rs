@@ -72,7 +72,7 @@ fn a_push_over_a_failing_store_is_whole_or_absent() {
 #[test]
 fn a_push_of_what_is_there_is_whole() {
     sweep("archive-push again", 4, async |t, file| {
-        push(&t.world.host(), t.sound(), file.to_owned()).await.unwrap()
+        push(&t.world.host(), t.sound(), file.to_owned()).await.unwrap();
     });
 }
 

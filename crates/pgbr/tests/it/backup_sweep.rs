@@ -156,7 +156,7 @@ async fn half_broken_backup(rig: &Rig, site: Site, case: Case) -> bool {
     let sound = Ground::with(Site::Memory, &rig.objects).await;
     let later = t.world.later();
     rig.change();
-    let first = case.seed % 2 == 0;
+    let first = case.seed.is_multiple_of(2);
     let repos =
         if first { vec![t.broken.clone(), sound.sound()] } else { vec![sound.sound(), t.broken.clone()] };
     let number = if first { 2 } else { 1 };

@@ -185,6 +185,7 @@ impl Shop {
             policy,
             asked: Asked::Policy,
             dry_run: false,
+            witness: None,
             notes: None,
         }
     }

@@ -14,7 +14,8 @@ use crate::world::{Site, Try, stanza};
 async fn keep_one(host: Host, repo: RepoAccess) -> pgbr::Result<()> {
     let policy = Policy { full: Some(1), ..Policy::default() };
     let (asked, notes) = (Asked::Policy, None);
-    let request = ExpireRequest { repo, stanza: stanza(), policy, asked, dry_run: false, notes };
+    let request =
+        ExpireRequest { repo, stanza: stanza(), policy, asked, dry_run: false, notes, witness: None };
     expire(&host, request).await.map(drop)
 }
 

@@ -8,7 +8,7 @@ use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
 use std::time::Duration;
 
 use bytes::Bytes;
-use futures::future::BoxFuture;
+use futures::future::{BoxFuture, LocalBoxFuture};
 use futures::{FutureExt, StreamExt};
 use object_store::memory::InMemory;
 use object_store::{ObjectStore, ObjectStoreExt};
@@ -268,7 +268,15 @@ pub(crate) async fn listed(host: &Host, repo: RepoAccess) -> Vec<BackupLabel> {
 
 /// Reads everything. All backups that are listed are whole, with the WAL that they need.
 pub(crate) async fn assert_whole(host: &Host, repo: RepoAccess, why: &str) -> VerifyReport {
-    let request = VerifyRequest { repo, stanza: stanza(), set: None, quick: false, budget: None, threads: 1 };
+    let request = VerifyRequest {
+        repo,
+        stanza: stanza(),
+        set: None,
+        quick: false,
+        budget: None,
+        threads: 1,
+        witness: None,
+    };
     let report = verify(host, request).await.unwrap_or_else(|error| panic!("{why}: verify: {error}"));
     assert!(report.clean, "{why}: {:#?}", report.findings);
     report
@@ -293,8 +301,15 @@ pub(crate) async fn keep_all(world: &World, repo: RepoAccess) {
     for _ in 0..2 {
         let policy = Policy { full: Some(99), ..Policy::default() };
         let (asked, notes) = (Asked::Policy, Some(notes.path().join("notes")));
-        let request =
-            ExpireRequest { repo: repo.clone(), stanza: stanza(), policy, asked, dry_run: false, notes };
+        let request = ExpireRequest {
+            repo: repo.clone(),
+            stanza: stanza(),
+            policy,
+            asked,
+            dry_run: false,
+            notes,
+            witness: None,
+        };
         expire(&world.later(), request).await.unwrap();
     }
 }
@@ -323,17 +338,20 @@ impl Try {
     }
 
     /// The command on which something goes wrong. Where an answer is late, another process does `meanwhile`, having taken this one for dead; that
-    /// has to succeed.
-    pub(crate) async fn strike<T, U>(
-        &self,
-        command: impl Future<Output = pgbr::Result<T>>,
-        meanwhile: impl Future<Output = pgbr::Result<U>>,
-    ) -> pgbr::Result<T> {
-        let (done, beside) = self.faults.beside(command, meanwhile).await;
-        if let Some(Err(error)) = beside {
-            panic!("{}: while {} waits: {error}", self.why, self.struck());
-        }
-        done
+    /// has to succeed. The future of a whole command is large, and goes on the heap.
+    pub(crate) fn strike<'a, T: 'a, U: 'a>(
+        &'a self,
+        command: impl Future<Output = pgbr::Result<T>> + 'a,
+        meanwhile: impl Future<Output = pgbr::Result<U>> + 'a,
+    ) -> LocalBoxFuture<'a, pgbr::Result<T>> {
+        let struck = async move {
+            let (done, beside) = self.faults.beside(command, meanwhile).await;
+            if let Some(Err(error)) = beside {
+                panic!("{}: while {} waits: {error}", self.why, self.struck());
+            }
+            done
+        };
+        struck.boxed_local()
     }
 
     /// The request that went wrong.

@@ -184,7 +184,9 @@ fn a_table_without_frames_is_not_walked_again_and_again() {
 
 #[test]
 fn packs_and_frames_of_a_table_keep_their_bounds() {
-    let table = |packs: &[(u32, u64, &[(u32, u32)])]| {
+    /// Number and size of a pack, and its frames.
+    type Pack<'a> = (u32, u64, &'a [(u32, u32)]);
+    let table = |packs: &[Pack<'_>]| {
         let mut shelf = Shelf::default();
         let mut writer = FrameTableWriter::new();
         for (pack, pack_size, frames) in packs {
