@@ -41,6 +41,7 @@ targets! {
     index_nodes,
     index_round_trip,
     ini,
+    key_block,
     key_cache,
     label_files,
     lanes,
@@ -66,6 +67,7 @@ targets! {
     timeline_history,
     view_path,
     wal_header,
+    witness,
     words,
 }
 

@@ -31,3 +31,13 @@ pub fn reach(found: &Found) {
 pub fn places(names: &[(u32, &str, &str)], links: &[(&str, &str)]) {
     crate::restore::compare_places(names, links);
 }
+
+/// The record of a repository that is kept elsewhere.
+pub fn witness(bytes: &[u8]) {
+    crate::witness::read_record(bytes);
+}
+
+/// An exported key, as it was written down.
+pub fn key_block(text: &[u8]) {
+    crate::keys::read_block(text);
+}

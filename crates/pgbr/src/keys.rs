@@ -8,6 +8,8 @@ use pgbr_codec::{Cipher, Passphrase, RepositoryId};
 use pgbr_repo::{Imported, Lease, LeaseName, Leases, NewSlot, Repo, SlotInfo};
 use zeroize::Zeroizing;
 
+#[cfg(fuzzing)]
+pub(crate) use self::block::read_block;
 use crate::error::{Error, Result};
 use crate::held::Held;
 use crate::host::Host;

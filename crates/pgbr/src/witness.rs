@@ -318,5 +318,14 @@ fn keep_last<T>(list: &mut Vec<T>, most: usize) {
     list.drain(..list.len().saturating_sub(most));
 }
 
+/// A record, from a file that others may have written: what is read is written and read again.
+#[cfg(fuzzing)]
+pub(crate) fn read_record(bytes: &[u8]) {
+    let Ok(record) = Record::parse(bytes) else { return };
+    let written = record.render().expect("it becomes JSON");
+    let again = Record::parse(&written).expect("it was written");
+    assert_eq!(again.render().expect("it becomes JSON"), written);
+}
+
 #[cfg(test)]
 mod tests;

@@ -97,6 +97,17 @@ fn check(exported: &[u8]) -> String {
     BASE32_NOPAD.encode(digest.as_bytes().get(..CHECK_LEN).unwrap_or_default())
 }
 
+/// A text that somebody has typed or copied: what is read is written and read again.
+#[cfg(fuzzing)]
+pub(crate) fn read_block(text: &[u8]) {
+    let Ok(block) = parse(text) else { return };
+    let written = render(&[], &block.exported, block.passphrase.as_ref());
+    let again = parse(written.as_bytes()).expect("it was written");
+    assert_eq!(again.exported, block.exported);
+    let exposed = |block: &Block| block.passphrase.as_ref().map(|passphrase| passphrase.expose().to_owned());
+    assert_eq!(exposed(&again), exposed(&block));
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
