@@ -405,7 +405,7 @@ pub enum Entry {
         /// What it points to.
         target: Vec<u8>,
     },
-    /// A file: [`MergeReader::grains`] and [`MergeReader::end`] follow.
+    /// A file: [`MergeReader::grains`] and [`MergeReader::end`] may follow. What is not asked for is passed over.
     File(FileRecord),
 }
 
@@ -439,6 +439,10 @@ impl<S: NodeSource> MergeReader<S> {
     fn peek(&mut self) -> Result<Option<&RelPath>, S::Error> {
         if !std::mem::replace(&mut self.begun, true) {
             self.next = self.merge.next_item()?;
+        }
+        if self.next.is_none() && self.merge.file.is_some() {
+            // Nobody asked for the rest of the file that was taken last.
+            self.end()?;
         }
         Ok(match &self.next {
             Some(Item::Directory { path, .. } | Item::Link { path, .. }) => Some(path),

@@ -298,6 +298,31 @@ fn damage_shows(chain: &[Rc<Layer>], backup: &Backup) {
     }
 }
 
+/// A file in whose place there is something else now is taken, and nobody asks for its end.
+#[test]
+fn a_file_that_is_left_in_the_middle_ends_nothing() {
+    let mut world = World::new(40, 7, false);
+    world.go(&[((0, 3, 5), Some((0, 0))), ((0, 9, 1), None), ((0, 77, 2), Some((1, 0)))]);
+    let backup = world.backups.last().unwrap();
+    let files = backup.view.values().filter(|shown| matches!(shown.body, Body::File { .. })).count();
+    assert!(files > 2, "{files}");
+    for grains in [0, 1] {
+        let mut reader = MergeReader::new(merge(&backup.chain));
+        let mut met = Vec::new();
+        for path in backup.view.keys() {
+            met.extend(reader.pass_before(Some(path)).unwrap());
+            // Of a link, what it leads to comes next.
+            while reader.take(path).unwrap().is_some() {
+                met.push(path.clone());
+                reader.grains(grains).unwrap();
+            }
+        }
+        met.dedup();
+        assert!(met.iter().eq(backup.view.keys()), "{met:?}");
+        assert_eq!(reader.pass_before(None).unwrap(), None);
+    }
+}
+
 proptest! {
     #![proptest_config(ProptestConfig { cases: 800, failure_persistence: None, ..ProptestConfig::default() })]
 
