@@ -151,8 +151,8 @@ impl Forge {
         self.put(key, &object.expect("it is small"));
     }
 
-    /// Puts the segment that the backup needs.
-    pub(crate) fn put_segment(&self) {
+    /// Puts the segment that the backup needs: verify waits for one that is missing.
+    fn put_segment(&self) {
         self.put_wal(SEGMENT, std::iter::repeat_n(vec![0; 2 << 20], 8));
     }
 
@@ -262,6 +262,7 @@ impl Forge {
     pub(crate) fn commit_json(&self, summary: &[u8], body: &[u8]) {
         let object = seal_manifest(&self.keys, LaneSeed::from_bytes([3; 32]), summary, body);
         self.put(Layout::new().manifest(&stanza(), &label()), &object.expect("it is small"));
+        self.put_segment();
     }
 
     /// Runs a command with a bound on its memory.

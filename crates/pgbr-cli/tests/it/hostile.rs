@@ -74,7 +74,6 @@ fn what_does_not_lie_is_restored_and_verified() {
         c.mode_file("pg_data/tool", b"#!/bin/sh\n", 0o6755);
     });
     let forge = forged(content, |_, _| {});
-    forge.put_segment();
     for command in [&["verify"][..], &["info"], &["expire", "--repo1-retention-full=1"], &RESTORE] {
         let finished = forge.run(command);
         assert!(finished.success(), "{command:?}: {finished:#?}");
@@ -345,7 +344,6 @@ fn json_that_is_deep_or_long_takes_no_stack() {
     {
         let forge = Forge::new();
         forge.store(Content::cluster());
-        forge.put_segment();
         forge.commit_json(&summary, &body);
         // Fields that nobody knows are passed over, however deep they go.
         let set = format!("--set={LABEL}");
