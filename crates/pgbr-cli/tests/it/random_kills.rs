@@ -259,12 +259,14 @@ impl<'a> Trial<'a> {
         backups.iter().filter_map(|backup| Some(backup["label"].as_str()?.to_owned())).collect()
     }
 
-    /// The two newest fulls and all that builds on them are what retention has promised to keep.
+    /// The two newest fulls and all that builds on them are what retention has promised to keep. The newest may be of a backup that was killed
+    /// in its expire.
     fn learn(&mut self) {
         let listed = self.listed("--repo=1");
-        let fulls: Vec<&str> =
-            self.known.keys().rev().filter(|label| label.ends_with('F')).map(String::as_str).collect();
-        let oldest = fulls.get(1).or(fulls.first()).copied().unwrap_or_default();
+        let fulls: BTreeSet<&String> =
+            self.known.keys().chain(&listed).filter(|label| label.ends_with('F')).collect();
+        let oldest =
+            fulls.iter().nth_back(1).or(fulls.first()).map(|label| label.as_str()).unwrap_or_default();
         for label in self.known.keys().filter(|label| label.as_str() >= oldest) {
             assert!(listed.contains(label), "{label} is gone: {listed:?}");
         }
