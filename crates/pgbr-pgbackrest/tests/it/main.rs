@@ -6,6 +6,7 @@ mod backups;
 mod damage;
 mod hostile;
 mod info_text;
+mod vectors;
 mod written;
 
 /// A file that is not listed above would be forgotten by the compiler, and nobody would notice.
