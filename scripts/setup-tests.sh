@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Brings what the tests need to a Debian or Ubuntu system that has Rust: a C and C++ compiler, strace, libfaketime, openssl, the
+# Brings what the tests need to a Debian or Ubuntu system that has Rust: a C and C++ compiler, strace, libfaketime, openssl, pgBackRest, the
 # PostgreSQL servers of the test matrix, the object stores and, where the tests run as root, the user postgres. Installs only what is
 # missing.
 # Works as root or as a user with sudo.  PGBR_TEST_PG_MAJORS: the servers to bring, by default "13 15 17 18".
@@ -14,6 +14,8 @@ main() {
     # shellcheck disable=SC2086  # a list, divided by blanks or commas
     "$ROOT/scripts/install-postgres.sh" ${majors//,/ }
     "$ROOT/scripts/install-stores.sh"
+    # Writes the repositories that its format is read from. It brings no server, and so makes and starts no cluster.
+    apt_install pgbackrest
     if [ "$(id -u)" -eq 0 ]; then
         make_operator
     fi

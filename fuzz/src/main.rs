@@ -5,6 +5,7 @@
 
 #![no_main]
 
+mod pgbackrest;
 mod plain;
 
 use libfuzzer_sys::Corpus;
@@ -54,6 +55,9 @@ targets! {
     pack_footer,
     page,
     passfile,
+    pgbackrest_block_map,
+    pgbackrest_info,
+    pgbackrest_streams,
     places,
     reach,
     records,
