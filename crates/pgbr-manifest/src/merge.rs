@@ -405,7 +405,7 @@ pub enum Entry {
         /// What it points to.
         target: Vec<u8>,
     },
-    /// A file: [`MergeReader::grains`] and [`MergeReader::end`] may follow. What is not asked for is passed over.
+    /// A file: [`MergeReader::grains`] and [`MergeReader::end`] may follow. What is not asked for before another path is passed over.
     File(FileRecord),
 }
 
@@ -436,13 +436,18 @@ impl<S: NodeSource> MergeReader<S> {
         std::mem::take(&mut self.recent)
     }
 
+    /// Passes over the rest of the file that was taken last, where it is gone on to another path.
+    fn leave_file(&mut self, path: Option<&RelPath>) -> Result<(), S::Error> {
+        let open = self.merge.file.as_ref().filter(|_| self.next.is_none());
+        if open.is_some_and(|open| Some(&open.path) != path) {
+            self.end()?;
+        }
+        Ok(())
+    }
+
     fn peek(&mut self) -> Result<Option<&RelPath>, S::Error> {
         if !std::mem::replace(&mut self.begun, true) {
             self.next = self.merge.next_item()?;
-        }
-        if self.next.is_none() && self.merge.file.is_some() {
-            // Nobody asked for the rest of the file that was taken last.
-            self.end()?;
         }
         Ok(match &self.next {
             Some(Item::Directory { path, .. } | Item::Link { path, .. }) => Some(path),
@@ -456,6 +461,7 @@ impl<S: NodeSource> MergeReader<S> {
     /// # Errors
     /// As [`Merge::next_item`].
     pub fn pass_before(&mut self, path: Option<&RelPath>) -> Result<Option<RelPath>, S::Error> {
+        self.leave_file(path)?;
         let Some(next) = self.peek()? else { return Ok(None) };
         if path.is_some_and(|path| next >= path) {
             return Ok(None);
@@ -473,6 +479,7 @@ impl<S: NodeSource> MergeReader<S> {
     /// # Errors
     /// As [`Merge::next_item`].
     pub fn take(&mut self, path: &RelPath) -> Result<Option<Entry>, S::Error> {
+        self.leave_file(Some(path))?;
         if self.peek()? != Some(path) {
             return Ok(None);
         }
