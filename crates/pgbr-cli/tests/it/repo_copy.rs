@@ -266,6 +266,10 @@ fn a_backup_of_several_runs_is_copied_with_all_its_layers() {
 fn a_copy_that_was_broken_off_is_made_by_the_next_and_its_rest_expires() {
     let rig = rig();
     rig.slow_down();
+    // What is copied is not compressed again: many packs, each of them made durable, are what takes time.
+    rig.pgbr.set("global", "compress-type", "none");
+    let sized = ["repo1-pack-size", "repo2-pack-size"];
+    sized.iter().for_each(|option| rig.pgbr.set("global", option, "1MiB"));
     let full = rig.backup();
     let words = ["repo-copy", "--repo=1", "--to-repo=2"];
     let begun = || packs(&second(&rig), &full) > 0;

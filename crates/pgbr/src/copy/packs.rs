@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use bytes::Bytes;
 use futures::stream::{self, StreamExt, TryStreamExt};
@@ -40,16 +41,35 @@ pub(super) async fn copy_layer(
     let sealer = to.repo.keyring().sealer(ObjectKind::DataPack, host.lane_seed()?)?;
     let lane = sealer.header(attempt, 0);
     let total: u64 = packs.iter().map(|pack| pack.pack_size).sum();
-    let mut done = 0;
-    let under_way = packs.iter().map(|pack| copy_pack(copy, label, &layer, pack, attempt, sealer.clone()));
-    let mut under_way = stream::iter(under_way).buffered(copy.request.threads.max(2));
-    let mut sizes = BTreeMap::new();
-    while let Some((number, before, now)) = under_way.try_next().await? {
-        host.stop.check()?;
-        done += before;
-        host.tell(Event::Progress { done, total });
-        sizes.insert(number, now);
+    let given_up = AtomicBool::new(false);
+    let one = |pack| {
+        let (given_up, layer, sealer) = (&given_up, &layer, sealer.clone());
+        async move {
+            match given_up.load(Ordering::Relaxed) {
+                true => Err(Error::Stopped),
+                false => copy_pack(copy, label, layer, pack, attempt, sealer).await,
+            }
+        }
+    };
+    let mut under_way = stream::iter(packs.iter().map(one)).buffered(copy.request.threads.max(2));
+    let (mut done, mut sizes) = (0, BTreeMap::new());
+    let copied: Result<()> = async {
+        while let Some((number, before, now)) = under_way.try_next().await? {
+            host.stop.check()?;
+            done += before;
+            host.tell(Event::Progress { done, total });
+            sizes.insert(number, now);
+        }
+        Ok(())
     }
+    .await;
+    if copied.is_err() {
+        given_up.store(true, Ordering::Relaxed);
+        // What comes to the store late would be missed by who takes away what was stored.
+        while under_way.next().await.is_some() {}
+    }
+    drop(under_way);
+    copied?;
     let data: u64 = sizes.values().sum();
     let uploads = Uploads::new(to.backups.clone(), label, attempt, 2, Handle::current());
     let index = IndexPacks::new(uploads, to.repo.keyring(), host.lane_seed()?, INDEX_PACK)?;
