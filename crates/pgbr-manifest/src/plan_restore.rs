@@ -4,7 +4,8 @@ use crate::error::{Error, Result};
 use crate::history::TimelineHistory;
 use crate::label::{BackupLabel, LabelTime};
 use crate::lsn::Lsn;
-use crate::manifest::Summary;
+use crate::manifest::{Span, Summary};
+use crate::wal::TimelineId;
 
 /// Where recovery is to end, as far as it decides which backups can be used.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -16,6 +17,25 @@ pub enum Goal {
     Time(i64),
     /// A position.
     Lsn(Lsn),
+}
+
+/// A backup, as far as it decides whether a restore can begin with it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[expect(clippy::exhaustive_structs, reason = "backups of other formats are candidates as well")]
+pub struct Candidate {
+    /// Its label.
+    pub label: BackupLabel,
+    /// When it began and when it was complete, in microseconds since 1970: targets are compared with these.
+    pub time_us: Span<i64>,
+    /// The timeline and position at which it is consistent; none where the cluster was stopped and nobody knows.
+    pub end: Option<(TimelineId, Lsn)>,
+}
+
+impl From<&Summary> for Candidate {
+    fn from(backup: &Summary) -> Self {
+        let end = Some((backup.wal.stop.timeline(), backup.lsn.stop));
+        Self { label: backup.label, time_us: backup.server_time_us, end }
+    }
 }
 
 /// What the operator asked for.
@@ -39,14 +59,14 @@ pub struct RestoreChoice<'a> {
 ///
 /// # Errors
 /// When there is no such backup: the error says why.
-pub fn plan_restore<'a>(backups: &'a [Summary], choice: &RestoreChoice<'_>) -> Result<&'a Summary> {
+pub fn plan_restore(backups: &[Candidate], choice: &RestoreChoice<'_>) -> Result<Candidate> {
     let refuse = |reason: String| Err(Error::Unfit { reason });
     if let Some(set) = choice.set {
         let Some(backup) = backups.iter().find(|b| b.label == set) else {
             return refuse(format!("there is no backup set {set}"));
         };
         return match obstacle(backup, choice) {
-            None => Ok(backup),
+            None => Ok(*backup),
             Some(why) => refuse(format!("backup set {set} cannot be used: {why}")),
         };
     }
@@ -55,7 +75,7 @@ pub fn plan_restore<'a>(backups: &'a [Summary], choice: &RestoreChoice<'_>) -> R
     };
     let usable = backups.iter().filter(|b| obstacle(b, choice).is_none()).max_by_key(age);
     match usable {
-        Some(backup) => Ok(backup),
+        Some(backup) => Ok(*backup),
         None => refuse(format!(
             "no backup set can reach the target; of the newest, {}: {}",
             newest.label,
@@ -65,26 +85,26 @@ pub fn plan_restore<'a>(backups: &'a [Summary], choice: &RestoreChoice<'_>) -> R
 }
 
 /// What is greater for the newer of two backups. Labels only ever grow; the clock that the other times are by may have stepped back.
-fn age(backup: &&Summary) -> (LabelTime, BackupLabel) {
+fn age(backup: &&Candidate) -> (LabelTime, BackupLabel) {
     (backup.label.time(), backup.label)
 }
 
 /// Why recovery from `backup` cannot end where it shall.
-fn obstacle(backup: &Summary, choice: &RestoreChoice<'_>) -> Option<String> {
-    let before = match choice.goal {
-        Goal::Newest => None,
-        Goal::Time(target) if backup.server_time_us.stop >= target => {
+fn obstacle(backup: &Candidate, choice: &RestoreChoice<'_>) -> Option<String> {
+    let before = match (choice.goal, backup.end) {
+        (Goal::Newest, _) => None,
+        (Goal::Time(target), _) if backup.time_us.stop >= target => {
             Some("it was not complete before the target time".to_owned())
         }
-        Goal::Lsn(target) if backup.lsn.stop > target => {
-            Some(format!("it is consistent from {} on only", backup.lsn.stop))
+        (Goal::Lsn(_), None) => Some("it is of a stopped cluster and does not tell its position".to_owned()),
+        (Goal::Lsn(target), Some((_, stop))) if stop > target => {
+            Some(format!("it is consistent from {stop} on only"))
         }
-        Goal::Time(_) | Goal::Lsn(_) => None,
+        (Goal::Time(_) | Goal::Lsn(_), _) => None,
     };
-    let off = choice.history.filter(|h| !h.contains(backup.wal.stop.timeline(), backup.lsn.stop)).map(|h| {
-        let (own, stop) = (backup.wal.stop.timeline(), backup.lsn.stop);
-        format!("timeline {} left its timeline {own} before {stop}", h.timeline())
-    });
+    let off = choice.history.zip(backup.end).filter(|(h, (own, stop))| !h.contains(*own, *stop));
+    let off = off
+        .map(|(h, (own, stop))| format!("timeline {} left its timeline {own} before {stop}", h.timeline()));
     before.or(off)
 }
 
@@ -92,9 +112,8 @@ fn obstacle(backup: &Summary, choice: &RestoreChoice<'_>) -> Option<String> {
 mod tests {
     use super::*;
     use crate::manifest::tests::summary;
-    use crate::wal::TimelineId;
 
-    fn backups() -> Vec<Summary> {
+    fn backups() -> Vec<Candidate> {
         let labels = ["20261122-120000F", "20261122-130000F", "20261122-140000F"];
         let mut all: Vec<Summary> = labels.iter().map(|l| summary(l)).collect();
         for (n, backup) in all.iter_mut().enumerate() {
@@ -104,7 +123,7 @@ mod tests {
             backup.time.stop = 1000 * (9 - n);
             backup.lsn.stop = Lsn::new(0x100_0000 * (n.cast_unsigned() + 3));
         }
-        all
+        all.iter().map(Candidate::from).collect()
     }
 
     fn chosen(goal: Goal, history: Option<&TimelineHistory>) -> Result<String> {
@@ -139,5 +158,15 @@ mod tests {
         assert!(plan_restore(&all, &choice(Goal::Newest)).is_ok());
         assert!(plan_restore(&all, &choice(Goal::Time(1500))).is_err());
         assert!(plan_restore(&all[..1], &choice(Goal::Newest)).is_err());
+    }
+
+    #[test]
+    fn a_backup_of_a_stopped_cluster_has_a_time_and_no_position() {
+        let all: Vec<_> = backups().into_iter().map(|backup| Candidate { end: None, ..backup }).collect();
+        let history = TimelineHistory::parse(TimelineId::new(2), b"1\t0/2000000\tx\n").unwrap();
+        let plan = |goal| plan_restore(&all, &RestoreChoice { set: None, goal, history: Some(&history) });
+        assert_eq!(plan(Goal::Newest).unwrap().label, all[2].label);
+        assert_eq!(plan(Goal::Time(2001)).unwrap().label, all[1].label);
+        assert!(plan(Goal::Lsn(Lsn::new(0x900_0000))).is_err());
     }
 }

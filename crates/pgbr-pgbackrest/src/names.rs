@@ -1,10 +1,12 @@
 //! Words of the format that PostgreSQL and pgbr do not have, or have otherwise.
 
 use std::fmt;
+use std::io::{self, Read};
 use std::str::FromStr;
 
 use data_encoding::HEXLOWER;
 use pgbr_manifest::PgVersion;
+use sha1::{Digest, Sha1};
 
 /// The SHA-1 of some content.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -16,6 +18,21 @@ impl Checksum {
         0xda, 0x39, 0xa3, 0xee, 0x5e, 0x6b, 0x4b, 0x0d, 0x32, 0x55, 0xbf, 0xef, 0x95, 0x60, 0x18, 0x90, 0xaf,
         0xd8, 0x07, 0x09,
     ]);
+
+    /// That of all that a reader gives, which is read into `buffer`.
+    ///
+    /// # Errors
+    /// As the reader fails.
+    pub fn of(mut content: impl Read, buffer: &mut [u8]) -> io::Result<Self> {
+        let mut hash = Sha1::new();
+        loop {
+            let amount = content.read(buffer)?;
+            match buffer.get(..amount).filter(|bytes| !bytes.is_empty()) {
+                Some(bytes) => hash.update(bytes),
+                None => return Ok(Self(hash.finalize().into())),
+            }
+        }
+    }
 
     /// From its bytes.
     pub const fn new(bytes: [u8; 20]) -> Self {
@@ -62,6 +79,11 @@ pub struct DbVersion {
 }
 
 impl DbVersion {
+    /// Whether it comes before a version that has no second part.
+    pub const fn is_before(self, major: u16) -> bool {
+        self.major < major
+    }
+
     /// The version, if it is one that pgbr supports.
     pub fn supported(self) -> Option<PgVersion> {
         match self.minor {
@@ -185,6 +207,9 @@ mod tests {
     #[test]
     fn checksums_round_trip() {
         assert_eq!("da39a3ee5e6b4b0d3255bfef95601890afd80709".parse(), Ok(Checksum::EMPTY));
+        assert_eq!(Checksum::of(&b""[..], &mut [0; 2]).unwrap(), Checksum::EMPTY);
+        let abc = Checksum::of(&b"abc"[..], &mut [0; 2]).unwrap();
+        assert_eq!(abc.to_string(), "a9993e364706816aba3e25717850c26c9cd0d89d");
         assert_eq!(Checksum::EMPTY.to_string(), "da39a3ee5e6b4b0d3255bfef95601890afd80709");
         for text in ["", "da39", "DA39A3EE5E6B4B0D3255BFEF95601890AFD80709", &"é".repeat(20)] {
             assert!(text.parse::<Checksum>().is_err(), "{text}");

@@ -20,7 +20,8 @@ use crate::host::Host;
 use crate::observe::Event;
 use crate::place::StanzaPlace;
 use crate::restore::{
-    Existing, Places, RestoreReport, RestoreRequest, RestoreSource, WalGap, restore_keeping, restore_source,
+    Existing, Places, RestoreReport, RestoreRequest, RestoreSource, WalGap, restore_keeping,
+    restore_source_of_ours,
 };
 
 use self::place::Directory;
@@ -126,13 +127,13 @@ pub async fn drill(host: &Host, request: DrillRequest) -> Result<DrillReport> {
     drill_from(host, request, source).await
 }
 
-/// Chooses the backup, as [`restore_source`] does.
+/// Chooses the backup, as [`restore_source`](crate::restore_source) does, among our own.
 ///
 /// # Errors
-/// As [`restore_source`].
+/// As there.
 pub async fn drill_source(host: &Host, request: &DrillRequest) -> Result<RestoreSource> {
     let start = host.now_seconds();
-    let source = restore_source(host, &plan_restore(request)).await;
+    let source = restore_source_of_ours(host, &plan_restore(request)).await;
     if let Err(Error::Damaged { label, .. }) = &source {
         // It was chosen, and its repository lacks a part of it: the answer that a drill is to give, before there is anything to start.
         let place = request.restore.repo.open_stanza(host, &request.restore.stanza).await?;
@@ -149,7 +150,7 @@ pub async fn drill_source(host: &Host, request: &DrillRequest) -> Result<Restore
 /// when the restore fails; when the host asks for the end.
 pub async fn drill_from(host: &Host, request: DrillRequest, source: RestoreSource) -> Result<DrillReport> {
     let start = host.now_seconds();
-    let (place, Some(label)) = (source.place(), source.label()) else {
+    let (Some(place), Some(label)) = (source.place(), source.label()) else {
         return Err(Error::Internal { what: "a source without a backup" });
     };
     let drill = match Drill::prepare(host, &request, &source).await {
@@ -260,7 +261,7 @@ impl<'a> Drill<'a> {
             RecoveryGoal::Default => source.wal_gap(host, &request.restore).await?,
             _ => None,
         };
-        place::warn_of_space(host, &request.directory, source.bytes()?);
+        place::warn_of_space(host, &request.directory, source.bytes());
         Ok(Self { host, request, bin, version, pg_data, left_out: source.left_out().to_vec(), gap })
     }
 

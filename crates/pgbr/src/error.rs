@@ -18,6 +18,9 @@ pub enum Error {
     /// The contents of an index or manifest.
     #[error(transparent)]
     Manifest(#[from] pgbr_manifest::Error),
+    /// What pgBackRest has in a repository.
+    #[error(transparent)]
+    PgBackRest(#[from] pgbr_pgbackrest::Error),
     /// Compressing or sealing.
     #[error(transparent)]
     Codec(#[from] pgbr_codec::Error),

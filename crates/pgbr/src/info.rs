@@ -4,17 +4,20 @@ mod combine;
 mod recovery;
 mod window;
 
+use std::collections::BTreeSet;
+
 use pgbr_codec::Cipher;
 use pgbr_manifest::manifest::{Body, Summary};
 use pgbr_manifest::merge::{Item, Merge};
 use pgbr_manifest::{BackupLabel, StanzaName};
-use pgbr_repo::{ClusterId, DrillFacts, Drills, Error as RepoError, HoldState, Holds, Note, Notes};
+use pgbr_repo::{ClusterId, DrillFacts, Drills, Error as RepoError, HoldState, Holds, Note, Notes, Repo};
 use tokio::runtime::Handle;
 
 use crate::error::{Error, Result};
 use crate::host::Host;
 use crate::load::{self, FirstNodes, LayerNodes, load, summaries};
 use crate::place::{RepoAccess, StanzaPlace};
+use crate::theirs::{TheirStanza, Theirs};
 
 use self::recovery::recovery_windows;
 
@@ -40,8 +43,8 @@ pub struct InfoRequest {
 /// What a repository holds.
 #[derive(Debug)]
 pub struct InfoReport {
-    /// How it is sealed.
-    pub cipher: Cipher,
+    /// How it is sealed; none where only pgBackRest has something in it.
+    pub cipher: Option<Cipher>,
     /// Its stanzas, by name.
     pub stanzas: Vec<StanzaInfo>,
 }
@@ -71,6 +74,8 @@ pub struct StanzaInfo {
     pub set_errors: Vec<String>,
     /// Why the stanza cannot be read.
     pub error: Option<Error>,
+    /// What pgBackRest has of it in the same place, or why that is not known.
+    pub theirs: Option<Result<TheirStanza>>,
 }
 
 /// Reads the heads of all backups: 4 KiB each.
@@ -78,21 +83,49 @@ pub struct StanzaInfo {
 /// # Errors
 /// When the repository cannot be opened. What is wrong with one stanza or one backup is told in its place.
 pub async fn info(host: &Host, request: InfoRequest) -> Result<InfoReport> {
-    let repo = request.repo.open(host).await?;
-    let names = match request.stanza.clone() {
-        Some(name) => vec![name],
-        None => repo.stanzas().await?,
+    let theirs = Theirs::look(&request.repo).await;
+    let repo = match request.repo.open(host).await {
+        Ok(repo) => Some(repo),
+        // Only pgBackRest has something there.
+        Err(Error::Repo(RepoError::NoRepository { .. })) if matches!(theirs, Ok(Some(_))) => None,
+        Err(error) => return Err(error),
     };
+    let theirs = theirs?;
+    let names = names(&request, repo.as_ref(), theirs.as_ref()).await?;
     let mut stanzas = Vec::with_capacity(names.len());
     for name in names {
         let mut found = StanzaInfo::missing(name.clone());
-        match stanza_info(host, &request, &mut found).await {
-            Ok(()) | Err(Error::Repo(RepoError::StanzaMissing { .. })) => {}
-            Err(error) => found.error = Some(error),
+        if repo.is_some() {
+            match stanza_info(host, &request, &mut found).await {
+                Ok(()) | Err(Error::Repo(RepoError::StanzaMissing { .. })) => {}
+                Err(error) => found.error = Some(error),
+            }
+        }
+        if let Some(theirs) = &theirs {
+            found.theirs = theirs.stanza(host, &name).await.transpose();
         }
         stanzas.push(found);
     }
-    Ok(InfoReport { cipher: repo.cipher(), stanzas })
+    Ok(InfoReport { cipher: repo.map(|repo| repo.cipher()), stanzas })
+}
+
+/// The stanza that was asked for, or all that there are, by name.
+async fn names(
+    request: &InfoRequest,
+    repo: Option<&Repo>,
+    theirs: Option<&Theirs>,
+) -> Result<BTreeSet<StanzaName>> {
+    if let Some(name) = request.stanza.clone() {
+        return Ok(BTreeSet::from([name]));
+    }
+    let mut names = BTreeSet::new();
+    if let Some(repo) = repo {
+        names.extend(repo.stanzas().await?);
+    }
+    if let Some(theirs) = theirs {
+        names.extend(theirs.stanzas().await?);
+    }
+    Ok(names)
 }
 
 impl StanzaInfo {
@@ -115,6 +148,7 @@ impl StanzaInfo {
             set: None,
             set_errors: Vec::new(),
             error: None,
+            theirs: None,
         }
     }
 }

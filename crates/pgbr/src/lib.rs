@@ -50,6 +50,7 @@ mod restore;
 mod run;
 mod standing;
 mod stanza;
+mod theirs;
 mod verify;
 mod witness;
 mod writer;
@@ -89,6 +90,7 @@ pub use keys::{
 };
 pub use load::{Backup, load, summaries};
 pub use observe::{Event, Observer, Silent};
+pub use pgbr_pgbackrest::BackupEntry as TheirBackup;
 pub use place::{RepoAccess, RepoPlace, StanzaPlace};
 pub use restore::{
     Databases, Existing, Fetched, Places, Reach, RestoreDryRun, RestoreReport, RestoreRequest, RestoreSource,
@@ -98,6 +100,7 @@ pub use stanza::{
     StanzaCreateRequest, StanzaCreated, StanzaDeleteRequest, StanzaDeleted, StanzaUpgradeRequest,
     StanzaUpgraded, stanza_create, stanza_delete, stanza_upgrade,
 };
+pub use theirs::{TheirArchive, TheirCluster, TheirStanza};
 pub use verify::{
     BackupStatus, FileCounts, Finding, FindingKind, FindingLevel, Recovery, RecoveryEnd, SegmentRange,
     Unneeded, VerifiedArchive, VerifiedBackup, VerifyBudget, VerifyCounts, VerifyCoverage, VerifyReport,

@@ -1,5 +1,6 @@
 //! Restore: a cluster as it was, from one backup and the archive, that recovers to the moment asked for.
 
+mod archives;
 mod check;
 mod choose;
 mod dry;
@@ -8,11 +9,13 @@ mod goal;
 mod hand;
 mod layout;
 mod look;
+mod origin;
 mod reach;
 mod select;
 mod source;
 mod sweep;
 mod target;
+mod theirs;
 mod write;
 
 use std::collections::BTreeMap;
@@ -26,7 +29,8 @@ use pgbr_manifest::{BackupLabel, Lsn, PgVersion, StanzaName, WalSegmentName};
 use pgbr_pg::{
     RecoveryAction, RecoveryGoal, RecoveryPlan, SignalFile, TablespaceMapEntry, render_tablespace_map,
 };
-use pgbr_repo::{Error as RepoError, Pin, PinKind};
+use pgbr_pgbackrest::DbVersion;
+use pgbr_repo::{Error as RepoError, Pin, PinKind, Requests};
 use tokio::runtime::Handle;
 
 use crate::error::{Error, Result};
@@ -37,12 +41,14 @@ use crate::observe::Event;
 use crate::place::{RepoAccess, StanzaPlace};
 
 pub(crate) use check::check_packs;
-use check::{check_repository, warn_of_another_cluster};
-use choose::{Chosen, choose};
+use check::{check_chain, check_first_segment, warn_of_another_cluster};
+use choose::{Chosen, Side, Sides, choose};
 pub use dry::{RestoreDryRun, Work, restore_dry_run};
 pub use fetch::Fetched;
+use fetch::Written;
 pub use goal::parse_time;
 use layout::Layout;
+use origin::{Origin, OurBackup};
 use reach::{Aim, look as look_at_wal};
 pub use reach::{Reach, WalReach};
 pub use select::Databases;
@@ -115,7 +121,6 @@ pub struct RestoreReport {
 /// A backup that can serve a restore, in a repository that holds all that it is made of. While there is one, nobody takes the backup away;
 /// it has to be given to [`restore_from`], or goes stale by itself.
 pub struct RestoreSource {
-    place: StanzaPlace,
     pin: Option<Held<Pin>>,
     chosen: Chosen,
     decided: Decided,
@@ -132,31 +137,36 @@ pub(crate) struct WalGap {
 impl RestoreSource {
     /// The backup.
     pub fn label(&self) -> Option<BackupLabel> {
-        self.decided.chain.first().map(|backup| backup.summary.label)
+        Some(self.decided.origin.label())
     }
 
-    /// Where it is.
-    pub(crate) fn place(&self) -> StanzaPlace {
-        self.place.clone()
+    /// Where it is, if it is one of ours.
+    pub(crate) fn place(&self) -> Option<StanzaPlace> {
+        match &self.decided.origin {
+            Origin::Ours(ours) => Some(ours.place.clone()),
+            Origin::Theirs(..) => None,
+        }
     }
 
     /// The major version of its cluster.
     pub(crate) fn version(&self) -> Result<PgVersion> {
-        Ok(newest(&self.decided.chain)?.summary.database.version)
+        let version = self.decided.origin.version();
+        let what = "a version of PostgreSQL that nothing but a restore knows";
+        version.supported().ok_or(Error::Internal { what })
     }
 
     /// What its cluster had, in bytes.
-    pub(crate) fn bytes(&self) -> Result<u64> {
-        Ok(newest(&self.decided.chain)?.summary.sizes.database)
+    pub(crate) fn bytes(&self) -> u64 {
+        self.decided.origin.bytes()
     }
 
     /// The first segment that is missing on the way of the recovery, where later ones are there.
     pub(crate) async fn wal_gap(&self, host: &Host, request: &RestoreRequest) -> Result<Option<WalGap>> {
-        let Chosen { goal, history, backups, .. } = &self.chosen;
-        let backup = newest(&self.decided.chain)?;
+        let Chosen { goal, history, backups, archives, .. } = &self.chosen;
+        let Some(needed) = self.decided.origin.needed() else { return Ok(None) };
         let aim = Aim { recovery: &request.goal, goal: *goal, history: history.as_ref(), backups };
-        let Some(segment) = look_at_wal(host, &self.place, backup, &aim).await?.gap else { return Ok(None) };
-        let size = backup.body.cluster.wal_segment_size;
+        let Some(segment) = look_at_wal(host, archives, &needed, &aim).await?.gap else { return Ok(None) };
+        let size = needed.size;
         let number = segment.number(size).unwrap_or_default();
         Ok(Some(WalGap { segment, start: Lsn::new(number.saturating_mul(size.bytes().into())) }))
     }
@@ -204,29 +214,56 @@ pub async fn restore(host: &Host, request: RestoreRequest) -> Result<RestoreRepo
 /// # Errors
 /// When no backup can reach the goal, when the repository does not hold what the backup is made of, when the request contradicts the backup.
 pub async fn restore_source(host: &Host, request: &RestoreRequest) -> Result<RestoreSource> {
-    let place = request.repo.open_to_read(host, &request.stanza, "restore").await?;
-    let chosen = choose(host, &place, request).await?;
-    let (label, needed) = (chosen.label, &chosen.needed);
-    let pin = match Held::pin(host, &place, PinKind::Restore, needed.clone(), None).await {
-        Ok(pin) => Some(pin),
-        // A repository on read-only media can be restored from: what another host takes away meanwhile is noticed.
-        Err(Error::Repo(RepoError::Permission { .. })) => {
-            host.warn("the repository cannot be written to: nothing keeps others from removing the backup meanwhile");
-            None
-        }
-        Err(error) => return Err(error),
+    source(host, request, false).await
+}
+
+/// The same among our own backups alone.
+pub(crate) async fn restore_source_of_ours(host: &Host, request: &RestoreRequest) -> Result<RestoreSource> {
+    source(host, request, true).await
+}
+
+async fn source(host: &Host, request: &RestoreRequest, ours_alone: bool) -> Result<RestoreSource> {
+    let sides = Sides::open(host, request, ours_alone).await?;
+    let chosen = choose(host, &sides, request).await?;
+    let pin = match (&sides.ours, &chosen.of) {
+        (Some(place), Side::Ours(needed)) => pin(host, place, needed).await?,
+        // pgBackRest knows no pins: what its expire takes away meanwhile is noticed.
+        _ => None,
     };
     let decided = async {
-        let decided = decide(host, &place, request, label, needed).await?;
-        check_repository(host, &place, &decided.chain).await?;
+        let decided = decide(host, sides, request, &chosen).await?;
+        check_repository(host, &decided.origin, &chosen).await?;
         Ok(decided)
     };
     match decided.await {
-        Ok(decided) => Ok(RestoreSource { place, pin, chosen, decided }),
+        Ok(decided) => Ok(RestoreSource { pin, chosen, decided }),
         Err(error) => {
             release(host, pin).await;
             Err(error)
         }
+    }
+}
+
+async fn pin(host: &Host, place: &StanzaPlace, needed: &[BackupLabel]) -> Result<Option<Held<Pin>>> {
+    match Held::pin(host, place, PinKind::Restore, needed.to_vec(), None).await {
+        Ok(pin) => Ok(Some(pin)),
+        // A repository on read-only media can be restored from: what another host takes away meanwhile is noticed.
+        Err(Error::Repo(RepoError::Permission { .. })) => {
+            host.warn("the repository cannot be written to: nothing keeps others from removing the backup meanwhile");
+            Ok(None)
+        }
+        Err(error) => Err(error),
+    }
+}
+
+/// Sees that the repository holds what the backup is made of, as far as that can be seen beforehand, and the WAL that recovery begins with.
+async fn check_repository(host: &Host, origin: &Origin, chosen: &Chosen) -> Result<()> {
+    if let Origin::Ours(ours) = origin {
+        check_chain(host, &ours.place, &ours.chain).await?;
+    }
+    match origin.first_segment() {
+        Some(segment) => check_first_segment(&chosen.archives, origin.label(), segment).await,
+        None => Ok(()),
     }
 }
 
@@ -261,8 +298,8 @@ pub(crate) async fn restore_keeping(
     request: RestoreRequest,
     source: RestoreSource,
 ) -> (Result<RestoreReport>, Kept) {
-    let RestoreSource { place, pin, decided, .. } = source;
-    (run(host, &place, &request, decided).await, Kept(pin))
+    let RestoreSource { pin, decided, .. } = source;
+    (run(host, &request, decided).await, Kept(pin))
 }
 
 async fn release(host: &Host, pin: Option<Held<Pin>>) {
@@ -271,26 +308,23 @@ async fn release(host: &Host, pin: Option<Held<Pin>>) {
     }
 }
 
-async fn run(
-    host: &Host,
-    place: &StanzaPlace,
-    request: &RestoreRequest,
-    decided: Decided,
-) -> Result<RestoreReport> {
-    let Decided { chain, plan, recovery, left_out } = decided;
-    host.tell(Event::RestoreStarting { label: newest(&chain)?.summary.label });
+async fn run(host: &Host, request: &RestoreRequest, decided: Decided) -> Result<RestoreReport> {
+    let Decided { origin, plan, recovery, left_out } = decided;
+    host.tell(Event::RestoreStarting { label: origin.label() });
     if !left_out.is_empty() {
         let text = format!("databases restored as zeros, to be dropped afterwards: {}", left_out.join(", "));
         host.tell(Event::Note { text });
     }
     plan.check()?;
-    warn_of_another_cluster(host, &request.places, &newest(&chain)?.summary);
+    warn_of_another_cluster(host, &request.places, origin.system_id());
 
-    let (host, place) = (host.clone(), place.clone());
-    let (threads, config_written) = (request.threads, request.places.config.is_some());
+    let (host, threads) = (host.clone(), request.threads);
+    let config_written = request.places.config.is_some();
     let runtime = Handle::current();
-    let work =
-        move || write_cluster(&host, &place, &chain, plan, &recovery, threads, &runtime, config_written);
+    let work = move || {
+        let written = write_cluster(&host, &origin, plan, &recovery, threads, &runtime)?;
+        Ok(RestoreReport { config_written, ..written })
+    };
     tokio::task::spawn_blocking(work)
         .await
         .map_err(|_| Error::Internal { what: "the restore thread panicked" })?
@@ -298,7 +332,7 @@ async fn run(
 
 /// What is restored, from what, and where.
 struct Decided {
-    chain: Vec<Backup>,
+    origin: Origin,
     plan: Plan,
     recovery: RecoveryPlan,
     /// Databases that come back as zeros.
@@ -306,49 +340,46 @@ struct Decided {
 }
 
 /// Decides everything that can be decided from manifests and options.
-async fn decide(
-    host: &Host,
-    place: &StanzaPlace,
-    request: &RestoreRequest,
-    label: BackupLabel,
-    needed: &[BackupLabel],
-) -> Result<Decided> {
-    let chain = load::chain(place, label, needed).await?;
-    let backup = newest(&chain)?;
-    let selection = plan_databases(&request.databases, &backup.body.databases)?;
-    let left_out = selection.left_out(&backup.body.databases);
-    let directory = backup.summary.database.version.tablespace_directory();
-    let plan = plan_places(&request.places, &backup.body, directory, selection)?;
-    let recovery = plan_recovery(host, request)?;
+async fn decide(host: &Host, sides: Sides, request: &RestoreRequest, chosen: &Chosen) -> Result<Decided> {
+    let origin = match (&chosen.of, sides) {
+        (Side::Ours(needed), Sides { ours: Some(place), .. }) => {
+            let chain = load::chain(&place, chosen.label, needed).await?;
+            Origin::Ours(Box::new(OurBackup::new(place, chain)?))
+        }
+        (Side::Theirs, Sides { theirs: Some(side), .. }) => {
+            let (their, store) = side.load(host, chosen.label).await?;
+            Origin::Theirs(Box::new(their), store)
+        }
+        _ => return Err(Error::Internal { what: "a backup of neither side" }),
+    };
+    let selection = plan_databases(&request.databases, origin.databases())?;
+    let left_out = selection.left_out(origin.databases());
+    let directory = origin.tablespace_directory();
+    let plan = plan_places(&request.places, origin.outside(), directory, selection)?;
+    let recovery = plan_recovery(host, request, origin.version())?;
     recovery.settings()?;
-    Ok(Decided { chain, plan, recovery, left_out })
-}
-
-fn newest(chain: &[Backup]) -> Result<&Backup> {
-    chain.first().ok_or(Error::Internal { what: "a chain without a backup" })
+    Ok(Decided { origin, plan, recovery, left_out })
 }
 
 /// From here on the target changes. The order matters: nothing starts before the last line.
-#[expect(clippy::too_many_arguments, reason = "the parts of a restore, handed to another thread")]
 fn write_cluster(
     host: &Host,
-    place: &StanzaPlace,
-    chain: &[Backup],
+    origin: &Origin,
     plan: Plan,
     recovery: &RecoveryPlan,
     threads: usize,
     runtime: &Handle,
-    config_written: bool,
 ) -> Result<RestoreReport> {
     let begun = Instant::now();
-    let backup = newest(chain)?;
     let mut layout = Layout::prepare(host, plan, false)?;
-    let written = fetch::write_files(host, place, chain, &mut layout, threads, runtime)?;
+    let written = write_files(host, origin, &mut layout, recovery, threads, runtime)?;
     host.tell(Event::Step { name: "copy", took: begun.elapsed() });
     let begun = Instant::now();
     layout.link_tablespaces()?;
-    write_labels(&mut layout, backup)?;
-    write_recovery(&mut layout, backup, recovery)?;
+    if let Origin::Ours(ours) = origin {
+        write_labels(&mut layout, &ours.newest)?;
+    }
+    write_recovery(&mut layout, origin.label(), recovery)?;
     layout.close_directories()?;
     for root in layout.roots() {
         pgbr_pg::syncfs(root)?;
@@ -357,23 +388,43 @@ fn write_cluster(
     host.tell(Event::Step { name: "sync", took: begun.elapsed() });
     let config_files = layout.config_files().to_vec();
     config_files.iter().for_each(|path| host.tell(Event::ConfigFile { path: path.clone() }));
-    let requests = crate::report::requests(&place.repo);
-    let (label, bad_pages) = (backup.summary.label, backup.body.bad_pages);
+    let requests = match origin {
+        Origin::Ours(ours) => crate::report::requests(&ours.place.repo),
+        Origin::Theirs(_, store) => crate::report::of_store(store, Requests::default()),
+    };
     Ok(RestoreReport {
-        label,
+        label: origin.label(),
         bytes: written.bytes,
         files: written.files,
         kept: written.kept,
         fetched: written.fetched,
         removed: layout.removed().files,
         config_files,
-        config_written,
-        bad_pages,
+        config_written: false,
+        bad_pages: origin.bad_pages(),
         requests,
     })
 }
 
-fn plan_recovery(host: &Host, request: &RestoreRequest) -> Result<RecoveryPlan> {
+/// Writes the files of the backup.
+fn write_files(
+    host: &Host,
+    origin: &Origin,
+    layout: &mut Layout,
+    recovery: &RecoveryPlan,
+    threads: usize,
+    runtime: &Handle,
+) -> Result<Written> {
+    match origin {
+        Origin::Ours(ours) => fetch::write_files(host, &ours.place, &ours.chain, layout, threads, runtime),
+        Origin::Theirs(their, _) => {
+            let keeps = recovery.goal == RecoveryGoal::Preserve;
+            theirs::write_files(host, their, layout, threads, keeps)
+        }
+    }
+}
+
+fn plan_recovery(host: &Host, request: &RestoreRequest, version: DbVersion) -> Result<RecoveryPlan> {
     let now = jiff::Timestamp::from_nanosecond(i128::from(host.clock.now_ns())).unwrap_or_default();
     let when = now.to_zoned(host.zone.clone()).strftime("%Y-%m-%d %H:%M:%S").to_string();
     Ok(RecoveryPlan {
@@ -384,6 +435,7 @@ fn plan_recovery(host: &Host, request: &RestoreRequest) -> Result<RecoveryPlan> 
         restore_command: request.restore_command.clone(),
         archive_off: request.archive_off,
         options: request.recovery_options.clone(),
+        before_12: version.is_before(12),
         program: "pgbr".to_owned(),
         when,
     })
@@ -405,8 +457,14 @@ fn write_labels(layout: &mut Layout, backup: &Backup) -> Result<()> {
     Ok(())
 }
 
-fn write_recovery(layout: &mut Layout, backup: &Backup, recovery: &RecoveryPlan) -> Result<()> {
-    let current = read_auto_conf(layout, backup)?;
+fn write_recovery(layout: &mut Layout, label: BackupLabel, recovery: &RecoveryPlan) -> Result<()> {
+    if let Some(text) = recovery.recovery_conf()? {
+        return layout.write(theirs::RECOVERY_CONF, &text);
+    }
+    if recovery.before_12 {
+        return Ok(());
+    }
+    let current = read_auto_conf(layout, label)?;
     let text = recovery.auto_conf(&current)?;
     if text != current {
         layout.write("postgresql.auto.conf", &text)?;
@@ -429,7 +487,7 @@ fn write_recovery(layout: &mut Layout, backup: &Backup, recovery: &RecoveryPlan)
 }
 
 /// The settings file of `ALTER SYSTEM` as it was restored.
-fn read_auto_conf(layout: &Layout, backup: &Backup) -> Result<Vec<u8>> {
+fn read_auto_conf(layout: &Layout, label: BackupLabel) -> Result<Vec<u8>> {
     let path = layout.pg_data().join("postgresql.auto.conf");
     let mut bytes = Vec::new();
     match File::open(&path) {
@@ -439,7 +497,7 @@ fn read_auto_conf(layout: &Layout, backup: &Backup) -> Result<Vec<u8>> {
     };
     if bytes.len() as u64 > MAX_AUTO_CONF {
         let reason = format!("its postgresql.auto.conf has more than {MAX_AUTO_CONF} bytes");
-        return Err(Error::Damaged { label: backup.summary.label, reason });
+        return Err(Error::Damaged { label, reason });
     }
     Ok(bytes)
 }

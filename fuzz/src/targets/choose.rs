@@ -1,7 +1,7 @@
 //! Which backup a restore begins with: the newest of those that can reach the goal, by a naive look at each.
 
 use pgbr_manifest::manifest::Summary;
-use pgbr_manifest::plan_restore::{Goal, RestoreChoice, plan_restore};
+use pgbr_manifest::plan_restore::{Candidate, Goal, RestoreChoice, plan_restore};
 use pgbr_manifest::{BackupLabel, LabelTime, Lsn, TimelineHistory, TimelineId, WalSegmentName, WalSegmentSize};
 
 /// What of a backup decides: its place in time, timeline, where it stops in the log and on the server's clock.
@@ -35,7 +35,8 @@ pub(crate) fn run(input: (Vec<Made>, (u8, u8), Vec<(u8, u8)>, Option<u8>)) {
         before && on_way && set.is_none_or(|set| set == backup.label)
     };
     let wanted = backups.iter().filter(fits).map(|backup| backup.label).max_by_key(|label| label.time());
-    match plan_restore(&backups, &choice) {
+    let candidates: Vec<_> = backups.iter().map(Candidate::from).collect();
+    match plan_restore(&candidates, &choice) {
         Ok(chosen) => assert_eq!(Some(chosen.label.time()), wanted.map(|label| label.time())),
         // Of two under one label the first is looked at.
         Err(_) => assert!(wanted.is_none() || set.is_some()),

@@ -5,7 +5,8 @@ use std::path::Path;
 
 use pgbr::{
     BackupLabel, BackupType, Cipher, DrillFacts, Error, HoldState, Host, InfoRequest, LockHolder, LockType,
-    RepoAnswer, RepoError, RepoView, StanzaInfo, StanzaState, StanzaView, combine_info, info,
+    RepoAnswer, RepoError, RepoView, StanzaInfo, StanzaState, StanzaView, TheirBackup, TheirStanza,
+    combine_info, info,
 };
 
 use super::{info_json, info_text};
@@ -51,6 +52,21 @@ pub(super) struct ShownBackup<'a> {
     pub(super) repo: &'a ShownRepo<'a>,
     pub(super) info: &'a StanzaInfo,
     pub(super) summary: &'a pgbr::Summary,
+}
+
+/// A backup of pgBackRest's in the repository that it is in.
+#[derive(Clone, Copy)]
+pub(super) struct ShownTheirs<'a> {
+    pub(super) key: u16,
+    pub(super) stanza: &'a TheirStanza,
+    pub(super) entry: &'a TheirBackup,
+}
+
+/// A backup of either kind.
+#[derive(Clone, Copy)]
+pub(super) enum AnyBackup<'a> {
+    Ours(ShownBackup<'a>),
+    Theirs(ShownTheirs<'a>),
 }
 
 /// The last drill of a stanza.
@@ -138,9 +154,14 @@ fn show_repo<'a>(context: &Context, repo: &'a RepoView, backup: Option<LockHolde
         let asked = context.settings.indexed("repo", repo.key, "cipher-type").as_str();
         if asked.is_some_and(|cipher| cipher != "none") { Cipher::Aes256Gcm } else { Cipher::None }
     };
+    let theirs = info.and_then(|info| info.theirs.as_ref()?.as_ref().ok());
+    let cipher = match (repo.cipher, theirs) {
+        (None, Some(theirs)) => if theirs.encrypted { "aes-256-cbc" } else { "none" }.to_owned(),
+        (cipher, _) => cipher.unwrap_or_else(encrypted).to_string(),
+    };
     ShownRepo {
         key: repo.key,
-        cipher: repo.cipher.unwrap_or_else(encrypted).to_string(),
+        cipher,
         status: status(context, repo),
         info,
         backup,
@@ -161,7 +182,8 @@ fn note_errors(info: &StanzaInfo, context: &Context) -> BTreeMap<BackupLabel, Ve
 
 fn status(context: &Context, repo: &RepoView) -> Status {
     let stanza = repo.info.as_ref();
-    let error = repo.error.as_deref().or_else(|| stanza?.error.as_ref());
+    let theirs = || stanza?.theirs.as_ref()?.as_ref().err();
+    let error = repo.error.as_deref().or_else(|| stanza?.error.as_ref()).or_else(theirs);
     let text = |error| of_repo(context.failure(error), repo.key).text();
     let message = match (error, stanza.and_then(|info| info.unreadable.first())) {
         (Some(error), _) => text(error),
@@ -189,6 +211,28 @@ impl<'a> Shown<'a> {
         })
     }
 
+    /// The backups that pgBackRest has, oldest first in each repository.
+    pub(super) fn theirs(&'a self) -> impl Iterator<Item = ShownTheirs<'a>> {
+        let of_repo = |repo: &'a ShownRepo<'a>| {
+            let stanza = repo.theirs();
+            stanza.into_iter().flat_map(|stanza| {
+                stanza.backups.iter().map(|entry| ShownTheirs { key: repo.key, stanza, entry })
+            })
+        };
+        self.repos.iter().flat_map(of_repo).filter(|backup| {
+            self.kind.is_none_or(|kind| backup.entry.kind == kind)
+                && self.set.is_none_or(|set| backup.entry.label.to_string() == set)
+        })
+    }
+
+    /// All backups, oldest first.
+    pub(super) fn all_backups(&'a self) -> Vec<AnyBackup<'a>> {
+        let ours = self.backups().map(AnyBackup::Ours);
+        let mut all: Vec<_> = ours.chain(self.theirs().map(AnyBackup::Theirs)).collect();
+        all.sort_by_key(|backup| (backup.label().time(), backup.label()));
+        all
+    }
+
     /// The drill that ended last, in all repositories.
     pub(super) fn last_drill(&'a self) -> Option<LastDrill<'a>> {
         let of_repo = |repo: &'a ShownRepo<'a>| {
@@ -201,6 +245,37 @@ impl<'a> Shown<'a> {
     /// Whether it is looked for in more than one repository.
     pub(super) fn is_several(&self) -> bool {
         self.repos.len() > 1
+    }
+}
+
+impl ShownRepo<'_> {
+    /// What pgBackRest has in it.
+    pub(super) fn theirs(&self) -> Option<&TheirStanza> {
+        self.info?.theirs.as_ref()?.as_ref().ok()
+    }
+}
+
+impl AnyBackup<'_> {
+    /// Whether it is of the cluster with this system identifier and version.
+    pub(super) fn is_of(&self, (system_id, version): &(u64, String)) -> bool {
+        match self {
+            Self::Ours(backup) => {
+                let database = &backup.summary.database;
+                (database.system_id.as_u64(), database.version.to_string()) == (*system_id, version.clone())
+            }
+            Self::Theirs(backup) => {
+                let number = backup.entry.cluster.as_u32();
+                let cluster = backup.stanza.clusters.iter().find(|cluster| cluster.number == number);
+                cluster.is_some_and(|c| (c.system_id, &c.version) == (*system_id, version))
+            }
+        }
+    }
+
+    fn label(&self) -> BackupLabel {
+        match self {
+            Self::Ours(backup) => backup.summary.label,
+            Self::Theirs(backup) => backup.entry.label,
+        }
     }
 }
 

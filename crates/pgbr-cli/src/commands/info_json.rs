@@ -4,7 +4,7 @@ use serde_json::{Value, json};
 
 use pgbr::{DrillFacts, LockHolder, RecoveryGap, RecoveryWindow, RecoveryWindows, WalBounds};
 
-use super::info::{Shown, ShownBackup, ShownRepo, age};
+use super::info::{AnyBackup, Shown, ShownBackup, ShownRepo, ShownTheirs, age};
 
 /// The document: an array of stanzas, keys sorted, no spaces, no newline. Ages are counted up to `now`, in Unix seconds.
 pub(super) fn render(stanzas: &[Shown<'_>], progress_only: bool, now: i64) -> String {
@@ -28,7 +28,7 @@ fn stanza(shown: &Shown<'_>, now: i64) -> Value {
         "repo": repo.collect::<Vec<_>>(),
         "db": shown.repos.iter().flat_map(clusters).collect::<Vec<_>>(),
         "archive": shown.repos.iter().flat_map(|repo| archives(repo, now)).collect::<Vec<_>>(),
-        "backup": shown.backups().map(|b| backup(shown, b)).collect::<Vec<_>>(),
+        "backup": shown.all_backups().into_iter().map(|b| any_backup(shown, b)).collect::<Vec<_>>(),
     });
     if let Some(last) = shown.last_drill()
         && let Some(fields) = value.as_object_mut()
@@ -44,10 +44,18 @@ fn stanza(shown: &Shown<'_>, now: i64) -> Value {
 
 fn clusters(repo: &ShownRepo<'_>) -> Vec<Value> {
     let key = repo.key;
-    let clusters = repo.info.iter().flat_map(|info| &info.clusters);
-    clusters.map(|cluster| {
-        json!({"id": cluster.number, "repo-key": key, "system-id": cluster.system_id, "version": cluster.version.to_string()})
-    }).collect()
+    let cluster = |number: u32, system_id: u64, version: &str| json!({"id": number, "repo-key": key, "system-id": system_id, "version": version});
+    let ours = repo.info.iter().flat_map(|info| &info.clusters);
+    let mut all: Vec<(u32, Value)> =
+        ours.map(|c| (c.number, cluster(c.number, c.system_id.as_u64(), &c.version.to_string()))).collect();
+    for c in repo.theirs().into_iter().flat_map(|theirs| &theirs.clusters) {
+        let entry = (c.number, cluster(c.number, c.system_id, &c.version));
+        if !all.contains(&entry) {
+            all.push(entry);
+        }
+    }
+    all.sort_by_key(|(number, _)| *number);
+    all.into_iter().map(|(_, entry)| entry).collect()
 }
 
 fn archives(repo: &ShownRepo<'_>, now: i64) -> Vec<Value> {
@@ -67,7 +75,32 @@ fn archives(repo: &ShownRepo<'_>, now: i64) -> Vec<Value> {
         }
         value
     });
-    archive.collect()
+    let mut all: Vec<Value> = archive.collect();
+    for theirs in repo.theirs().into_iter().flat_map(|theirs| &theirs.archives) {
+        let (id, bounds) = (theirs.id.to_string(), theirs.bounds);
+        let (min, max) = (bounds.map(|(min, _)| min.to_string()), bounds.map(|(_, max)| max.to_string()));
+        match all.iter_mut().find(|known| known["id"] == id.as_str()) {
+            Some(known) => widen(known, min, max),
+            None => all.push(json!({
+                "id": id,
+                "database": {"id": theirs.id.history().as_u32(), "repo-key": repo.key},
+                "min": min,
+                "max": max,
+            })),
+        }
+    }
+    all
+}
+
+/// Of an archive that is partly pgBackRest's, the ends of both parts together.
+fn widen(archive: &mut Value, min: Option<String>, max: Option<String>) {
+    for (field, found, first) in [("min", min, true), ("max", max, false)] {
+        let Some(found) = found else { continue };
+        let known = archive[field].as_str();
+        if known.is_none_or(|known| (found.as_str() < known) == first) {
+            archive[field] = found.into();
+        }
+    }
 }
 
 /// To which moments one can go back.
@@ -135,6 +168,51 @@ fn restore_lock(holder: Option<&LockHolder>) -> Value {
         Some((size, done)) => json!({"held": true, "size": size, "size-cplt": done}),
         None => json!({"held": holder.is_some()}),
     }
+}
+
+fn any_backup(shown: &Shown<'_>, of: AnyBackup<'_>) -> Value {
+    match of {
+        AnyBackup::Ours(of) => backup(shown, of),
+        AnyBackup::Theirs(of) => their_backup(of),
+    }
+}
+
+/// A backup of pgBackRest's, as it tells of it itself.
+fn their_backup(of: ShownTheirs<'_>) -> Value {
+    let backup = of.entry;
+    let references: Vec<_> = backup.references.iter().map(ToString::to_string).collect();
+    let sizes = &backup.sizes;
+    let mut repository = json!({"delta": sizes.stored_delta});
+    match (sizes.maps, sizes.maps_delta) {
+        (Some(maps), Some(own)) => {
+            (repository["size-map"], repository["delta-map"]) = (maps.into(), own.into())
+        }
+        _ => repository["size"] = sizes.stored.into(),
+    }
+    let mut value = json!({
+        "label": backup.label.to_string(),
+        "type": backup.kind.to_string(),
+        "prior": backup.prior.map(|label| label.to_string()),
+        "reference": if references.is_empty() { Value::Null } else { json!(references) },
+        "error": backup.page_errors,
+        "timestamp": {"start": backup.started, "stop": backup.stopped},
+    "archive": {"start": backup.wal.start.map(|wal| wal.to_string()), "stop": backup.wal.stop.map(|wal| wal.to_string())},
+        "backrest": {"format": 5, "version": backup.written_by},
+        "database": {"id": backup.cluster.as_u32(), "repo-key": of.key},
+        "info": {"size": sizes.original, "delta": sizes.original_delta, "repository": repository},
+    });
+    if let Some(fields) = value.as_object_mut() {
+        if let (Some(start), Some(stop)) = (backup.wal.start_lsn, backup.wal.stop_lsn) {
+            fields.insert("lsn".to_owned(), json!({"start": start.to_string(), "stop": stop.to_string()}));
+        }
+        if !backup.annotations.is_empty() {
+            fields.insert("annotation".to_owned(), json!(backup.annotations));
+        }
+        if backup.page_errors.is_none() {
+            fields.remove("error");
+        }
+    }
+    value
 }
 
 fn backup(shown: &Shown<'_>, of: ShownBackup<'_>) -> Value {

@@ -5,11 +5,10 @@ use std::fmt::Write;
 use jiff::Timestamp;
 use jiff::tz::TimeZone;
 use pgbr::{
-    ArchiveInfo, CheckResult, DrillFacts, GapReason, LockHolder, PgVersion, RecoveryGap, RecoveryWindows,
-    SystemId, WalSegmentName,
+    ArchiveInfo, CheckResult, DrillFacts, GapReason, LockHolder, RecoveryGap, RecoveryWindows, WalSegmentName,
 };
 
-use super::info::{Shown, ShownBackup, Status, age};
+use super::info::{AnyBackup, Shown, ShownBackup, ShownTheirs, Status, age};
 use crate::size::{format_age, format_size};
 
 /// All stanzas. Ages are counted up to `now`, in Unix seconds.
@@ -93,8 +92,8 @@ fn status(shown: &Shown<'_>) -> String {
 
 /// A cluster, as all repositories know it.
 struct Group<'a> {
-    system_id: SystemId,
-    version: PgVersion,
+    /// System identifier and version.
+    identity: (u64, String),
     /// Whether WAL and backups are of this one now.
     current: bool,
     /// The oldest and newest WAL segment.
@@ -106,44 +105,60 @@ struct Group<'a> {
 /// The clusters of which there is something to show: former ones first.
 fn groups<'a>(shown: &'a Shown<'a>) -> Vec<Group<'a>> {
     let mut groups: Vec<Group<'_>> = Vec::new();
-    for (key, info) in shown.repos.iter().filter_map(|repo| Some((repo.key, repo.info?))) {
-        let newest = info.clusters.last().map(|cluster| cluster.number);
-        for cluster in &info.clusters {
-            let current = Some(cluster.number) == newest;
-            let archive = info.archives.iter().find(|archive| archive.id.number() == cluster.number);
-            let has_any = shown.backups().any(|backup| is_of(&backup, cluster.system_id, cluster.version));
-            if !current && !has_any && archive.is_none() {
-                continue;
-            }
+    for repo in &shown.repos {
+        let ours = repo.info.iter().flat_map(|info| &info.clusters);
+        let newest = ours.clone().last().map(|cluster| cluster.number);
+        for cluster in ours {
+            let archives = repo.info.iter().flat_map(|info| &info.archives);
+            let archive = archives.clone().find(|archive| archive.id.number() == cluster.number);
             let bounds = archive.and_then(|archive| archive.bounds).map(|bounds| (bounds.first, bounds.last));
-            let archive = archive.map(|archive| (key, archive));
-            let (system_id, version) = (cluster.system_id, cluster.version);
-            let known = groups.iter_mut().find(|g| (g.system_id, g.version) == (system_id, version));
-            match known {
-                None => {
-                    let archives = archive.into_iter().collect();
-                    groups.push(Group { system_id, version, current, bounds, archives });
-                }
-                Some(group) => {
-                    group.current |= current;
-                    group.archives.extend(archive);
-                    group.bounds = match (group.bounds, bounds) {
-                        (Some((min, max)), Some((other_min, other_max))) => {
-                            Some((min.min(other_min), max.max(other_max)))
-                        }
-                        (one, other) => one.or(other),
-                    };
-                }
-            }
+            add(
+                &mut groups,
+                Group {
+                    identity: (cluster.system_id.as_u64(), cluster.version.to_string()),
+                    current: Some(cluster.number) == newest,
+                    bounds,
+                    archives: archive.map(|archive| (repo.key, archive)).into_iter().collect(),
+                },
+            );
+        }
+        // Where we have the stanza, too, ours says which cluster is the current one.
+        let theirs = repo.theirs().into_iter().flat_map(|theirs| &theirs.clusters);
+        let last = theirs.clone().last().map(|cluster| cluster.number).filter(|_| newest.is_none());
+        for cluster in theirs {
+            let archives = repo.theirs().into_iter().flat_map(|theirs| &theirs.archives);
+            let archive = archives.clone().find(|archive| archive.id.history().as_u32() == cluster.number);
+            add(
+                &mut groups,
+                Group {
+                    identity: (cluster.system_id, cluster.version.clone()),
+                    current: Some(cluster.number) == last,
+                    bounds: archive.and_then(|archive| archive.bounds),
+                    archives: Vec::new(),
+                },
+            );
         }
     }
+    let has_any = |group: &Group<'_>| shown.all_backups().iter().any(|backup| backup.is_of(&group.identity));
+    groups.retain(|group| {
+        group.current || group.bounds.is_some() || !group.archives.is_empty() || has_any(group)
+    });
     groups.sort_by_key(|group| group.current);
     groups
 }
 
-fn is_of(backup: &ShownBackup<'_>, system_id: SystemId, version: PgVersion) -> bool {
-    let database = &backup.summary.database;
-    (database.system_id, database.version) == (system_id, version)
+/// Takes note of a cluster as one repository has it.
+fn add<'a>(groups: &mut Vec<Group<'a>>, new: Group<'a>) {
+    let Some(known) = groups.iter_mut().find(|group| group.identity == new.identity) else {
+        groups.push(new);
+        return;
+    };
+    known.current |= new.current;
+    known.archives.extend(new.archives);
+    known.bounds = match (known.bounds, new.bounds) {
+        (Some((min, max)), Some((other_min, other_max))) => Some((min.min(other_min), max.max(other_max))),
+        (one, other) => one.or(other),
+    };
 }
 
 fn database(
@@ -155,7 +170,7 @@ fn database(
 ) -> std::fmt::Result {
     writeln!(text, "\n    db ({})", if group.current { "current" } else { "prior" })?;
     let bounds = group.bounds.map_or("none present".to_owned(), |(min, max)| format!("{min}/{max}"));
-    writeln!(text, "        wal archive min/max ({}): {bounds}", group.version)?;
+    writeln!(text, "        wal archive min/max ({}): {bounds}", group.identity.1)?;
     for (key, archive) in &group.archives {
         if let Some(newest) = archive.bounds.filter(|_| group.current) {
             let (at, age) = (time(newest.modified, zone), format_age(age(newest.modified, now)));
@@ -165,8 +180,11 @@ fn database(
             recovery(text, *key, windows, zone)?;
         }
     }
-    for of in shown.backups().filter(|of| is_of(of, group.system_id, group.version)) {
-        backup(text, of, zone)?;
+    for of in shown.all_backups().into_iter().filter(|of| of.is_of(&group.identity)) {
+        match of {
+            AnyBackup::Ours(of) => backup(text, of, zone)?,
+            AnyBackup::Theirs(of) => their_backup(text, of, shown.set.is_some(), zone)?,
+        }
     }
     Ok(())
 }
@@ -247,6 +265,48 @@ fn backup(text: &mut String, of: ShownBackup<'_>, zone: &TimeZone) -> std::fmt::
     }
     for error in of.note_errors() {
         writeln!(text, "            annotation(s) that cannot be read: {error}")?;
+    }
+    Ok(())
+}
+
+/// A backup of pgBackRest's, as it tells of it itself.
+fn their_backup(text: &mut String, of: ShownTheirs<'_>, in_full: bool, zone: &TimeZone) -> std::fmt::Result {
+    let (backup, sizes) = (of.entry, &of.entry.sizes);
+    writeln!(text, "\n        {} backup: {}", backup.kind, backup.label)?;
+    let (start, stop) = (time(backup.started, zone), time(backup.stopped, zone));
+    writeln!(text, "            timestamp start/stop: {start} / {stop}")?;
+    match (backup.wal.start, backup.wal.stop) {
+        (Some(start), Some(stop)) => writeln!(text, "            wal start/stop: {start} / {stop}")?,
+        _ => writeln!(text, "            wal start/stop: n/a")?,
+    }
+    if let (Some(start), Some(stop), true) = (backup.wal.start_lsn, backup.wal.stop_lsn, in_full) {
+        writeln!(text, "            lsn start/stop: {start} / {stop}")?;
+    }
+    let (database, delta) = (format_size(sizes.original), format_size(sizes.original_delta));
+    writeln!(text, "            database size: {database}, database backup size: {delta}")?;
+    let own = format_size(sizes.stored_delta);
+    match sizes.maps {
+        // How much of the other backups it needs is not known where they are put together from blocks.
+        Some(_) => writeln!(text, "            repo{}: backup size: {own}", of.key)?,
+        None => {
+            let set = format_size(sizes.stored);
+            writeln!(text, "            repo{}: backup set size: {set}, backup size: {own}", of.key)?;
+        }
+    }
+    let references: Vec<_> = backup.references.iter().map(ToString::to_string).collect();
+    if !references.is_empty() && in_full {
+        writeln!(text, "            backup reference list: {}", references.join(", "))?;
+    } else if !references.is_empty() {
+        writeln!(text, "            backup reference total: {}", reference_total(&references))?;
+    }
+    if backup.page_errors == Some(true) {
+        writeln!(text, "            error(s) detected during backup")?;
+    }
+    if in_full && !backup.annotations.is_empty() {
+        writeln!(text, "            annotation(s)")?;
+        for (key, value) in &backup.annotations {
+            writeln!(text, "                {key}: {value}")?;
+        }
     }
     Ok(())
 }

@@ -2,7 +2,7 @@
 
 use std::fmt::Write;
 
-use pgbr::{Host, Reach, RestoreDryRun, RestoreRequest, Work, restore_dry_run};
+use pgbr::{Host, Reach, RestoreDryRun, RestoreRequest, WalReach, Work, restore_dry_run};
 use serde_json::json;
 
 use super::restore::with_first;
@@ -58,15 +58,9 @@ fn text_of(found: &RestoreDryRun, refusal: Option<&CliError>) -> String {
     if let Some(work) = &found.work {
         work_of(work, &mut line);
     }
-    let wal = &found.wal;
-    let last = wal.last.map_or_else(|| "none".to_owned(), |last| last.to_string());
-    line(format_args!("    wal in the archive: {} to {last}, {} segment(s)", wal.first, wal.segments));
-    let reach = match wal.target {
-        Reach::Yes => "can be reached",
-        Reach::No => "cannot be reached",
-        Reach::Unknown => "may be reached",
-    };
-    line(format_args!("    target: {reach}: {}", wal.reason));
+    if let Some(wal) = &found.wal {
+        wal_of(wal, &mut line);
+    }
     if let Some(error) = refusal {
         line(format_args!("    would be refused: [{:03}] {}", error.code.number(), error.message));
     } else {
@@ -75,13 +69,24 @@ fn text_of(found: &RestoreDryRun, refusal: Option<&CliError>) -> String {
     text
 }
 
+fn wal_of(wal: &WalReach, line: &mut impl FnMut(std::fmt::Arguments<'_>)) {
+    let last = wal.last.map_or_else(|| "none".to_owned(), |last| last.to_string());
+    line(format_args!("    wal in the archive: {} to {last}, {} segment(s)", wal.first, wal.segments));
+    let reach = match wal.target {
+        Reach::Yes => "can be reached",
+        Reach::No => "cannot be reached",
+        Reach::Unknown => "may be reached",
+    };
+    line(format_args!("    target: {reach}: {}", wal.reason));
+}
+
 fn work_of(work: &Work, line: &mut impl FnMut(std::fmt::Arguments<'_>)) {
     let fetched: u64 = work.fetched.iter().map(|part| part.bytes).sum();
     let (kept, fetched) = (format_size(work.kept), format_size(fetched));
     line(format_args!("    files: {}, kept: {kept}, fetched: {fetched}", work.files));
     for part in &work.fetched {
         let bytes = format_size(part.bytes);
-        line(format_args!("        from {}: {bytes} in {} frame(s)", part.label, part.frames));
+        line(format_args!("        from {}: {bytes} in {} part(s)", part.label, part.frames));
     }
     let removed = format_size(work.removed_bytes);
     line(format_args!("    removed: {} file(s), {removed}", work.removed_files));

@@ -18,6 +18,7 @@ mod forge;
 mod guards;
 mod help;
 mod hostile;
+mod info_theirs;
 mod keys;
 mod kills;
 mod layouts;

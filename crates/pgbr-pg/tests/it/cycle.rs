@@ -22,6 +22,7 @@ fn plan(source: &Cluster, goal: RecoveryGoal) -> RecoveryPlan {
         restore_command: format!("cp '{}/%f' '%p'", source.data_dir().join("pg_wal").display()),
         archive_off: true,
         options: Vec::new(),
+        before_12: false,
         program: "pgbr".to_owned(),
         when: "2026-11-22 13:27:29".to_owned(),
     }

@@ -10,6 +10,7 @@ use pgbr_repo::{ClusterId, Error as RepoError};
 
 use super::{InfoReport, StanzaInfo};
 use crate::error::{Error, Result};
+use crate::theirs::TheirStanza;
 
 /// What [`info`](super::info) said of one repository.
 #[derive(Debug)]
@@ -138,7 +139,7 @@ impl Repo {
     fn of(answer: RepoAnswer) -> Self {
         let key = answer.key;
         match answer.report {
-            Ok(report) => Self { key, cipher: Some(report.cipher), stanzas: report.stanzas, error: None },
+            Ok(report) => Self { key, cipher: report.cipher, stanzas: report.stanzas, error: None },
             Err(Error::Repo(RepoError::NoRepository { .. })) => {
                 Self { key, cipher: None, stanzas: Vec::new(), error: None }
             }
@@ -165,13 +166,15 @@ fn repo_view(name: Option<&StanzaName>, repo: &mut Repo, set: Option<BackupLabel
 }
 
 fn state_of(info: &StanzaInfo, set: Option<BackupLabel>) -> StanzaState {
-    if info.error.is_some() || !info.unreadable.is_empty() {
+    let theirs = info.theirs.as_ref().and_then(|theirs| theirs.as_ref().ok());
+    let of_set = |theirs: &TheirStanza| theirs.backups.iter().any(|backup| Some(backup.label) == set);
+    if info.error.is_some() || !info.unreadable.is_empty() || matches!(info.theirs, Some(Err(_))) {
         StanzaState::Other
-    } else if info.clusters.is_empty() {
+    } else if info.clusters.is_empty() && theirs.is_none() {
         StanzaState::Missing
-    } else if set.is_some() && info.set.is_none() {
+    } else if set.is_some() && info.set.is_none() && !theirs.is_some_and(of_set) {
         StanzaState::SetMissing
-    } else if info.backups.is_empty() {
+    } else if info.backups.is_empty() && theirs.is_none_or(|theirs| theirs.backups.is_empty()) {
         StanzaState::NoBackups
     } else {
         StanzaState::Ok
@@ -209,7 +212,7 @@ mod tests {
     }
 
     fn has(key: u16, stanzas: Vec<StanzaInfo>) -> RepoAnswer {
-        RepoAnswer { key, report: Ok(InfoReport { cipher: Cipher::None, stanzas }) }
+        RepoAnswer { key, report: Ok(InfoReport { cipher: Some(Cipher::None), stanzas }) }
     }
 
     fn down(key: u16) -> RepoAnswer {

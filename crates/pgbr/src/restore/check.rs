@@ -3,11 +3,10 @@
 use std::collections::BTreeMap;
 
 use futures::{StreamExt, TryStreamExt};
-use pgbr_manifest::WalFileName;
-use pgbr_manifest::manifest::Summary;
+use pgbr_manifest::{BackupLabel, SystemId, WalSegmentName};
 use pgbr_pg::read_control_file;
-use pgbr_repo::WalGet;
 
+use super::archives::Archives;
 use super::target::{CONTROL, Places};
 use crate::error::{Error, Result};
 use crate::host::Host;
@@ -17,14 +16,10 @@ use crate::place::StanzaPlace;
 /// How many backups of a chain are looked at at once.
 const CHECKS: usize = 16;
 
-/// Sees that the repository holds what the newest backup of `chain` is made of, and the WAL that recovery begins with.
-pub(crate) async fn check_repository(host: &Host, place: &StanzaPlace, chain: &[Backup]) -> Result<()> {
+/// Sees that the repository holds all packs of a chain.
+pub(super) async fn check_chain(host: &Host, place: &StanzaPlace, chain: &[Backup]) -> Result<()> {
     let checks = futures::stream::iter(chain.iter().map(|backup| check_packs(host, place, backup)));
-    checks.buffered(CHECKS).try_collect::<()>().await?;
-    match chain.first() {
-        Some(backup) => check_first_segment(place, backup).await,
-        None => Ok(()),
-    }
+    checks.buffered(CHECKS).try_collect().await
 }
 
 /// Sees that every pack is there with its size.
@@ -62,19 +57,14 @@ pub(crate) async fn check_packs(host: &Host, place: &StanzaPlace, backup: &Backu
 }
 
 /// Sees that recovery can begin: the segment with the checkpoint's redo position opens.
-async fn check_first_segment(place: &StanzaPlace, backup: &Backup) -> Result<()> {
-    if backup.body.backup_label.is_none() {
-        return Ok(());
-    }
-    let label = backup.summary.label;
-    let number = backup.summary.database.id;
-    let cluster = place.stanza.history().iter().find(|c| c.number == number);
-    let cluster = cluster
-        .ok_or_else(|| Error::Damaged { label, reason: format!("the stanza has no cluster {number}") })?;
-    let segment = backup.summary.wal.start;
-    match place.wal.check(cluster.archive_id(), &WalFileName::Segment(segment)).await? {
-        WalGet::Found(_) => Ok(()),
-        _ => Err(Error::Damaged {
+pub(super) async fn check_first_segment(
+    archives: &Archives,
+    label: BackupLabel,
+    segment: WalSegmentName,
+) -> Result<()> {
+    match archives.check(segment).await? {
+        true => Ok(()),
+        false => Err(Error::Damaged {
             label,
             reason: format!("WAL segment {segment}, which recovery begins with, is not in the archive"),
         }),
@@ -82,9 +72,9 @@ async fn check_first_segment(place: &StanzaPlace, backup: &Backup) -> Result<()>
 }
 
 /// Says so when the target holds another cluster than the backup: it may be there by mistake.
-pub(crate) fn warn_of_another_cluster(host: &Host, places: &Places, backup: &Summary) {
+pub(super) fn warn_of_another_cluster(host: &Host, places: &Places, wanted: SystemId) {
     let Ok((control, _)) = read_control_file(places.pg_data.join(CONTROL)) else { return };
-    let (found, wanted) = (control.system_id, backup.database.system_id);
+    let found = control.system_id;
     if found != wanted {
         let place = places.pg_data.display();
         host.warn(format!(

@@ -3,18 +3,18 @@
 use std::path::PathBuf;
 
 use pgbr_manifest::{BackupLabel, BackupType};
+use pgbr_pg::RecoveryPlan;
 use tokio::runtime::Handle;
 
-use super::choose::{Chosen, choose};
-use super::fetch::{Fetched, write_files};
+use super::choose::{Chosen, Sides, choose};
+use super::fetch::Fetched;
 use super::layout::Layout;
+use super::origin::Origin;
 use super::reach::{Aim, WalReach, look};
 use super::target::{Existing, Plan};
-use super::{Decided, RestoreRequest, check_repository, decide, newest, warn_of_another_cluster};
+use super::{Decided, RestoreRequest, check_repository, decide, warn_of_another_cluster, write_files};
 use crate::error::{Error, Result};
 use crate::host::Host;
-use crate::load::Backup;
-use crate::place::StanzaPlace;
 
 /// What a restore would do.
 #[derive(Debug, serde::Serialize)]
@@ -37,8 +37,8 @@ pub struct RestoreDryRun {
     pub hollow_databases: Vec<String>,
     /// What would be done; none where the target cannot be looked at.
     pub work: Option<Work>,
-    /// The WAL that recovery would find.
-    pub wal: WalReach,
+    /// The WAL that recovery would find; none where the backup needs none.
+    pub wal: Option<WalReach>,
     /// Why the restore would be refused.
     #[serde(skip)]
     pub refusal: Option<Error>,
@@ -66,22 +66,25 @@ pub struct Work {
 /// When there is nothing to tell: no backup can reach the goal, a manifest or index is damaged, options contradict each other. What
 /// would stop the restore later is in the result.
 pub async fn restore_dry_run(host: &Host, request: RestoreRequest) -> Result<RestoreDryRun> {
-    let place = request.repo.open_to_read(host, &request.stanza, "restore").await?;
-    let Chosen { label, needed, goal, history, backups } = choose(host, &place, &request).await?;
-    let Decided { chain, plan, left_out, .. } = decide(host, &place, &request, label, &needed).await?;
-    let backup = newest(&chain)?;
-    let aim = Aim { recovery: &request.goal, goal, history: history.as_ref(), backups: &backups };
-    let wal = look(host, &place, backup, &aim).await?;
-    let incomplete = check_repository(host, &place, &chain).await.err();
+    let sides = Sides::open(host, &request, false).await?;
+    let chosen = choose(host, &sides, &request).await?;
+    let Decided { origin, plan, recovery, left_out } = decide(host, sides, &request, &chosen).await?;
+    let Chosen { goal, history, backups, archives, .. } = &chosen;
+    let aim = Aim { recovery: &request.goal, goal: *goal, history: history.as_ref(), backups };
+    let wal = match origin.needed() {
+        Some(needed) => Some(look(host, archives, &needed, &aim).await?),
+        None => None,
+    };
+    let incomplete = check_repository(host, &origin, &chosen).await.err();
     let unfit = plan.check().err();
-    warn_of_another_cluster(host, &request.places, &backup.summary);
+    warn_of_another_cluster(host, &request.places, origin.system_id());
     let mut report = RestoreDryRun {
-        label,
-        kind: backup.summary.kind,
-        chain: chain.iter().map(|backup| backup.summary.label).collect(),
+        label: origin.label(),
+        kind: origin.kind(),
+        chain: origin.chain(),
         pg_data: plan.pg_data.clone(),
         tablespaces: plan.tablespaces.iter().map(|(space, path)| (space.oid, path.clone())).collect(),
-        bytes: backup.summary.sizes.database,
+        bytes: origin.bytes(),
         hollow_databases: left_out,
         work: None,
         wal,
@@ -90,7 +93,7 @@ pub async fn restore_dry_run(host: &Host, request: RestoreRequest) -> Result<Res
     let is_running = |error: &Error| matches!(error, Error::Running { .. });
     let would_replace = plan.existing != Existing::Refuse;
     if incomplete.is_none() && unfit.as_ref().is_none_or(|error| is_running(error) && would_replace) {
-        report.work = Some(count(host, &place, chain, plan, request.threads).await?);
+        report.work = Some(count(host, origin, plan, recovery, request.threads).await?);
     }
     report.refusal = incomplete.or(unfit);
     Ok(report)
@@ -99,15 +102,15 @@ pub async fn restore_dry_run(host: &Host, request: RestoreRequest) -> Result<Res
 /// Goes the way of a restore without doing anything.
 async fn count(
     host: &Host,
-    place: &StanzaPlace,
-    chain: Vec<Backup>,
+    origin: Origin,
     plan: Plan,
+    recovery: RecoveryPlan,
     threads: usize,
 ) -> Result<Work> {
-    let (host, place, runtime) = (host.clone(), place.clone(), Handle::current());
+    let (host, runtime) = (host.clone(), Handle::current());
     let work = move || {
         let mut layout = Layout::prepare(&host, plan, true)?;
-        let written = write_files(&host, &place, &chain, &mut layout, threads, &runtime)?;
+        let written = write_files(&host, &origin, &mut layout, &recovery, threads, &runtime)?;
         let removed = layout.removed();
         Ok(Work {
             files: written.files,

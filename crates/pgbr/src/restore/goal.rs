@@ -2,16 +2,14 @@
 
 use jiff::civil::DateTime;
 use jiff::tz::TimeZone;
-use pgbr_manifest::manifest::Summary;
-use pgbr_manifest::plan_restore::Goal;
-use pgbr_manifest::{TimelineHistory, TimelineId, WalFileName};
+use pgbr_manifest::plan_restore::{Candidate, Goal};
+use pgbr_manifest::{TimelineHistory, TimelineId};
 use pgbr_pg::RecoveryGoal;
-use pgbr_repo::WalGet;
 
 use super::RestoreRequest;
+use super::archives::Archives;
 use crate::error::{Error, Result};
 use crate::host::Host;
-use crate::place::StanzaPlace;
 
 /// The moment that a target names. One that only PostgreSQL understands leaves the choice at the newest backup, with a warning.
 pub(crate) fn time(host: &Host, text: &str) -> Goal {
@@ -60,15 +58,14 @@ fn offset_seconds(zone: &str) -> Option<i32> {
 
 /// The history of the timeline that recovery will follow; none where it stays on the backup's own, whichever that is.
 pub(crate) async fn history(
-    place: &StanzaPlace,
+    archives: &Archives,
     request: &RestoreRequest,
 ) -> Result<Option<TimelineHistory>> {
-    let archive = place.stanza.archive_id();
     let wanted = match (&request.goal, request.timeline.as_deref()) {
         (RecoveryGoal::Immediate | RecoveryGoal::Preserve | RecoveryGoal::None, _) | (_, Some("current")) => {
             return Ok(None);
         }
-        (_, None | Some("latest")) => match place.wal.history_timelines(archive).await?.into_iter().max() {
+        (_, None | Some("latest")) => match archives.history_timelines().await?.into_iter().max() {
             Some(newest) => newest,
             None => return Ok(None),
         },
@@ -83,9 +80,9 @@ pub(crate) async fn history(
     if wanted.as_u32() <= 1 {
         return Ok(Some(TimelineHistory::first(wanted)));
     }
-    match place.wal.get(archive, &WalFileName::History(wanted)).await? {
-        WalGet::Found(found) => Ok(Some(TimelineHistory::parse(wanted, &found.content)?)),
-        _ => Err(Error::Target {
+    match archives.history(wanted).await? {
+        Some(text) => Ok(Some(TimelineHistory::parse(wanted, &text)?)),
+        None => Err(Error::Target {
             what: "timeline (its history file is not in the archive)",
             value: wanted.to_string(),
         }),
@@ -102,18 +99,15 @@ fn follows_latest(request: &RestoreRequest) -> bool {
 /// Sees that recovery to the latest timeline gets there. PostgreSQL looks for the history files of the timelines after the backup's one
 /// by one and takes the last before the first that is missing for the newest: a lost file would cut off all that came later, in silence.
 pub(crate) async fn check_latest(
-    place: &StanzaPlace,
+    archives: &Archives,
     request: &RestoreRequest,
-    chosen: &Summary,
+    chosen: &Candidate,
 ) -> Result<()> {
-    if !follows_latest(request) {
-        return Ok(());
-    }
-    let archive = place.stanza.archive_id();
-    let histories = place.wal.history_timelines(archive).await?;
-    let with_wal = place.wal.logs(archive).await?.into_iter().map(|log| log.timeline());
+    let Some((own, _)) = chosen.end.filter(|_| follows_latest(request)) else { return Ok(()) };
+    let histories = archives.history_timelines().await?;
+    let with_wal = archives.timelines().await?.into_iter();
     let newest = with_wal.chain(histories.iter().copied()).max();
-    match plan_latest(chosen.wal.stop.timeline(), newest, &histories) {
+    match plan_latest(own, newest, &histories) {
         Some((missing, newest)) => Err(Error::HistoryMissing { missing, newest }),
         None => Ok(()),
     }

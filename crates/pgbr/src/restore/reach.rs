@@ -2,15 +2,13 @@
 
 use std::collections::BTreeSet;
 
-use pgbr_manifest::manifest::Summary;
-use pgbr_manifest::plan_restore::Goal;
-use pgbr_manifest::{ArchiveId, Lsn, TimelineHistory, TimelineId, WalSegmentName, WalSegmentSize};
+use pgbr_manifest::plan_restore::{Candidate, Goal};
+use pgbr_manifest::{BackupLabel, Lsn, TimelineHistory, TimelineId, WalSegmentName, WalSegmentSize};
 use pgbr_pg::RecoveryGoal;
 
+use super::archives::Archives;
 use crate::error::{Error, Result};
 use crate::host::Host;
-use crate::load::Backup;
-use crate::place::StanzaPlace;
 
 /// The WAL that a recovery would find.
 #[derive(Debug, Clone, PartialEq, Eq, serde::Serialize)]
@@ -49,32 +47,39 @@ pub(crate) struct Aim<'a> {
     pub(crate) goal: Goal,
     pub(crate) history: Option<&'a TimelineHistory>,
     /// Backups that may show that the target was passed.
-    pub(crate) backups: &'a [Summary],
+    pub(crate) backups: &'a [Candidate],
+}
+
+/// The WAL that a backup needs, whoever made it.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Needed {
+    pub(crate) label: BackupLabel,
+    /// The segments from which and up to which.
+    pub(crate) start: WalSegmentName,
+    pub(crate) stop: WalSegmentName,
+    /// Where it is consistent.
+    pub(crate) consistent: Lsn,
+    pub(crate) size: WalSegmentSize,
 }
 
 /// Follows the row of segments from the first that `backup` needs.
 pub(crate) async fn look(
     host: &Host,
-    place: &StanzaPlace,
-    backup: &Backup,
+    archives: &Archives,
+    needed: &Needed,
     aim: &Aim<'_>,
 ) -> Result<WalReach> {
-    let label = backup.summary.label;
-    let cluster = place.stanza.history().iter().find(|c| c.number == backup.summary.database.id);
-    let cluster = cluster
-        .ok_or_else(|| Error::Damaged { label, reason: "the stanza does not know its cluster".to_owned() })?;
-    let (archive, size) = (cluster.archive_id(), backup.body.cluster.wal_segment_size);
-    let way = Way::new(backup, aim.history, size);
-    let first = backup.summary.wal.start;
+    let Needed { label, start: first, size, .. } = *needed;
+    let way = Way::new(first.timeline(), aim.history, size);
     let number = |segment: WalSegmentName| {
         let damaged = || Error::Damaged { label, reason: format!("segment name {segment} cannot occur") };
         segment.number(size).ok_or_else(damaged)
     };
-    let (start, stop) = (number(first)?, number(backup.summary.wal.stop)?);
+    let (start, stop) = (number(first)?, number(needed.stop)?);
     let (mut next, mut last) = (start, None);
     loop {
         host.stop.check()?;
-        let found = way.segments_of_log(place, archive, next).await?;
+        let found = way.segments_of_log(archives, next).await?;
         let before = next;
         while let Some(segment) = found.iter().rev().find(|segment| segment.number(size) == Some(next)) {
             (last, next) = (Some(*segment), next + 1);
@@ -83,13 +88,13 @@ pub(crate) async fn look(
             break;
         }
     }
-    let later = place.wal.bounds(archive).await?.map(|bounds| bounds.last);
+    let later = archives.newest().await?;
     let later =
         later.filter(|newest| way.timelines.iter().any(|(timeline, _)| *timeline == newest.timeline()));
     let gap = later.and_then(|newest| newest.number(size)).filter(|newest| *newest > next);
     let gap = gap.map(|_| WalSegmentName::from_number(way.timeline_of(next), next, size));
     let row = Row { next, stop, size, last, gap };
-    let (target, reason) = row.judge(aim, backup);
+    let (target, reason) = row.judge(aim, needed);
     Ok(WalReach { first, last, segments: next - start, gap, target, reason })
 }
 
@@ -100,10 +105,8 @@ struct Way {
 }
 
 impl Way {
-    fn new(backup: &Backup, history: Option<&TimelineHistory>, size: WalSegmentSize) -> Self {
-        let Some(history) = history else {
-            return Self { timelines: vec![(backup.summary.wal.start.timeline(), 0)], size };
-        };
+    fn new(own: TimelineId, history: Option<&TimelineHistory>, size: WalSegmentSize) -> Self {
+        let Some(history) = history else { return Self { timelines: vec![(own, 0)], size } };
         let mut begin = 0;
         let mut timelines = Vec::new();
         for (timeline, left) in history.ancestors() {
@@ -116,20 +119,14 @@ impl Way {
     }
 
     /// What is archived of the log that holds segment `number`.
-    async fn segments_of_log(
-        &self,
-        place: &StanzaPlace,
-        archive: ArchiveId,
-        number: u64,
-    ) -> Result<BTreeSet<WalSegmentName>> {
+    async fn segments_of_log(&self, archives: &Archives, number: u64) -> Result<BTreeSet<WalSegmentName>> {
         let per_log = self.size.segments_per_log();
         let end = (number / per_log + 1) * per_log;
         let of = |(timeline, begin): &(TimelineId, u64)| {
             let (timeline, size) = (*timeline, self.size);
             (number.max(*begin)..end).map(move |number| WalSegmentName::from_number(timeline, number, size))
         };
-        let wanted: Vec<_> = self.timelines.iter().flat_map(of).collect();
-        Ok(place.wal.segments_present(archive, wanted).await?)
+        archives.segments_present(self.timelines.iter().flat_map(of).collect()).await
     }
 
     /// The timeline that segment `number` would first be looked for on.
@@ -163,15 +160,15 @@ impl Row {
         lsn.previous_byte().as_u64() / u64::from(self.size.bytes()) < self.next
     }
 
-    fn judge(&self, aim: &Aim<'_>, backup: &Backup) -> (Reach, String) {
+    fn judge(&self, aim: &Aim<'_>, needed: &Needed) -> (Reach, String) {
         if self.next <= self.stop {
             let reason =
-                format!("the backup is not consistent before {}: {}", backup.summary.lsn.stop, self.ends());
+                format!("the backup is not consistent before {}: {}", needed.consistent, self.ends());
             return (Reach::No, reason);
         }
         match (aim.recovery, aim.goal) {
             (RecoveryGoal::Immediate | RecoveryGoal::None, _) => {
-                (Reach::Yes, format!("the backup is consistent at {}", backup.summary.lsn.stop))
+                (Reach::Yes, format!("the backup is consistent at {}", needed.consistent))
             }
             (_, Goal::Lsn(target)) if self.holds(target) => {
                 (Reach::Yes, format!("{target} is in the archive"))
@@ -189,9 +186,10 @@ impl Row {
 
     /// A later backup whose WAL is in the row shows that the log goes on behind the target.
     fn judge_time(&self, aim: &Aim<'_>, target: i64) -> (Reach, String) {
-        let shows = |backup: &&Summary| {
-            let on_way = aim.history.is_none_or(|h| h.contains(backup.wal.stop.timeline(), backup.lsn.stop));
-            backup.server_time_us.start > target && on_way && self.holds(backup.lsn.stop)
+        let shows = |backup: &&Candidate| {
+            let Some((timeline, stop)) = backup.end else { return false };
+            let on_way = aim.history.is_none_or(|history| history.contains(timeline, stop));
+            backup.time_us.start > target && on_way && self.holds(stop)
         };
         match aim.backups.iter().find(shows) {
             Some(later) => (Reach::Yes, format!("backup {} was made later, and WAL goes there", later.label)),

@@ -7,7 +7,7 @@ use std::io::{self, Read};
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Component, Path, PathBuf};
 
-use pgbr_manifest::manifest::{Body, Tablespace};
+use pgbr_manifest::manifest::{Body, Link, Tablespace};
 use pgbr_pg::{ServerState, TEMPORARY_SUFFIX, server_state};
 
 use super::hand::{LOST_AND_FOUND, list};
@@ -65,16 +65,29 @@ pub(crate) struct Plan {
     pub(super) selection: Selection,
 }
 
+/// What a backup has outside of its data directory.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Outside<'a> {
+    pub(crate) tablespaces: &'a [Tablespace],
+    pub(crate) links: &'a [Link],
+}
+
+impl<'a> From<&'a Body> for Outside<'a> {
+    fn from(body: &'a Body) -> Self {
+        Self { tablespaces: &body.tablespaces, links: &body.links }
+    }
+}
+
 /// Decides what goes where.
 pub(crate) fn plan_places(
     places: &Places,
-    body: &Body,
+    outside: Outside<'_>,
     version_directory: String,
     selection: Selection,
 ) -> Result<Plan> {
     let pg_data = places.pg_data.clone();
-    let tablespaces = plan_tablespaces(places, body)?;
-    let links = plan_links(places, body)?;
+    let tablespaces = plan_tablespaces(places, outside.tablespaces)?;
+    let links = plan_links(places, outside.links)?;
     let mut taken = vec![(real(&pg_data), "the data directory".to_owned())];
     let mut take = |what: String, path: &Path| {
         let place = real(path);
@@ -107,10 +120,10 @@ fn name_of(tablespace: &Tablespace) -> String {
     if tablespace.name.is_empty() { tablespace.oid.to_string() } else { tablespace.name.clone() }
 }
 
-fn plan_tablespaces(places: &Places, body: &Body) -> Result<Vec<(Tablespace, PathBuf)>> {
+fn plan_tablespaces(places: &Places, tablespaces: &[Tablespace]) -> Result<Vec<(Tablespace, PathBuf)>> {
     let is = |t: &Tablespace, key: &str| t.name == key || t.oid.to_string() == key;
     for (key, _) in &places.tablespace_map {
-        if !body.tablespaces.iter().any(|t| is(t, key)) {
+        if !tablespaces.iter().any(|t| is(t, key)) {
             let reason = "the backup has no such tablespace".to_owned();
             return Err(Error::Map { what: format!("tablespace '{key}'"), reason });
         }
@@ -124,7 +137,7 @@ fn plan_tablespaces(places: &Places, body: &Body) -> Result<Vec<(Tablespace, Pat
             (None, None) => absolute(&what, Path::new(&t.location)),
         }
     };
-    body.tablespaces.iter().map(|t| Ok((t.clone(), place(t)?))).collect()
+    tablespaces.iter().map(|t| Ok((t.clone(), place(t)?))).collect()
 }
 
 /// The place of this name in a directory. Names come from a backup: one that is written as a path must not lead out.
@@ -137,9 +150,9 @@ fn inside(what: &str, directory: &Path, name: &str) -> Result<PathBuf> {
     Ok(place)
 }
 
-fn plan_links(places: &Places, body: &Body) -> Result<BTreeMap<Vec<u8>, PathBuf>> {
+fn plan_links(places: &Places, links: &[Link]) -> Result<BTreeMap<Vec<u8>, PathBuf>> {
     for (name, _) in &places.link_map {
-        if !body.links.iter().any(|link| link.name == *name) {
+        if !links.iter().any(|link| link.name == *name) {
             return Err(Error::Map {
                 what: format!("link '{name}'"),
                 reason: "the backup has no such link".to_owned(),
@@ -147,7 +160,7 @@ fn plan_links(places: &Places, body: &Body) -> Result<BTreeMap<Vec<u8>, PathBuf>
         }
     }
     let mut planned = BTreeMap::new();
-    for link in &body.links {
+    for link in links {
         let mapped =
             places.link_map.iter().find(|(name, _)| *name == link.name).map(|(_, path)| path.clone());
         let all = || {
@@ -317,7 +330,7 @@ pub(crate) fn compare_places(names: &[(u32, &str, &str)], links: &[(&str, &str)]
         tablespace_map_all: Some(given.join("spaces")),
         ..Places::default()
     };
-    let plan = |places: &Places| plan_places(places, &body, "PG_15".to_owned(), Selection::All);
+    let plan = |places: &Places| plan_places(places, (&body).into(), "PG_15".to_owned(), Selection::All);
     if let Ok(plan) = plan(&places) {
         assert_eq!(plan.outside(given), None);
         assert!(plan.links.is_empty());

@@ -225,6 +225,20 @@ impl Target {
         file.write_all_at(&vec![0; len], offset).map_err(Error::io("write", self.path()))
     }
 
+    /// Content as it comes, where something else stands; true where that was so.
+    pub(crate) fn write_content(&self, offset: u64, bytes: &[u8]) -> Result<bool> {
+        let Some(path) = &self.path else { return Ok(true) };
+        let file = self.file(path)?;
+        if self.making == Making::Mended {
+            let mut found = vec![0; bytes.len()];
+            if file.read_exact_at(&mut found, offset).is_ok() && found == bytes {
+                return Ok(false);
+            }
+        }
+        file.write_all_at(bytes, offset).map_err(Error::io("write", path))?;
+        Ok(true)
+    }
+
     /// Size, owner, mode and time; then the file is closed. What is as it should be is not touched.
     pub(crate) fn finish(&self) -> Result<()> {
         let Some(path) = &self.path else { return Ok(()) };

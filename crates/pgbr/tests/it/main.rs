@@ -12,5 +12,6 @@ mod expire_sweep;
 mod restore_sweep;
 mod server;
 mod sweep;
+mod theirs;
 mod window;
 mod world;

@@ -1,0 +1,78 @@
+//! `info` over repositories that pgBackRest wrote, under its name and with its config file, beside what it says itself.
+
+use std::os::unix::fs::symlink;
+use std::path::Path;
+use std::process::Command;
+
+use pgbr_testkit::{Cluster, PgBackRest, as_operator, run, runnable};
+use serde_json::Value;
+
+use crate::rig::{LIMIT, MAJOR};
+
+/// What our program says in the place of pgBackRest's.
+fn ours(theirs: &PgBackRest, args: &[&str]) -> String {
+    let link = theirs.scratch().path().join("pgbackrest");
+    if !link.exists() {
+        symlink(runnable(Path::new(env!("CARGO_BIN_EXE_pgbr"))), &link).expect("it is ours");
+    }
+    let config = format!("--config={}", theirs.scratch().path().join("pgbackrest.conf").display());
+    let finished =
+        run(as_operator(&mut Command::new(link)).arg(config).arg("--stanza=main").args(args), "", LIMIT);
+    assert!(finished.success(), "{args:?}: {finished:#?}");
+    finished.stdout
+}
+
+/// All that the first document says stands in the second, in the same order.
+fn assert_in(path: &str, wanted: &Value, found: &Value) {
+    match (wanted, found) {
+        (Value::Object(wanted), Value::Object(found)) => {
+            for (key, value) in wanted {
+                let of_key = found.get(key).unwrap_or(&Value::Null);
+                assert_in(&format!("{path}/{key}"), value, of_key);
+            }
+        }
+        (Value::Array(wanted), Value::Array(found)) => {
+            assert_eq!(wanted.len(), found.len(), "{path}: {wanted:#?} {found:#?}");
+            wanted
+                .iter()
+                .zip(found)
+                .enumerate()
+                .for_each(|(n, (w, f))| assert_in(&format!("{path}/{n}"), w, f));
+        }
+        _ => assert_eq!(wanted, found, "{path}"),
+    }
+}
+
+fn json(text: &str) -> Value {
+    serde_json::from_str(text).unwrap_or_else(|error| panic!("{error}: {text}"))
+}
+
+#[test]
+fn both_say_the_same_of_a_repository() {
+    for repository in [
+        vec![("cipher-type", "aes-256-cbc".to_owned()), ("cipher-pass", "a passphrase".to_owned())],
+        vec![("bundle", "y".to_owned())],
+    ] {
+        let cluster = Cluster::builder(MAJOR).conf("archive_mode", "on").start();
+        let theirs = PgBackRest::new("main", &cluster, std::slice::from_ref(&repository), &[]);
+        cluster
+            .sql("postgres", &format!("alter system set archive_command = '{}'", theirs.archive_command("")));
+        cluster.sql("postgres", "select pg_reload_conf()");
+        theirs.ok(["stanza-create"]);
+        let empty = (theirs.ok(["info", "--output=json"]).stdout, ours(&theirs, &["info", "--output=json"]));
+        assert_in("", &json(&empty.0), &json(&empty.1));
+        theirs.ok(["backup", "--type=full", "--annotation=who=somebody"]);
+        cluster.sql("postgres", "create table t as select generate_series(1, 1000)");
+        theirs.ok(["backup", "--type=diff"]);
+        theirs.ok(["backup", "--type=incr"]);
+        for args in [&["info", "--output=json"][..], &["info", "--output=json", "--type=full"]] {
+            assert_in("", &json(&theirs.ok(args).stdout), &json(&ours(&theirs, args)));
+        }
+        let (text, expected) = (ours(&theirs, &["info"]), theirs.ok(["info"]).stdout);
+        // Zones, sums of references and the rounding of sizes came with later versions.
+        let other = ["timestamp", "reference", "size"];
+        for line in expected.lines().filter(|line| !other.iter().any(|word| line.contains(word))) {
+            assert!(text.lines().any(|found| found == line), "'{line}' is missing: {text}");
+        }
+    }
+}

@@ -1,0 +1,237 @@
+//! What pgBackRest has in a repository, beside ours: read where it lies, never written.
+//!
+//! Its reader is synchronous, for plain threads; objects come from our store, which waits on the runtime. All of it runs off the runtime's own
+//! threads.
+
+mod objects;
+mod wal;
+
+use std::collections::BTreeSet;
+use std::sync::Arc;
+
+use object_store::path::Path;
+use pgbr_manifest::{BackupLabel, StanzaName, WalFileName, WalSegmentName};
+use pgbr_pgbackrest::{
+    Archive, ArchiveId, Backup, BackupEntry, Backups, Dropped, Error as TheirError, Objects, Passphrase,
+    Repository, Stanza,
+};
+use pgbr_repo::{Error as RepoError, Store};
+
+use crate::error::{Error, Result};
+use crate::host::Host;
+use crate::place::RepoAccess;
+
+use self::objects::StoreObjects;
+pub(crate) use self::wal::TheirWal;
+
+/// The directories of pgBackRest in a repository.
+const ROOTS: [&str; 2] = ["archive", "backup"];
+
+/// A stanza as pgBackRest has it.
+#[derive(Debug, Clone, Default)]
+#[non_exhaustive]
+pub struct TheirStanza {
+    /// Whether it is encrypted: by AES-256-CBC, without authentication.
+    pub encrypted: bool,
+    /// Its clusters, oldest first: number, system identifier, version.
+    pub clusters: Vec<TheirCluster>,
+    /// The archives that have a directory, and that of the current cluster.
+    pub archives: Vec<TheirArchive>,
+    /// The backups that can be used, oldest first.
+    pub backups: Vec<BackupEntry>,
+    /// Those that are listed and cannot.
+    pub dropped: Vec<Dropped>,
+    /// Info files that are damaged, where their copies served.
+    pub healed: Vec<String>,
+}
+
+/// A cluster that a stanza of pgBackRest has or had.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct TheirCluster {
+    /// Its number in the history.
+    pub number: u32,
+    /// Its system identifier.
+    pub system_id: u64,
+    /// Its version, as `15` or `9.6`.
+    pub version: String,
+}
+
+/// An archive of pgBackRest.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct TheirArchive {
+    /// Its name.
+    pub id: ArchiveId,
+    /// Its first and its last segment by name, as pgBackRest tells them.
+    pub bounds: Option<(WalSegmentName, WalSegmentName)>,
+}
+
+/// A repository of pgBackRest in the place of ours.
+pub(crate) struct Theirs {
+    store: Store,
+    repository: Repository,
+    /// The same without a passphrase: theirs need not be encrypted where ours is.
+    plain: Repository,
+}
+
+impl Theirs {
+    /// Looks whether there is one: by one listing.
+    ///
+    /// # Errors
+    /// Where the repository cannot be reached.
+    pub(crate) async fn look(access: &RepoAccess) -> Result<Option<Self>> {
+        let store = match access.place.store(false) {
+            Err(Error::Repo(RepoError::NoRepository { .. })) => return Ok(None),
+            store => store?,
+        };
+        let level = store.level(&Path::default()).await?;
+        if !level.directories.iter().any(|name| ROOTS.contains(&name.as_str())) {
+            return Ok(None);
+        }
+        let objects: Arc<dyn Objects> = Arc::new(StoreObjects::new(store.clone()));
+        let passphrase = access.passphrase.as_ref().map(|passphrase| Passphrase::new(passphrase.expose()));
+        Ok(Some(Self {
+            store,
+            repository: Repository::new(Arc::clone(&objects), passphrase),
+            plain: Repository::new(objects, None),
+        }))
+    }
+
+    /// The store that it is read from.
+    pub(crate) const fn store(&self) -> &Store {
+        &self.store
+    }
+
+    /// The stanzas that it has, by name.
+    ///
+    /// # Errors
+    /// Where the repository cannot be reached.
+    pub(crate) async fn stanzas(&self) -> Result<Vec<StanzaName>> {
+        let repository = self.repository.clone();
+        off_thread(move || Ok(repository.stanzas()?)).await
+    }
+
+    /// What it has of a stanza; none where there is neither an archive nor backups of it.
+    ///
+    /// # Errors
+    /// [`Error::PgBackRest`] where it cannot be read, here and below.
+    pub(crate) async fn stanza(&self, host: &Host, name: &StanzaName) -> Result<Option<TheirStanza>> {
+        host.stop.check()?;
+        self.of_stanza(name, stanza).await
+    }
+
+    /// The list of the backups of a stanza, held against what is there; none where there is no list.
+    pub(crate) async fn backups(&self, name: &StanzaName) -> Result<Option<Backups>> {
+        self.of_stanza(name, |stanza| there(stanza.backups())).await
+    }
+
+    /// One backup.
+    pub(crate) async fn backup(&self, name: &StanzaName, label: BackupLabel) -> Result<Backup> {
+        let open = move |stanza: &Stanza| Ok(stanza.backup(&stanza.backup_info()?.info, label)?);
+        self.of_stanza(name, open).await
+    }
+
+    /// Asks about a stanza in a thread that may wait: with the passphrase, and without where it is not encrypted.
+    async fn of_stanza<T: Send + 'static>(
+        &self,
+        name: &StanzaName,
+        ask: impl Fn(&Stanza) -> Result<T> + Send + 'static,
+    ) -> Result<T> {
+        let (sealed, plain) = (self.repository.stanza(name.clone()), self.plain.stanza(name.clone()));
+        off_thread(move || match ask(&sealed) {
+            Err(Error::PgBackRest(TheirError::NotEncrypted { .. })) => ask(&plain),
+            found => found,
+        })
+        .await
+    }
+}
+
+fn stanza(stanza: &Stanza) -> Result<Option<TheirStanza>> {
+    let (backups, archive) = (there(stanza.backups())?, there(stanza.archive())?);
+    if backups.is_none() && archive.is_none() {
+        return Ok(None);
+    }
+    let mut found = TheirStanza::default();
+    if let Some(archive) = archive {
+        found.take_archive(&archive)?;
+    }
+    if let Some(backups) = backups {
+        let info = backups.info.info;
+        found.encrypted |= info.passphrase.is_some();
+        found.healed.extend(backups.info.from_copy.map(|error| error.to_string()));
+        found.clusters =
+            info.history.iter().map(|c| cluster(c.id.as_u32(), c.system_id.as_u64(), c.version)).collect();
+        found.backups = backups.usable;
+        found.backups.sort_by_key(|backup| (backup.label.time(), backup.label));
+        found.dropped = backups.dropped;
+    }
+    Ok(Some(found))
+}
+
+impl TheirStanza {
+    fn take_archive(&mut self, archive: &Archive) -> Result<()> {
+        let info = &archive.info.info;
+        self.encrypted |= info.passphrase.is_some();
+        self.healed.extend(archive.info.from_copy.as_ref().map(ToString::to_string));
+        self.clusters =
+            info.history.iter().map(|c| cluster(c.id.as_u32(), c.system_id.as_u64(), c.version)).collect();
+        // The current one is told even where nothing is in it.
+        let mut ids = BTreeSet::from([info.current.archive_id()]);
+        ids.extend(archive.ids()?);
+        for id in ids {
+            self.archives.push(TheirArchive { id, bounds: bounds(archive, id)? });
+        }
+        Ok(())
+    }
+}
+
+fn cluster(number: u32, system_id: u64, version: impl ToString) -> TheirCluster {
+    TheirCluster { number, system_id, version: version.to_string() }
+}
+
+/// The first and the last segment of an archive: only its first and last directories are listed, but for those without a segment.
+fn bounds(archive: &Archive, id: ArchiveId) -> Result<Option<(WalSegmentName, WalSegmentName)>> {
+    let segments = |directory: &str| -> Result<Vec<WalSegmentName>> {
+        let files = archive.files(id, directory)?.into_iter();
+        Ok(files
+            .filter_map(|object| match object.file {
+                WalFileName::Segment(segment) => Some(segment),
+                _ => None,
+            })
+            .collect())
+    };
+    let directories = archive.directories(id)?;
+    let mut first = None;
+    for directory in &directories {
+        first = segments(directory)?.into_iter().min();
+        if first.is_some() {
+            break;
+        }
+    }
+    let Some(first) = first else { return Ok(None) };
+    for directory in directories.iter().rev() {
+        if let Some(last) = segments(directory)?.into_iter().max() {
+            return Ok(Some((first, last)));
+        }
+    }
+    Ok(Some((first, first)))
+}
+
+/// None where an info file is not there.
+fn there<T>(found: Result<T, TheirError>) -> Result<Option<T>> {
+    match found {
+        Ok(found) => Ok(Some(found)),
+        Err(error) if error.is_not_found() => Ok(None),
+        Err(error) => Err(error.into()),
+    }
+}
+
+/// Does something in a thread that may wait.
+pub(crate) async fn off_thread<T: Send + 'static>(
+    act: impl FnOnce() -> Result<T> + Send + 'static,
+) -> Result<T> {
+    tokio::task::spawn_blocking(act)
+        .await
+        .map_err(|_| Error::Internal { what: "reading a repository of pgBackRest panicked" })?
+}
