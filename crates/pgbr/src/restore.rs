@@ -356,6 +356,7 @@ async fn decide(host: &Host, sides: Sides, request: &RestoreRequest, chosen: &Ch
     let left_out = selection.left_out(origin.databases());
     let directory = origin.tablespace_directory();
     let plan = plan_places(&request.places, origin.outside(), directory, selection)?;
+    let plan = Plan { preserve: request.goal == RecoveryGoal::Preserve, ..plan };
     let recovery = plan_recovery(host, request, origin.version())?;
     recovery.settings()?;
     Ok(Decided { origin, plan, recovery, left_out })

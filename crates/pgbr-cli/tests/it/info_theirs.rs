@@ -4,22 +4,26 @@ use std::os::unix::fs::symlink;
 use std::path::Path;
 use std::process::Command;
 
-use pgbr_testkit::{Cluster, PgBackRest, as_operator, run, runnable};
+use pgbr_testkit::{Cluster, Finished, PgBackRest, as_operator, run, runnable};
 use serde_json::Value;
 
 use crate::rig::{LIMIT, MAJOR};
 
-/// What our program says in the place of pgBackRest's.
-fn ours(theirs: &PgBackRest, args: &[&str]) -> String {
+/// What our program says in the place of pgBackRest's, where it succeeds.
+pub(crate) fn ours(theirs: &PgBackRest, args: &[&str]) -> String {
+    let finished = try_ours(theirs, args);
+    assert!(finished.success(), "{args:?}: {finished:#?}");
+    finished.stdout
+}
+
+/// Runs our program in the place of pgBackRest's.
+pub(crate) fn try_ours(theirs: &PgBackRest, args: &[&str]) -> Finished {
     let link = theirs.scratch().path().join("pgbackrest");
     if !link.exists() {
         symlink(runnable(Path::new(env!("CARGO_BIN_EXE_pgbr"))), &link).expect("it is ours");
     }
     let config = format!("--config={}", theirs.scratch().path().join("pgbackrest.conf").display());
-    let finished =
-        run(as_operator(&mut Command::new(link)).arg(config).arg("--stanza=main").args(args), "", LIMIT);
-    assert!(finished.success(), "{args:?}: {finished:#?}");
-    finished.stdout
+    run(as_operator(&mut Command::new(link)).arg(config).arg("--stanza=main").args(args), "", LIMIT)
 }
 
 /// All that the first document says stands in the second, in the same order.

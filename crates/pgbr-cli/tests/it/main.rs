@@ -33,6 +33,7 @@ mod random_kills;
 mod recovery;
 mod recovery_exit;
 mod repo_copy;
+mod restore_theirs;
 mod retention;
 mod rig;
 mod rules;

@@ -234,6 +234,19 @@ fn settings_of_the_backup_can_be_kept() {
     for signal in ["recovery.signal", "standby.signal"] {
         assert!(!kept.data_dir().join(signal).exists());
     }
+    // What somebody has set in the directory since then stays, too.
+    let path = kept.data_dir().join("postgresql.auto.conf");
+    let changed = format!("{}# changed since\n", auto_conf(&kept));
+    for how in ["--delta", "--force"] {
+        fs::write(&path, &changed).expect("it can be written");
+        world.restore_to(&kept, &["--type=preserve", how]);
+        assert_eq!(auto_conf(&kept), changed, "{how}");
+    }
+    world.restore_to(&kept, &["--type=none", "--delta"]);
+    assert!(!auto_conf(&kept).contains("changed since"));
+    fs::remove_file(kept.data_dir().join("recovery.signal")).expect("it was written");
+    world.restore_to(&kept, &["--type=preserve", "--delta"]);
+    fs::write(&path, auto_conf(&world.cluster)).expect("it can be written");
     fs::write(kept.data_dir().join("recovery.signal"), "").expect("it can be written");
     pgbr_testkit::own(&kept.data_dir().join("recovery.signal"));
     // The command is the source's: it would fetch into that one's directory, where a server runs.

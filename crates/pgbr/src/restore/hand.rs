@@ -87,10 +87,10 @@ impl Hand {
     }
 
     /// Empties a directory; links in it are removed, not followed.
-    pub(crate) fn clear(&mut self, dir: &Path, keep: Option<&str>) -> Result<()> {
+    pub(crate) fn clear(&mut self, dir: &Path, keep: &[&str]) -> Result<()> {
         for (path, _) in list(dir)? {
             let name = path.file_name().unwrap_or_default();
-            if keep.is_none_or(|keep| name != keep) && name != LOST_AND_FOUND {
+            if keep.iter().all(|keep| name != *keep) && name != LOST_AND_FOUND {
                 self.remove(&path)?;
             }
         }

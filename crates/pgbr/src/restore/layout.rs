@@ -33,6 +33,8 @@ pub(crate) struct Layout {
     hand: Hand,
     /// What removes foreign files, where others are mended.
     sweep: Option<Sweep>,
+    /// Files of the data directory that stay as they are, whatever the backup has.
+    preserved: Vec<&'static str>,
     owners: Option<OwnerIds>,
     config_files: Vec<PathBuf>,
     /// Locations of tablespaces that hold what is not theirs: they stay as they are, but for their own directory.
@@ -51,7 +53,9 @@ impl Layout {
         let delta = plan.existing == Existing::Delta;
         let (hand, config_files, closed) = (Hand::new(host, dry), Vec::new(), Vec::new());
         let (shared, devices) = (plan.shared_locations()?, BTreeMap::new());
-        let mut layout = Self { plan, hand, sweep: None, owners, config_files, shared, closed, devices };
+        let preserved = plan.preserved();
+        let mut layout =
+            Self { plan, hand, sweep: None, preserved, owners, config_files, shared, closed, devices };
         layout.begin()?;
         if delta {
             layout.sweep = Some(Sweep::new(layout.kept()));
@@ -80,13 +84,14 @@ impl Layout {
     }
 
     fn clear(&mut self) -> Result<()> {
-        self.hand.clear(&self.plan.pg_data, Some(MARKER))?;
+        let keep: Vec<&str> = self.preserved.iter().copied().chain([MARKER]).collect();
+        self.hand.clear(&self.plan.pg_data, &keep)?;
         for (_, location) in &self.plan.tablespaces {
             self.hand.remove(&location.join(&self.plan.version_directory))?;
         }
         for destination in self.plan.links.values() {
             if destination.is_dir() {
-                self.hand.clear(destination, None)?;
+                self.hand.clear(destination, &[])?;
             }
             self.hand.remove_file(destination)?;
         }
@@ -97,7 +102,9 @@ impl Layout {
     fn kept(&self) -> Vec<PathBuf> {
         let pg_data = &self.plan.pg_data;
         let links = self.tablespaces().map(|(oid, _)| pg_data.join("pg_tblspc").join(oid.to_string()));
-        links.chain([pg_data.join(MARKER), pg_data.join(CONTROL)]).chain(self.plan.config.clone()).collect()
+        let preserved = self.preserved.iter().map(|name| pg_data.join(name));
+        let own = [pg_data.join(MARKER), pg_data.join(CONTROL)];
+        links.chain(own).chain(preserved).chain(self.plan.config.clone()).collect()
     }
 
     /// How files come to be.
@@ -284,6 +291,9 @@ impl Layout {
                 self.hand.remove_file(real)?;
             }
         }
+        let is_preserved =
+            |path: &Path| self.preserved.iter().any(|name| path == self.plan.pg_data.join(name));
+        let real = real.filter(|real| !is_preserved(real));
         let target = Target::new(real, record, owner, self.making(), files);
         Ok(if self.plan.selection.wants(&record.path) { target } else { target.hollow() })
     }

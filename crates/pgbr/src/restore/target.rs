@@ -21,6 +21,9 @@ const MAX_MARKER_BYTES: u64 = 1 << 20;
 /// The file without which no server starts.
 pub(super) const CONTROL: &str = "global/pg_control";
 
+/// Where settings of a recovery stand, in servers from version 12 on and before.
+const RECOVERY_SETTINGS: [&str; 2] = ["postgresql.auto.conf", "recovery.conf"];
+
 /// Where the operator wants things.
 #[derive(Debug, Clone, Default)]
 pub struct Places {
@@ -63,6 +66,8 @@ pub(crate) struct Plan {
     pub(super) version_directory: String,
     pub(super) existing: Existing,
     pub(super) selection: Selection,
+    /// Whether the recovery settings in the data directory stay as they are.
+    pub(super) preserve: bool,
 }
 
 /// What a backup has outside of its data directory.
@@ -113,6 +118,7 @@ pub(crate) fn plan_places(
         version_directory,
         existing: places.existing,
         selection,
+        preserve: false,
     })
 }
 
@@ -241,6 +247,13 @@ impl Plan {
             }
         }
         Ok(())
+    }
+
+    /// Names of the files of the data directory that stay, whatever the backup has: those that are there.
+    pub(super) fn preserved(&self) -> Vec<&'static str> {
+        let is_there =
+            |name: &&str| fs::symlink_metadata(self.pg_data.join(name)).is_ok_and(|about| about.is_file());
+        if self.preserve { RECOVERY_SETTINGS.into_iter().filter(is_there).collect() } else { Vec::new() }
     }
 
     /// The locations of tablespaces that hold more than their own directory: what else lies there is of somebody else.

@@ -2,6 +2,7 @@
 //!
 //! Where a cluster is mended, a file that has its checksum is kept, and of one that is stored as blocks only those are read that differ.
 
+use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::sync::Arc;
 
@@ -10,7 +11,8 @@ use pgbr_manifest::manifest::{Database, Link, Tablespace};
 use pgbr_manifest::{BackupLabel, Lsn, Nesting, RelPath, WalSegmentName, WalSegmentSize};
 use pgbr_pg::{CONTROL_FILE_BYTES, ControlFile};
 use pgbr_pgbackrest::{
-    Backup, Checksum, DbVersion, File, Manifest, ManifestDirectory, Owner, PageCheck, Place, TargetKind,
+    Backup, BlockMap, Checksum, DbVersion, File, Manifest, ManifestDirectory, Owner, PageCheck, Place,
+    SuperBlock, TargetKind,
 };
 
 use super::fetch::{Fetched, Written};
@@ -67,12 +69,7 @@ impl TheirBackup {
                 }
             }
         }
-        let database = |database: &pgbr_pgbackrest::Database| Database {
-            oid: database.oid,
-            name: database.name.clone(),
-            template: false,
-        };
-        let databases = manifest.databases.iter().map(database).collect();
+        let databases = databases(manifest);
         let segment_size = segment_size(&backup)?;
         Ok(Self { backup: Arc::new(backup), tablespaces, links, databases, segment_size })
     }
@@ -141,6 +138,19 @@ impl TheirBackup {
     }
 }
 
+/// Those that it lists; of a cluster that was stopped nobody knows the names, and its directories tell the OIDs.
+fn databases(manifest: &Manifest) -> Vec<Database> {
+    let mut databases: BTreeMap<u32, String> =
+        manifest.databases.iter().map(|database| (database.oid, database.name.clone())).collect();
+    for directory in &manifest.directories {
+        let name = directory.path.strip("pg_data/base").and_then(|name| std::str::from_utf8(name).ok());
+        if let Some(oid) = name.and_then(|name| name.parse().ok()) {
+            databases.entry(oid).or_insert_with(|| oid.to_string());
+        }
+    }
+    databases.into_iter().map(|(oid, name)| Database { oid, name, template: false }).collect()
+}
+
 fn segment_size(backup: &Backup) -> Result<WalSegmentSize> {
     let manifest = backup.manifest();
     let path = RelPath::new("pg_data/global/pg_control")?;
@@ -168,10 +178,16 @@ struct Job {
 /// What became of it.
 struct Done {
     file: usize,
+    made: Made,
+}
+
+/// What a file was made of.
+#[derive(Default)]
+struct Made {
     /// Bytes that were there.
     kept: u64,
-    /// Whether anything was read of the repository, or would be.
-    fetched: bool,
+    /// Stored bytes that were read, or would be, of which backups.
+    fetched: BTreeMap<BackupLabel, u64>,
 }
 
 /// Writes all files of a backup into the directories that `layout` made or makes.
@@ -197,12 +213,11 @@ pub(crate) fn write_files(
         };
         written.files += 1;
         written.bytes += file.size;
-        written.kept += done.kept;
-        if done.fetched {
-            let owner = their.manifest().owner(file);
-            if let Some(fetched) = written.fetched.iter_mut().find(|fetched| fetched.label == owner) {
+        written.kept += done.made.kept;
+        for (label, bytes) in done.made.fetched {
+            if let Some(fetched) = written.fetched.iter_mut().find(|fetched| fetched.label == label) {
                 fetched.frames += 1;
-                fetched.bytes += file.stored_size;
+                fetched.bytes += bytes;
             }
         }
         host.tell(Event::File { path: file.path.to_string(), size: file.size });
@@ -323,31 +338,142 @@ fn restore_file(backup: &Backup, job: &Job, making: Making, stop: &Stop, buffer:
     let Some(file) = backup.manifest().files.get(*number) else {
         return Err(Error::Internal { what: "an unknown file" });
     };
-    let (mut kept, mut fetched) = (0, false);
+    let mut made = Made::default();
     if target.wants_content() {
-        let found = target.existing()?;
-        if found.as_deref().is_some_and(|found| is_right(found, file, stop, buffer)) {
-            kept = file.size;
-        } else {
-            fetched = file.size > 0;
-            drop(found);
-            if making != Making::Dry {
-                kept = copy(backup, file, target, stop, buffer)?;
-            }
-        }
+        let mut worker = Worker { backup, file, target, making, stop, buffer };
+        made = match target.existing()? {
+            Some(found) if worker.is_right(&found) => Made { kept: file.size, ..Made::default() },
+            found => worker.make(found.as_deref())?,
+        };
     }
     target.end(file.size);
     target.finish()?;
-    Ok(Done { file: *number, kept, fetched })
+    Ok(Done { file: *number, made })
 }
 
-/// Whether what is there is what is to be there. What cannot be read is not.
-fn is_right(found: &std::fs::File, file: &File, stop: &Stop, buffer: &mut [u8]) -> bool {
-    if !found.metadata().is_ok_and(|about| about.len() == file.size) {
-        return false;
+/// One file that has to be made or mended.
+struct Worker<'a> {
+    backup: &'a Backup,
+    file: &'a File,
+    target: &'a Target,
+    making: Making,
+    stop: &'a Stop,
+    buffer: &'a mut [u8],
+}
+
+impl Worker<'_> {
+    /// Whether what is there is what is to be there. What cannot be read is not.
+    fn is_right(&mut self, found: &std::fs::File) -> bool {
+        if !found.metadata().is_ok_and(|about| about.len() == self.file.size) {
+            return false;
+        }
+        let from_start = Stretch { file: found, at: 0, left: self.file.size, stop: self.stop };
+        Checksum::of(from_start, self.buffer).is_ok_and(|checksum| checksum == self.file.checksum)
     }
-    let from_start = Stretch { file: found, at: 0, left: file.size, stop };
-    Checksum::of(from_start, buffer).is_ok_and(|checksum| checksum == file.checksum)
+
+    /// Makes it of the backup, and of what is `found` where it is stored as blocks.
+    fn make(&mut self, found: Option<&std::fs::File>) -> Result<Made> {
+        if let Some(map) = self.backup.block_map(self.file)?.filter(|_| found.is_some() || self.is_dry()) {
+            let made = self.make_of_blocks(found, &map)?;
+            // A block that has the beginning of a checksum can still be another one.
+            if self.is_dry() || found.is_some_and(|found| self.is_right_after(found)) {
+                return Ok(made);
+            }
+        }
+        let mut fetched = BTreeMap::new();
+        if self.file.size > 0 {
+            self.fetch_of_file(&mut fetched)?;
+        }
+        let kept = if self.is_dry() { 0 } else { self.copy()? };
+        Ok(Made { kept, fetched })
+    }
+
+    const fn is_dry(&self) -> bool {
+        matches!(self.making, Making::Dry)
+    }
+
+    fn is_right_after(&mut self, found: &std::fs::File) -> bool {
+        found.set_len(self.file.size).is_ok() && self.is_right(found)
+    }
+
+    /// Counts what is read of a file that is made anew.
+    fn fetch_of_file(&self, fetched: &mut BTreeMap<BackupLabel, u64>) -> Result<()> {
+        let Some(map) = self.backup.block_map(self.file)? else {
+            fetched.insert(self.backup.manifest().owner(self.file), self.file.stored_size);
+            return Ok(());
+        };
+        let distinct: BTreeSet<SuperBlock> = map.runs().iter().map(|run| run.super_block).collect();
+        distinct.iter().try_for_each(|block| self.count(fetched, block))
+    }
+
+    fn count(&self, fetched: &mut BTreeMap<BackupLabel, u64>, block: &SuperBlock) -> Result<()> {
+        let manifest = self.backup.manifest();
+        let reason = || "a block map names a backup that its manifest does not".to_owned();
+        let label = manifest.references.get(block.reference).copied();
+        let label = label.ok_or_else(|| Error::Damaged { label: manifest.label, reason: reason() })?;
+        *fetched.entry(label).or_default() += block.stored_size;
+        Ok(())
+    }
+
+    /// Writes the blocks that are not there.
+    fn make_of_blocks(&mut self, found: Option<&std::fs::File>, map: &BlockMap) -> Result<Made> {
+        let (mut made, size) = (Made::default(), map.shape().block_size);
+        let mut wanted: BTreeMap<SuperBlock, Vec<(u64, u64)>> = BTreeMap::new();
+        let mut there = Vec::new();
+        for block in map.blocks() {
+            self.stop.check()?;
+            let length = map.block_length(block.number);
+            there.resize(usize::try_from(length).unwrap_or(0), 0);
+            let is_there = found.is_some_and(|found| {
+                let read = std::os::unix::fs::FileExt::read_exact_at(found, &mut there, block.number * size);
+                read.is_ok() && map.fits(block.number, &there)
+            });
+            match is_there {
+                true => made.kept += length,
+                false => {
+                    wanted.entry(block.super_block).or_default().push((block.number, block.in_super_block));
+                }
+            }
+        }
+        for (super_block, blocks) in wanted {
+            self.stop.check()?;
+            self.count(&mut made.fetched, &super_block)?;
+            if self.is_dry() {
+                continue;
+            }
+            let content = self.backup.super_block(self.file, &super_block)?;
+            for (number, in_super_block) in blocks {
+                let (start, length) = (in_super_block.saturating_mul(size), map.block_length(number));
+                let place = |at: u64| usize::try_from(at).unwrap_or(usize::MAX).min(content.len());
+                let bytes =
+                    content.get(place(start)..place(start.saturating_add(length))).unwrap_or_default();
+                if !map.fits(number, bytes) {
+                    let (path, label) = (&self.file.path, self.backup.manifest().label);
+                    let reason = format!("block {number} of '{path}' is another than its block map says");
+                    return Err(Error::Damaged { label, reason });
+                }
+                self.target.write_content(number * size, bytes)?;
+            }
+        }
+        Ok(made)
+    }
+
+    /// Writes all of it; gives how many bytes were there.
+    fn copy(&mut self) -> Result<u64> {
+        let mut content = self.backup.open(self.file)?;
+        let (mut at, mut kept) = (0, 0);
+        loop {
+            self.stop.check()?;
+            let amount = content.next(self.buffer)?;
+            let Some(bytes) = self.buffer.get(..amount).filter(|bytes| !bytes.is_empty()) else {
+                return Ok(kept);
+            };
+            if !self.target.write_content(at, bytes)? {
+                kept += amount as u64;
+            }
+            at += amount as u64;
+        }
+    }
 }
 
 /// A file from its beginning, whatever others do with its position.
@@ -368,20 +494,5 @@ impl io::Read for Stretch<'_> {
         self.at += amount as u64;
         self.left -= amount as u64;
         Ok(amount)
-    }
-}
-
-/// Writes the content of a file; gives how many bytes of it were there.
-fn copy(backup: &Backup, file: &File, target: &Target, stop: &Stop, buffer: &mut [u8]) -> Result<u64> {
-    let mut content = backup.open(file)?;
-    let (mut at, mut kept) = (0, 0);
-    loop {
-        stop.check()?;
-        let amount = content.next(buffer)?;
-        let Some(bytes) = buffer.get(..amount).filter(|bytes| !bytes.is_empty()) else { return Ok(kept) };
-        if !target.write_content(at, bytes)? {
-            kept += amount as u64;
-        }
-        at += amount as u64;
     }
 }

@@ -1,10 +1,16 @@
 //! What pgBackRest has in a repository, beside ours.
 
+use std::collections::BTreeSet;
 use std::fs;
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
-use pgbr::{Host, InfoReport, InfoRequest, RepoAccess, RepoAnswer, StanzaState, combine_info, info};
-use pgbr_codec::Passphrase;
+use pgbr::{
+    BackupLabel, Databases, Existing, Host, InfoReport, InfoRequest, Places, RecoveryAction, RecoveryGoal,
+    RepoAccess, RepoAnswer, RestoreReport, RestoreRequest, StanzaState, combine_info, info, restore,
+};
+use pgbr_pgbackrest::{Backup, Checksum, Directory, Passphrase, Repository};
 
 /// A repository that pgBackRest 2.59 wrote, copied to where something else can be put beside it.
 fn written(name: &str) -> tempfile::TempDir {
@@ -26,12 +32,16 @@ fn copy(from: &Path, to: &Path) {
     }
 }
 
-async fn told(place: &Path, passphrase: Option<&str>) -> pgbr::Result<InfoReport> {
+fn access(place: &Path, passphrase: Option<&str>) -> RepoAccess {
     let repo = RepoAccess::plain(place);
-    let repo = match passphrase {
-        Some(passphrase) => repo.with_passphrase(Passphrase::new(passphrase)),
+    match passphrase {
+        Some(passphrase) => repo.with_passphrase(pgbr_codec::Passphrase::new(passphrase)),
         None => repo,
-    };
+    }
+}
+
+async fn told(place: &Path, passphrase: Option<&str>) -> pgbr::Result<InfoReport> {
+    let repo = access(place, passphrase);
     info(&Host::system(), InfoRequest { repo, stanza: None, set: None, recovery_windows: false }).await
 }
 
@@ -76,4 +86,103 @@ async fn what_is_wrong_with_theirs_is_told() {
     let report = told(place.path(), None).await.unwrap();
     let theirs = report.stanzas[0].theirs.as_ref().unwrap().as_ref().unwrap();
     assert!(theirs.backups.is_empty() && theirs.dropped.len() == 5);
+}
+
+/// Restores a backup into a directory and gives what the report says.
+async fn restored(
+    repo: &RepoAccess,
+    label: BackupLabel,
+    to: &Path,
+    existing: Existing,
+) -> pgbr::Result<RestoreReport> {
+    let request = RestoreRequest {
+        repo: repo.clone(),
+        stanza: "main".parse().unwrap(),
+        set: Some(label),
+        places: Places { pg_data: to.to_owned(), existing, ..Places::default() },
+        databases: Databases::default(),
+        goal: RecoveryGoal::Preserve,
+        exclusive: false,
+        action: RecoveryAction::Pause,
+        timeline: None,
+        restore_command: "false".to_owned(),
+        recovery_options: Vec::new(),
+        archive_off: false,
+        threads: 2,
+    };
+    restore(&Host::system(), request).await
+}
+
+/// Every file below a directory is what the backup's manifest says, and there are no others.
+fn assert_is(backup: &Backup, place: &Path) {
+    let mut wanted: BTreeSet<PathBuf> = BTreeSet::new();
+    for file in &backup.manifest().files {
+        let path = place.join(file.path.to_string().strip_prefix("pg_data/").unwrap());
+        let content = fs::read(&path).unwrap_or_else(|error| panic!("{}: {error}", path.display()));
+        let found = Checksum::of(content.as_slice(), &mut [0; 4096]).unwrap();
+        assert_eq!((content.len() as u64, found), (file.size, file.checksum), "{}", path.display());
+        let about = fs::metadata(&path).unwrap();
+        assert_eq!(
+            (about.mode() & 0o7777, about.mtime()),
+            (file.mode.bits(), file.modified),
+            "{}",
+            path.display()
+        );
+        wanted.insert(path);
+    }
+    let mut found = BTreeSet::new();
+    files_below(place, &mut found);
+    assert_eq!(found, wanted);
+}
+
+fn files_below(directory: &Path, found: &mut BTreeSet<PathBuf>) {
+    for entry in fs::read_dir(directory).unwrap().map(Result::unwrap) {
+        match entry.file_type().unwrap().is_dir() {
+            true => files_below(&entry.path(), found),
+            false => drop(found.insert(entry.path())),
+        }
+    }
+}
+
+#[tokio::test]
+async fn backups_of_blocks_are_restored_and_mended() {
+    for (name, passphrase) in
+        [("2.59-zst-encrypted", Some("vectors")), ("2.46-zst", None), ("2.59-none", None)]
+    {
+        let place = written(name);
+        let repo = access(place.path(), passphrase);
+        let reader = Repository::new(Arc::new(Directory::new(place.path())), passphrase.map(Passphrase::new));
+        let backups = reader.stanza("main".parse().unwrap()).backups().unwrap();
+        let to = tempfile::tempdir().unwrap();
+        for entry in &backups.usable {
+            let backup = backups.open(entry.label).unwrap();
+            let fresh = tempfile::tempdir().unwrap();
+            let report = restored(&repo, entry.label, fresh.path(), Existing::Refuse).await.unwrap();
+            assert_is(&backup, fresh.path());
+            let sizes: u64 = backup.manifest().files.iter().map(|file| file.size).sum();
+            assert_eq!((report.bytes, report.files), (sizes, backup.manifest().files.len() as u64));
+            // From the state of one backup to the next one only blocks are read that differ.
+            let report = restored(&repo, entry.label, to.path(), Existing::Delta).await.unwrap();
+            assert_is(&backup, to.path());
+            let first = entry.label == backups.usable[0].label;
+            assert_eq!(report.kept > 0, !first, "{report:?}");
+            if !first {
+                // Of the five small files that changed in one round nothing is read anew as a whole.
+                let read: u64 = report.fetched.iter().map(|fetched| fetched.bytes).sum();
+                let all: u64 = backup.manifest().files.iter().map(|file| file.size).sum();
+                assert!(read < all / 2, "{report:?}");
+            }
+            // What is foreign goes, what is damaged is mended, a file that is too long is cut.
+            fs::write(to.path().join("base/foreign"), "x").unwrap();
+            let large = to.path().join("base/5/104");
+            let mut content = fs::read(&large).unwrap();
+            content[123_456] ^= 1;
+            content.extend([0; 999]);
+            fs::write(&large, content).unwrap();
+            let report = restored(&repo, entry.label, to.path(), Existing::Delta).await.unwrap();
+            assert_is(&backup, to.path());
+            assert_eq!(report.removed, 1);
+            assert!(report.kept > sizes - 400_000 && report.kept < sizes, "{} of {sizes}", report.kept);
+        }
+    }
 }
