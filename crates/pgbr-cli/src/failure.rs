@@ -2,7 +2,7 @@
 
 use std::error::Error as StdError;
 
-use pgbr::{Error, PgError, RepoError};
+use pgbr::{Error, PgError, RepoError, TheirError};
 
 use crate::exit::{CliError, ErrorCode};
 use crate::flavor::Flavor;
@@ -32,6 +32,7 @@ fn code(error: &Error) -> ErrorCode {
     match error {
         Error::Repo(repo) => repo_code(repo),
         Error::Pg(pg) => pg_code(pg),
+        Error::PgBackRest(theirs) => their_code(theirs),
         Error::Manifest(pgbr::ManifestError::Invalid { .. }) => ErrorCode::ParamInvalid,
         Error::Manifest(pgbr::ManifestError::Clock { .. }) => ErrorCode::Clock,
         Error::Manifest(pgbr::ManifestError::Protected { .. }) => ErrorCode::BackupSetInvalid,
@@ -129,6 +130,25 @@ fn repo_code(error: &RepoError) -> ErrorCode {
     }
 }
 
+fn their_code(error: &TheirError) -> ErrorCode {
+    match error {
+        TheirError::NotFound { .. } => ErrorCode::FileMissing,
+        TheirError::Unavailable { .. } => ErrorCode::FileRead,
+        TheirError::Encrypted { .. }
+        | TheirError::NotEncrypted { .. }
+        | TheirError::WrongPassphrase { .. } => ErrorCode::Crypto,
+        TheirError::UnsupportedFormat { .. } | TheirError::Invalid { .. } | TheirError::TooLarge { .. } => {
+            ErrorCode::Format
+        }
+        TheirError::Unsupported { .. } => ErrorCode::FeatureNotSupported,
+        TheirError::InfoChecksum { .. } | TheirError::ContentMismatch { .. } => ErrorCode::Checksum,
+        TheirError::NoBackup { .. } => ErrorCode::BackupSetInvalid,
+        TheirError::DuplicateWal { .. } => ErrorCode::ArchiveDuplicate,
+        TheirError::NoCopy { main, .. } => their_code(main),
+        _ => ErrorCode::FileInvalid,
+    }
+}
+
 fn pg_code(error: &PgError) -> ErrorCode {
     match error {
         PgError::Io { doing, source, .. } => io_code(doing, source),
@@ -196,6 +216,10 @@ fn hints(error: &Error, flavor: Flavor) -> Vec<String> {
         Error::Repo(RepoError::NotEncrypted) => vec![
             "an existing repository is not encrypted by setting a cipher: nothing was changed.".to_owned(),
             "remove repo1-cipher-type, or choose another repo1-path and run stanza-create.".to_owned(),
+        ],
+        Error::PgBackRest(TheirError::WrongPassphrase { .. } | TheirError::Encrypted { .. }) => vec![
+            "what pgBackRest has in the repository opens with the passphrase that it was made with.".to_owned(),
+            "set repo1-cipher-type and repo1-cipher-pass as they were for pgBackRest.".to_owned(),
         ],
         Error::Repo(RepoError::WalConflict { .. }) => vec![
             "do two clusters archive into the same stanza? what was archived first is kept.".to_owned(),

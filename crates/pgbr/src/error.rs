@@ -412,6 +412,7 @@ impl Error {
             Self::Repo(_)
             | Self::Manifest(_)
             | Self::Codec(_)
+            | Self::PgBackRest(_)
             | Self::NoBackup { .. }
             | Self::UnknownBackup { .. }
             | Self::HistoryMissing { .. }

@@ -90,7 +90,7 @@ pub use keys::{
 };
 pub use load::{Backup, load, summaries};
 pub use observe::{Event, Observer, Silent};
-pub use pgbr_pgbackrest::BackupEntry as TheirBackup;
+pub use pgbr_pgbackrest::{BackupEntry as TheirBackup, Error as TheirError};
 pub use place::{RepoAccess, RepoPlace, StanzaPlace};
 pub use restore::{
     Databases, Existing, Fetched, Places, Reach, RestoreDryRun, RestoreReport, RestoreRequest, RestoreSource,
@@ -103,8 +103,8 @@ pub use stanza::{
 pub use theirs::{TheirArchive, TheirCluster, TheirStanza};
 pub use verify::{
     BackupStatus, FileCounts, Finding, FindingKind, FindingLevel, Recovery, RecoveryEnd, SegmentRange,
-    Unneeded, VerifiedArchive, VerifiedBackup, VerifyBudget, VerifyCounts, VerifyCoverage, VerifyReport,
-    VerifyRequest, verify,
+    Unneeded, VerifiedArchive, VerifiedBackup, VerifiedTheirArchive, VerifiedTheirs, VerifyBudget,
+    VerifyCounts, VerifyCoverage, VerifyReport, VerifyRequest, verify,
 };
 pub use witness::{VerifyWitness, WitnessFile, witness_forget, witness_keep, witness_keep_keys};
 pub use writer::Writer;

@@ -21,7 +21,7 @@ use crate::error::{Error, Result};
 use crate::host::Host;
 use crate::place::RepoAccess;
 
-use self::objects::StoreObjects;
+pub(crate) use self::objects::StoreObjects;
 pub(crate) use self::wal::TheirWal;
 
 /// The directories of pgBackRest in a repository.
@@ -126,6 +126,16 @@ impl Theirs {
         self.of_stanza(name, |stanza| there(stanza.backups())).await
     }
 
+    /// A stanza as it can be read: with the passphrase, or without where it is not encrypted.
+    pub(crate) async fn readable(&self, name: &StanzaName) -> Result<Stanza> {
+        let look = |stanza: &Stanza| match (stanza.archive_info(), stanza.backup_info()) {
+            (Err(error @ TheirError::NotEncrypted { .. }), _)
+            | (_, Err(error @ TheirError::NotEncrypted { .. })) => Err(error.into()),
+            _ => Ok(stanza.clone()),
+        };
+        self.of_stanza(name, look).await
+    }
+
     /// One backup.
     pub(crate) async fn backup(&self, name: &StanzaName, label: BackupLabel) -> Result<Backup> {
         let open = move |stanza: &Stanza| Ok(stanza.backup(&stanza.backup_info()?.info, label)?);
@@ -219,7 +229,7 @@ fn bounds(archive: &Archive, id: ArchiveId) -> Result<Option<(WalSegmentName, Wa
 }
 
 /// None where an info file is not there.
-fn there<T>(found: Result<T, TheirError>) -> Result<Option<T>> {
+pub(crate) fn there<T>(found: Result<T, TheirError>) -> Result<Option<T>> {
     match found {
         Ok(found) => Ok(Some(found)),
         Err(error) if error.is_not_found() => Ok(None),

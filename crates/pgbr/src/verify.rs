@@ -17,6 +17,7 @@ mod pack;
 mod packs;
 mod report;
 mod stock;
+mod theirs;
 mod wal;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -38,6 +39,8 @@ pub use self::report::{
 };
 use self::report::{Cause, Findings};
 use self::stock::Stock;
+use self::theirs::{TheirPart, verify_theirs};
+pub use self::theirs::{VerifiedTheirArchive, VerifiedTheirs};
 use self::wal::Archive;
 use crate::error::{Error, Result, with_causes};
 use crate::held::Held;
@@ -71,19 +74,63 @@ pub struct VerifyRequest {
 /// # Errors
 /// When the repository or the stanza cannot be opened, or fails meanwhile; [`Error::UnknownBackup`]; [`Error::BadWitness`].
 pub async fn verify(host: &Host, request: VerifyRequest) -> Result<VerifyReport> {
-    let place = request.repo.open_to_read(host, &request.stanza, "verify what is stored").await?;
+    let mut findings = Findings::default();
+    let theirs = verify_theirs(host, &request, &mut findings).await;
+    let opened = request.repo.open_to_read(host, &request.stanza, "verify what is stored").await;
+    let place = match (opened, &theirs) {
+        (Ok(place), _) => place,
+        // Only pgBackRest has something there, or may have.
+        (Err(error), Ok(TheirPart::Nothing)) => return Err(error),
+        (Err(error), _) if load::is_absent(&error) => {
+            return report_of_theirs(request, theirs?, findings);
+        }
+        (Err(error), _) => return Err(error),
+    };
+    let theirs = theirs?;
     let stock = Stock::take(&place).await?;
+    if request.set.is_some_and(|set| !stock.backups().contains(&set)) {
+        return report_of_theirs(request, theirs, findings);
+    }
     let labels = wanted(&place, &request, &stock).await?;
     let pin = pin(host, &place, &labels).await?;
     let verified = async {
         let book = read_ledgers(host, &place, &request, &stock).await?;
-        Verify::new(host, &place, &request, stock, book).run(labels).await
+        let mut verify = Verify::new(host, &place, &request, stock, book);
+        verify.findings = findings;
+        verify.run(labels).await
     };
     let verified = verified.await;
     if let Some(pin) = pin {
         pin.release(host).await;
     }
-    verified
+    let report = verified?;
+    let theirs = theirs.told(&report.findings);
+    Ok(VerifyReport { theirs, ..report })
+}
+
+/// Where nothing of ours was asked for.
+fn report_of_theirs(request: VerifyRequest, theirs: TheirPart, findings: Findings) -> Result<VerifyReport> {
+    let (findings, findings_left_out) = findings.finish(&BTreeSet::new());
+    let theirs = theirs.told(&findings);
+    if let Some(label) = request.set.filter(|_| theirs.is_none()) {
+        return Err(Error::UnknownBackup { label });
+    }
+    Ok(VerifyReport {
+        stanza: request.stanza.to_string(),
+        set: request.set,
+        quick: request.quick,
+        clean: !findings.iter().any(|finding| finding.level == FindingLevel::Error),
+        backups: Vec::new(),
+        archives: Vec::new(),
+        findings,
+        findings_left_out,
+        unneeded: Vec::new(),
+        counts: VerifyCounts::default(),
+        coverage: None,
+        witness: None,
+        requests: BTreeMap::new(),
+        theirs,
+    })
 }
 
 /// The backups to verify: all, or one with what it builds on as far as summaries tell.
@@ -383,6 +430,7 @@ impl<'a> Verify<'a> {
             counts: self.counts,
             coverage: self.budget.coverage(),
             witness: self.witness,
+            theirs: None,
             requests: crate::report::requests(&self.place.repo),
         })
     }

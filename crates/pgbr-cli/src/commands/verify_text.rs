@@ -3,9 +3,7 @@
 use std::fmt::Write;
 
 use jiff::tz::TimeZone;
-use pgbr::{
-    BackupStatus, FileCounts, FindingLevel, RecoveryEnd, VerifiedArchive, VerifiedBackup, VerifyReport,
-};
+use pgbr::{BackupStatus, FileCounts, FindingLevel, RecoveryEnd, SegmentRange, VerifiedBackup, VerifyReport};
 
 use crate::size::format_size;
 
@@ -13,19 +11,33 @@ use crate::size::format_size;
 pub(super) fn render(report: &VerifyReport, verbose: bool, zone: &TimeZone) -> String {
     let mut text =
         format!("stanza: {}\nstatus: {}", report.stanza, if report.clean { "ok" } else { "error" });
-    if verbose && report.archives.is_empty() {
+    let (their_archives, their_backups) = match &report.theirs {
+        Some(theirs) => (theirs.archives.as_slice(), theirs.backups.as_slice()),
+        None => Default::default(),
+    };
+    if verbose && report.archives.is_empty() && their_archives.is_empty() {
         text.push_str("\n  archiveId: none found");
     }
-    for archive in report.archives.iter().filter(|a| verbose || a.files.valid != a.files.checked) {
-        archive_lines(&mut text, archive, verbose);
+    let is_told = |files: &FileCounts| verbose || files.valid != files.checked;
+    for archive in their_archives.iter().filter(|archive| is_told(&archive.files)) {
+        archive_lines(&mut text, &archive.id, &archive.files, &archive.ranges, verbose);
+        text.push_str("\n    by pgBackRest");
     }
-    if verbose && report.backups.is_empty() {
+    for archive in report.archives.iter().filter(|archive| is_told(&archive.files)) {
+        archive_lines(&mut text, &archive.id.to_string(), &archive.files, &archive.ranges, verbose);
+    }
+    if verbose && report.backups.is_empty() && their_backups.is_empty() {
         text.push_str("\n  backup: none found");
     }
     let wrong =
         |backup: &VerifiedBackup| !matches!(backup.status, BackupStatus::Valid | BackupStatus::InProgress);
+    let their_quick = report.theirs.as_ref().is_some_and(|theirs| theirs.quick);
+    for backup in their_backups.iter().filter(|backup| verbose || wrong(backup)) {
+        backup_lines(&mut text, their_quick, backup, verbose);
+        text.push_str("\n    by pgBackRest");
+    }
     for backup in report.backups.iter().filter(|backup| verbose || wrong(backup)) {
-        backup_lines(&mut text, report, backup, verbose);
+        backup_lines(&mut text, report.quick, backup, verbose);
     }
     finding_lines(&mut text, report, verbose);
     if verbose {
@@ -52,8 +64,7 @@ fn counts(text: &mut String, files: &FileCounts) {
     .ok();
 }
 
-fn archive_lines(text: &mut String, archive: &VerifiedArchive, verbose: bool) {
-    let (id, files) = (archive.id, &archive.files);
+fn archive_lines(text: &mut String, id: &str, files: &FileCounts, ranges: &[SegmentRange], verbose: bool) {
     write!(
         text,
         "\n  archiveId: {id}, total WAL checked: {}, total valid WAL: {}",
@@ -61,12 +72,12 @@ fn archive_lines(text: &mut String, archive: &VerifiedArchive, verbose: bool) {
     )
     .ok();
     counts(text, files);
-    for range in archive.ranges.iter().filter(|_| verbose) {
+    for range in ranges.iter().filter(|_| verbose) {
         write!(text, "\n    wal start: {}, wal stop: {}", range.start, range.stop).ok();
     }
 }
 
-fn backup_lines(text: &mut String, report: &VerifyReport, backup: &VerifiedBackup, verbose: bool) {
+fn backup_lines(text: &mut String, quick: bool, backup: &VerifiedBackup, verbose: bool) {
     let status = match backup.status {
         BackupStatus::Valid => "valid",
         BackupStatus::ManifestMissing => "manifest missing",
@@ -81,7 +92,7 @@ fn backup_lines(text: &mut String, report: &VerifyReport, backup: &VerifiedBacku
     )
     .ok();
     counts(text, &files);
-    if report.quick {
+    if quick {
         text.push_str("\n    quick: only existence and sizes were looked at");
     }
     for path in backup.damaged_files.iter().filter(|_| verbose) {

@@ -62,6 +62,7 @@ mod timelines;
 mod upgrade;
 mod values;
 mod verify;
+mod verify_theirs;
 mod window;
 mod witness;
 mod world;

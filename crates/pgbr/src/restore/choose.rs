@@ -5,7 +5,7 @@ use pgbr_manifest::plan_restore::{Candidate, Goal, RestoreChoice, plan_restore};
 use pgbr_manifest::{BackupLabel, StanzaName, SystemId, TimelineHistory};
 use pgbr_pg::RecoveryGoal;
 use pgbr_pgbackrest::{BackupEntry, Backups, DbVersion};
-use pgbr_repo::{Error as RepoError, Store};
+use pgbr_repo::Store;
 
 use super::archives::Archives;
 use super::theirs::TheirBackup;
@@ -77,7 +77,7 @@ impl Sides {
             }
             (Err(error), Ok(None)) => Err(error),
             // Only pgBackRest has something there.
-            (Err(error), theirs) if is_absent(&error) => Ok(Self { ours: None, theirs: theirs? }),
+            (Err(error), theirs) if load::is_absent(&error) => Ok(Self { ours: None, theirs: theirs? }),
             (Err(error), _) => Err(error),
         }
     }
@@ -147,11 +147,6 @@ impl TheirSide {
         let read = move || TheirBackup::new(backup);
         Ok((off_thread(read).await?, self.theirs.store().clone()))
     }
-}
-
-/// Whether ours is not there at all.
-fn is_absent(error: &Error) -> bool {
-    matches!(error, Error::Repo(RepoError::NoRepository { .. } | RepoError::StanzaMissing { .. }))
 }
 
 fn of_ours(summary: &Summary) -> Found {

@@ -5,6 +5,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use pgbr_manifest::{ArchiveId, BackupLabel, BackupType, TimelineId, WalSegmentName};
 use serde::Serialize;
 
+use super::theirs::VerifiedTheirs;
+
 /// The most findings that are told one by one, and the most damaged files of a backup that are named.
 const MAX_TOLD: usize = 1000;
 
@@ -36,6 +38,8 @@ pub struct VerifyReport {
     pub coverage: Option<VerifyCoverage>,
     /// When the record elsewhere was written that the repository was compared with, in Unix seconds; none where there is none.
     pub witness: Option<i64>,
+    /// What pgBackRest has of the stanza; none where that is nothing.
+    pub theirs: Option<VerifiedTheirs>,
     /// Requests to the repository.
     pub requests: BTreeMap<&'static str, u64>,
 }
@@ -253,12 +257,26 @@ pub enum FindingKind {
     WitnessAccepted,
     /// A record elsewhere does not know of a change that takes nothing away.
     WitnessBehind,
+    /// Of pgBackRest: an info file or a manifest is damaged, and its copy serves.
+    TheirCopy,
+    /// Of pgBackRest: an info file and its copy are damaged.
+    TheirList,
+    /// Of pgBackRest: a manifest is damaged or missing.
+    TheirManifest,
+    /// Of pgBackRest: a stored file of a backup is damaged or missing.
+    TheirFile,
+    /// Of pgBackRest: a WAL file is damaged, or there with different content.
+    TheirWal,
+    /// Of pgBackRest: WAL that a backup needs to become consistent is missing or damaged.
+    TheirWalNeeded,
 }
 
 impl FindingKind {
     const fn level(self) -> FindingLevel {
         match self {
-            Self::Copy | Self::WalSpare | Self::WalDoubt | Self::WitnessAccepted => FindingLevel::Warning,
+            Self::Copy | Self::TheirCopy | Self::WalSpare | Self::WalDoubt | Self::WitnessAccepted => {
+                FindingLevel::Warning
+            }
             Self::WalExpired | Self::WitnessBehind => FindingLevel::Info,
             _ => FindingLevel::Error,
         }
@@ -352,6 +370,19 @@ impl Findings {
         number
     }
 
+    /// Takes what was found elsewhere.
+    pub(super) fn take(&mut self, other: Self) {
+        self.left_out += other.left_out;
+        for found in other.list {
+            let number = self.add(found.kind, found.object, found.text);
+            found.backups.into_iter().for_each(|label| self.hurts(number, label));
+            found.limits.into_iter().for_each(|label| self.limits(number, label));
+            if let Some(finding) = self.list.get_mut(number) {
+                finding.more += found.more;
+            }
+        }
+    }
+
     /// Says what a finding means, where its kind alone does not tell.
     pub(super) fn explain(&mut self, number: usize, meaning: &str, advice: &str) {
         if let Some(finding) = self.list.get_mut(number) {
@@ -427,7 +458,15 @@ fn explain(finding: &Finding) -> (String, String) {
         }
     };
     match finding.kind {
-        K::Copy => (
+        K::TheirList | K::TheirManifest | K::TheirFile => {
+            let advice = "make a new full backup now: what pgBackRest has stored cannot be mended, but by what another copy of the repository has";
+            (hurt(), advice.to_owned())
+        }
+        K::TheirWalNeeded => {
+            (format!("cannot be made consistent: {}", names(&finding.backups)), wal_advice())
+        }
+        K::TheirWal => ("a recovery that comes to it ends there".to_owned(), wal_advice()),
+        K::Copy | K::TheirCopy => (
             "nothing is lost: the other copy serves".to_owned(),
             "copy the sound one over it before that is damaged, too".to_owned(),
         ),
