@@ -185,7 +185,7 @@ fn their_backup(of: ShownTheirs<'_>) -> Value {
     let mut repository = json!({"delta": sizes.stored_delta});
     match (sizes.maps, sizes.maps_delta) {
         (Some(maps), Some(own)) => {
-            (repository["size-map"], repository["delta-map"]) = (maps.into(), own.into())
+            (repository["size-map"], repository["delta-map"]) = (maps.into(), own.into());
         }
         _ => repository["size"] = sizes.stored.into(),
     }
