@@ -5,6 +5,7 @@ mod recovery;
 mod window;
 
 use std::collections::BTreeSet;
+use std::sync::Arc;
 
 use pgbr_codec::Cipher;
 use pgbr_manifest::manifest::{Body, Summary};
@@ -102,11 +103,25 @@ pub async fn info(host: &Host, request: InfoRequest) -> Result<InfoReport> {
             }
         }
         if let Some(theirs) = &theirs {
-            found.theirs = theirs.stanza(host, &name).await.transpose();
+            found.theirs = their_info(host, &request, theirs, &name).await.transpose();
         }
         stanzas.push(found);
     }
     Ok(InfoReport { cipher: repo.map(|repo| repo.cipher()), stanzas })
+}
+
+/// What pgBackRest has of a stanza, with the backup that was asked for in full.
+async fn their_info(
+    host: &Host,
+    request: &InfoRequest,
+    theirs: &Theirs,
+    name: &StanzaName,
+) -> Result<Option<TheirStanza>> {
+    let Some(mut stanza) = theirs.stanza(host, name).await? else { return Ok(None) };
+    if let Some(label) = request.set.filter(|set| stanza.backups.iter().any(|backup| backup.label == *set)) {
+        stanza.set = Some(theirs.set(name, label).await.map_err(Arc::new));
+    }
+    Ok(Some(stanza))
 }
 
 /// The stanza that was asked for, or all that there are, by name.

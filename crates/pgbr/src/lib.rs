@@ -100,7 +100,7 @@ pub use stanza::{
     StanzaCreateRequest, StanzaCreated, StanzaDeleteRequest, StanzaDeleted, StanzaUpgradeRequest,
     StanzaUpgraded, stanza_create, stanza_delete, stanza_upgrade,
 };
-pub use theirs::{TheirArchive, TheirCluster, TheirStanza};
+pub use theirs::{TheirArchive, TheirCluster, TheirSet, TheirStanza};
 pub use verify::{
     BackupStatus, FileCounts, Finding, FindingKind, FindingLevel, Recovery, RecoveryEnd, SegmentRange,
     Unneeded, VerifiedArchive, VerifiedBackup, VerifiedTheirArchive, VerifiedTheirs, VerifyBudget,
@@ -111,7 +111,7 @@ pub use writer::Writer;
 
 // The words that requests and reports are made of, so that an embedder needs one dependency.
 pub use pgbr_codec::{Cipher, Codec, Compression, Error as CodecError, Passphrase};
-pub use pgbr_manifest::manifest::{Body, Summary};
+pub use pgbr_manifest::manifest::{Body, Database, Link, Summary, Tablespace};
 pub use pgbr_manifest::retention::{Asked, FullRetention, Periods, Policy};
 pub use pgbr_manifest::{
     ArchiveId, BackupLabel, BackupType, Error as ManifestError, Lsn, PgVersion, StanzaName, SystemId,

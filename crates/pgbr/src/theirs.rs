@@ -10,10 +10,11 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use object_store::path::Path;
+use pgbr_manifest::manifest::{Database, Link, Tablespace};
 use pgbr_manifest::{BackupLabel, StanzaName, WalFileName, WalSegmentName};
 use pgbr_pgbackrest::{
-    Archive, ArchiveId, Backup, BackupEntry, Backups, Dropped, Error as TheirError, Objects, Passphrase,
-    Repository, Stanza,
+    Archive, ArchiveId, Backup, BackupEntry, Backups, Dropped, Error as TheirError, File, Manifest, Objects,
+    PageCheck, Passphrase, Repository, Stanza, TargetKind,
 };
 use pgbr_repo::{Error as RepoError, Store};
 
@@ -43,6 +44,22 @@ pub struct TheirStanza {
     pub dropped: Vec<Dropped>,
     /// Info files that are damaged, where their copies served.
     pub healed: Vec<String>,
+    /// The backup that was asked for, in full, or why it cannot be told of.
+    pub set: Option<Result<TheirSet, Arc<Error>>>,
+}
+
+/// What a backup of pgBackRest's holds, beyond what its list says.
+#[derive(Debug, Clone, Default)]
+#[non_exhaustive]
+pub struct TheirSet {
+    /// Its databases but for those of the system, by name.
+    pub databases: Vec<Database>,
+    /// Links in its data directory.
+    pub links: Vec<Link>,
+    /// Its tablespaces.
+    pub tablespaces: Vec<Tablespace>,
+    /// Its files that had pages with a wrong checksum, by path.
+    pub errors: Vec<String>,
 }
 
 /// A cluster that a stanza of pgBackRest has or had.
@@ -121,6 +138,12 @@ impl Theirs {
         self.of_stanza(name, stanza).await
     }
 
+    /// A backup in full.
+    pub(crate) async fn set(&self, name: &StanzaName, label: BackupLabel) -> Result<TheirSet> {
+        let backup = self.backup(name, label).await?;
+        off_thread(move || Ok(TheirSet::of(backup.manifest()))).await
+    }
+
     /// The list of the backups of a stanza, held against what is there; none where there is no list.
     pub(crate) async fn backups(&self, name: &StanzaName) -> Result<Option<Backups>> {
         self.of_stanza(name, |stanza| there(stanza.backups())).await
@@ -177,6 +200,43 @@ fn stanza(stanza: &Stanza) -> Result<Option<TheirStanza>> {
         found.dropped = backups.dropped;
     }
     Ok(Some(found))
+}
+
+impl TheirSet {
+    fn of(manifest: &Manifest) -> Self {
+        let (tablespaces, links) = outside(manifest);
+        let people = manifest.databases.iter().filter(|database| database.oid > database.last_system_oid);
+        let database = |database: &pgbr_pgbackrest::Database| Database {
+            oid: database.oid,
+            name: database.name.clone(),
+            template: false,
+        };
+        let is_wrong = |file: &&File| matches!(file.pages, Some(PageCheck::Bad(_) | PageCheck::Torn));
+        let errors = manifest.files.iter().filter(is_wrong).map(|file| file.path.to_string());
+        Self { databases: people.map(database).collect(), links, tablespaces, errors: errors.collect() }
+    }
+}
+
+/// The tablespaces and links of a backup, in our words.
+pub(crate) fn outside(manifest: &Manifest) -> (Vec<Tablespace>, Vec<Link>) {
+    let (mut tablespaces, mut links) = (Vec::new(), Vec::new());
+    for target in &manifest.targets {
+        let name = || String::from_utf8_lossy(target.name.strip("pg_data").unwrap_or_default()).into_owned();
+        match &target.kind {
+            TargetKind::DataDirectory => {}
+            TargetKind::LinkedDirectory => {
+                links.push(Link { name: name(), destination: target.path.clone() });
+            }
+            TargetKind::LinkedFile(file) => {
+                links.push(Link { name: name(), destination: format!("{}/{file}", target.path) });
+            }
+            TargetKind::Tablespace { oid, name } => {
+                let (oid, name) = (*oid, name.clone());
+                tablespaces.push(Tablespace { oid, name, location: target.path.clone() });
+            }
+        }
+    }
+    (tablespaces, links)
 }
 
 impl TheirStanza {

@@ -5,7 +5,7 @@ use std::path::Path;
 
 use pgbr::{
     BackupLabel, BackupType, Cipher, DrillFacts, Error, HoldState, Host, InfoRequest, LockHolder, LockType,
-    RepoAnswer, RepoError, RepoView, StanzaInfo, StanzaState, StanzaView, TheirBackup, TheirStanza,
+    RepoAnswer, RepoError, RepoView, StanzaInfo, StanzaState, StanzaView, TheirBackup, TheirSet, TheirStanza,
     combine_info, info,
 };
 
@@ -155,6 +155,11 @@ fn show_repo<'a>(context: &Context, repo: &'a RepoView, backup: Option<LockHolde
         if asked.is_some_and(|cipher| cipher != "none") { Cipher::Aes256Gcm } else { Cipher::None }
     };
     let theirs = info.and_then(|info| info.theirs.as_ref()?.as_ref().ok());
+    if let Some(Err(error)) = theirs.and_then(|theirs| theirs.set.as_ref()) {
+        context
+            .log
+            .warn(&format!("the backup set cannot be told of in full: {}", context.failure(error).text()));
+    }
     let cipher = match (repo.cipher, theirs) {
         (None, Some(theirs)) => if theirs.encrypted { "aes-256-cbc" } else { "none" }.to_owned(),
         (cipher, _) => cipher.unwrap_or_else(encrypted).to_string(),
@@ -279,6 +284,18 @@ impl AnyBackup<'_> {
     }
 }
 
+/// A path as pgBackRest names it: without that of the data directory.
+pub(super) fn of_data_directory(path: &str) -> &str {
+    path.strip_prefix("pg_data/").unwrap_or(path)
+}
+
+impl<'a> ShownTheirs<'a> {
+    /// It in full, where it was asked for.
+    pub(super) fn set(&self) -> Option<&'a TheirSet> {
+        self.stanza.set.as_ref()?.as_ref().ok()
+    }
+}
+
 impl ShownBackup<'_> {
     /// The labels that it builds on, oldest first.
     pub(super) fn references(&self) -> Vec<String> {
@@ -315,7 +332,7 @@ impl ShownBackup<'_> {
     /// without its name.
     pub(super) fn error_list(&self) -> impl Iterator<Item = &str> {
         let named = self.body().map_or(&[][..], |_| &self.info.set_errors);
-        named.iter().map(|path| path.strip_prefix("pg_data/").unwrap_or(path))
+        named.iter().map(|path| of_data_directory(path))
     }
 
     /// What is wrong with the notes on it.

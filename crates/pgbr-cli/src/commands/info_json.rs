@@ -1,10 +1,13 @@
 //! `info --output=json`: pgBackRest's contract, field by field. New facts get new fields; none of its own is left out.
 
-use serde_json::{Value, json};
+use serde_json::{Map, Value, json};
 
-use pgbr::{DrillFacts, LockHolder, RecoveryGap, RecoveryWindow, RecoveryWindows, WalBounds};
+use pgbr::{
+    Database, DrillFacts, Link, LockHolder, RecoveryGap, RecoveryWindow, RecoveryWindows, Tablespace,
+    WalBounds,
+};
 
-use super::info::{AnyBackup, Shown, ShownBackup, ShownRepo, ShownTheirs, age};
+use super::info::{AnyBackup, Shown, ShownBackup, ShownRepo, ShownTheirs, age, of_data_directory};
 
 /// The document: an array of stanzas, keys sorted, no spaces, no newline. Ages are counted up to `now`, in Unix seconds.
 pub(super) fn render(stanzas: &[Shown<'_>], progress_only: bool, now: i64) -> String {
@@ -211,8 +214,29 @@ fn their_backup(of: ShownTheirs<'_>) -> Value {
         if backup.page_errors.is_none() {
             fields.remove("error");
         }
+        if let Some(set) = of.set() {
+            let errors = set.errors.iter().map(|path| of_data_directory(path).into()).collect();
+            in_full(fields, &set.databases, &set.links, &set.tablespaces, errors);
+        }
     }
     value
+}
+
+/// What is told of one backup that was asked for.
+fn in_full(
+    fields: &mut Map<String, Value>,
+    databases: &[Database],
+    links: &[Link],
+    tablespaces: &[Tablespace],
+    errors: Vec<Value>,
+) {
+    let databases = databases.iter().filter(|d| !d.template).map(|d| json!({"name": d.name, "oid": d.oid}));
+    let links = links.iter().map(|l| json!({"name": l.name, "destination": l.destination}));
+    let spaces = tablespaces.iter().map(|t| json!({"name": t.name, "oid": t.oid, "destination": t.location}));
+    fields.insert("database-ref".to_owned(), databases.collect());
+    fields.insert("link".to_owned(), or_null(links.collect()));
+    fields.insert("tablespace".to_owned(), or_null(spaces.collect()));
+    fields.insert("error-list".to_owned(), or_null(errors));
 }
 
 fn backup(shown: &Shown<'_>, of: ShownBackup<'_>) -> Value {
@@ -259,15 +283,8 @@ fn backup(shown: &Shown<'_>, of: ShownBackup<'_>) -> Value {
         fields.insert("annotation-error".to_owned(), json!(note_errors));
     }
     if let Some(body) = of.body() {
-        let databases =
-            body.databases.iter().filter(|d| !d.template).map(|d| json!({"name": d.name, "oid": d.oid}));
-        let links = body.links.iter().map(|l| json!({"name": l.name, "destination": l.destination}));
-        let spaces =
-            body.tablespaces.iter().map(|t| json!({"name": t.name, "oid": t.oid, "destination": t.location}));
-        fields.insert("database-ref".to_owned(), databases.collect());
-        fields.insert("link".to_owned(), or_null(links.collect()));
-        fields.insert("tablespace".to_owned(), or_null(spaces.collect()));
-        fields.insert("error-list".to_owned(), or_null(of.error_list().map(Value::from).collect()));
+        let errors = of.error_list().map(Value::from).collect();
+        in_full(fields, &body.databases, &body.links, &body.tablespaces, errors);
     }
     value
 }

@@ -5,10 +5,11 @@ use std::fmt::Write;
 use jiff::Timestamp;
 use jiff::tz::TimeZone;
 use pgbr::{
-    ArchiveInfo, CheckResult, DrillFacts, GapReason, LockHolder, RecoveryGap, RecoveryWindows, WalSegmentName,
+    ArchiveInfo, CheckResult, Database, DrillFacts, GapReason, Link, LockHolder, RecoveryGap,
+    RecoveryWindows, Tablespace, WalSegmentName,
 };
 
-use super::info::{AnyBackup, Shown, ShownBackup, ShownTheirs, Status, age};
+use super::info::{AnyBackup, Shown, ShownBackup, ShownTheirs, Status, age, of_data_directory};
 use crate::size::{format_age, format_size};
 
 /// All stanzas. Ages are counted up to `now`, in Unix seconds.
@@ -245,7 +246,7 @@ fn backup(text: &mut String, of: ShownBackup<'_>, zone: &TimeZone) -> std::fmt::
         writeln!(text, "            backup reference total: {}", reference_total(&references))?;
     }
     if let Some(body) = in_full {
-        details(text, body)?;
+        details(text, &body.databases, &body.links, &body.tablespaces)?;
     }
     let damaged: Vec<_> = of.error_list().collect();
     if !damaged.is_empty() {
@@ -299,7 +300,14 @@ fn their_backup(text: &mut String, of: ShownTheirs<'_>, in_full: bool, zone: &Ti
     } else if !references.is_empty() {
         writeln!(text, "            backup reference total: {}", reference_total(&references))?;
     }
-    if backup.page_errors == Some(true) {
+    let damaged: Vec<_> =
+        of.set().iter().flat_map(|set| &set.errors).map(|path| of_data_directory(path)).collect();
+    if let Some(set) = of.set() {
+        details(text, &set.databases, &set.links, &set.tablespaces)?;
+    }
+    if !damaged.is_empty() {
+        writeln!(text, "            error list: {}", damaged.join(", "))?;
+    } else if backup.page_errors == Some(true) {
         writeln!(text, "            error(s) detected during backup")?;
     }
     if in_full && !backup.annotations.is_empty() {
@@ -344,20 +352,25 @@ fn drill(facts: &DrillFacts, zone: &TimeZone) -> String {
     format!("FAILED {at}{took}: {}", why.replace(char::is_control, " "))
 }
 
-fn details(text: &mut String, body: &pgbr::Body) -> std::fmt::Result {
+fn details(
+    text: &mut String,
+    databases: &[Database],
+    links: &[Link],
+    tablespaces: &[Tablespace],
+) -> std::fmt::Result {
     let databases: Vec<_> =
-        body.databases.iter().filter(|d| !d.template).map(|d| format!("{} ({})", d.name, d.oid)).collect();
+        databases.iter().filter(|d| !d.template).map(|d| format!("{} ({})", d.name, d.oid)).collect();
     let databases = if databases.is_empty() { "none".to_owned() } else { databases.join(", ") };
     writeln!(text, "            database list: {databases}")?;
-    if !body.links.is_empty() {
+    if !links.is_empty() {
         writeln!(text, "            symlinks:")?;
-        for link in &body.links {
+        for link in links {
             writeln!(text, "                {} => {}", link.name, link.destination)?;
         }
     }
-    if !body.tablespaces.is_empty() {
+    if !tablespaces.is_empty() {
         writeln!(text, "            tablespaces:")?;
-        for tablespace in &body.tablespaces {
+        for tablespace in tablespaces {
             writeln!(
                 text,
                 "                {} ({}) => {}",

@@ -1,5 +1,6 @@
 //! `info` over repositories that pgBackRest wrote, under its name and with its config file, beside what it says itself.
 
+use std::fs;
 use std::os::unix::fs::symlink;
 use std::path::Path;
 use std::process::Command;
@@ -57,7 +58,14 @@ fn both_say_the_same_of_a_repository() {
         vec![("cipher-type", "aes-256-cbc".to_owned()), ("cipher-pass", "a passphrase".to_owned())],
         vec![("bundle", "y".to_owned())],
     ] {
-        let cluster = Cluster::builder(MAJOR).conf("archive_mode", "on").start();
+        let cluster = Cluster::builder(MAJOR).conf("archive_mode", "on").init();
+        let outside = cluster.scratch().dir("outside");
+        let link = cluster.data_dir().join("pg_ident.conf");
+        fs::rename(&link, outside.join("pg_ident.conf")).expect("it can be moved");
+        symlink(outside.join("pg_ident.conf"), &link).expect("a link");
+        cluster.start();
+        let space = cluster.scratch().dir("space");
+        cluster.sql("postgres", &format!("create tablespace side location '{}'", space.display()));
         let theirs = PgBackRest::new("main", &cluster, std::slice::from_ref(&repository), &[]);
         cluster
             .sql("postgres", &format!("alter system set archive_command = '{}'", theirs.archive_command("")));
@@ -71,6 +79,19 @@ fn both_say_the_same_of_a_repository() {
         theirs.ok(["backup", "--type=incr"]);
         for args in [&["info", "--output=json"][..], &["info", "--output=json", "--type=full"]] {
             assert_in("", &json(&theirs.ok(args).stdout), &json(&ours(&theirs, args)));
+        }
+        let backups = json(&theirs.ok(["info", "--output=json"]).stdout);
+        let label = backups[0]["backup"][1]["label"].as_str().expect("a label").to_owned();
+        let args = ["info", "--output=json", &format!("--set={label}")];
+        let (told, found) = (json(&theirs.ok(args).stdout), json(&ours(&theirs, &args)));
+        assert_in("", &told, &found);
+        assert_eq!(found[0]["backup"][0]["database-ref"][0]["name"], "postgres");
+        let args = ["info", &format!("--set={label}")];
+        let (text, expected) = (ours(&theirs, &args), theirs.ok(args).stdout);
+        for line in ["database list:", "symlinks", "tablespaces", "side (", "reference list"] {
+            let line = expected.lines().find(|found| found.contains(line));
+            let line = line.unwrap_or_else(|| panic!("{expected}"));
+            assert!(text.lines().any(|found| found == line), "'{line}' is missing: {text}");
         }
         let (text, expected) = (ours(&theirs, &["info"]), theirs.ok(["info"]).stdout);
         // Zones, sums of references and the rounding of sizes came with later versions.

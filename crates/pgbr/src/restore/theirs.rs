@@ -12,7 +12,7 @@ use pgbr_manifest::{BackupLabel, Lsn, Nesting, RelPath, WalSegmentName, WalSegme
 use pgbr_pg::{CONTROL_FILE_BYTES, ControlFile};
 use pgbr_pgbackrest::{
     Backup, BlockMap, Checksum, DbVersion, File, Manifest, ManifestDirectory, Owner, PageCheck, Place,
-    SuperBlock, TargetKind,
+    SuperBlock,
 };
 
 use super::fetch::{Fetched, Written};
@@ -24,6 +24,7 @@ use crate::error::{Error, Result};
 use crate::host::{Host, Stop};
 use crate::observe::Event;
 use crate::pool::{Pool, Urgency};
+use crate::theirs::outside;
 
 /// How much of a file is read at once.
 const CHUNK: usize = 1 << 20;
@@ -51,24 +52,7 @@ impl TheirBackup {
     /// As its control file cannot be read.
     pub(crate) fn new(backup: Backup) -> Result<Self> {
         let manifest = backup.manifest();
-        let (mut tablespaces, mut links) = (Vec::new(), Vec::new());
-        for target in &manifest.targets {
-            let name =
-                || String::from_utf8_lossy(target.name.strip("pg_data").unwrap_or_default()).into_owned();
-            match &target.kind {
-                TargetKind::DataDirectory => {}
-                TargetKind::LinkedDirectory => {
-                    links.push(Link { name: name(), destination: target.path.clone() });
-                }
-                TargetKind::LinkedFile(file) => {
-                    links.push(Link { name: name(), destination: format!("{}/{file}", target.path) });
-                }
-                TargetKind::Tablespace { oid, name } => {
-                    let (oid, name) = (*oid, name.clone());
-                    tablespaces.push(Tablespace { oid, name, location: target.path.clone() });
-                }
-            }
-        }
+        let (tablespaces, links) = outside(manifest);
         let databases = databases(manifest);
         let segment_size = segment_size(&backup)?;
         Ok(Self { backup: Arc::new(backup), tablespaces, links, databases, segment_size })
