@@ -16,6 +16,8 @@ main() {
     "$ROOT/scripts/install-stores.sh"
     # Writes the repositories that its format is read from. It brings no server, and so makes and starts no cluster.
     apt_install pgbackrest
+    # Monitoring that was made for pgBackRest.
+    apt_install check-pgbackrest
     if [ "$(id -u)" -eq 0 ]; then
         make_operator
     fi

@@ -39,6 +39,7 @@ pub fn command_line<S: AsRef<str>>(args: &[S], flavor: Flavor) -> Result<Command
     };
     if words.command.is_some() {
         line.take_help_option();
+        line.pass_over_options_of_others();
     } else if !words.help && line.raw.keys().any(|(id, _)| !OPTIONS[*id].valid_for(Command::Help)) {
         return Err(CliError::new(ErrorCode::CommandRequired, "no command found"));
     }
@@ -54,6 +55,13 @@ impl CommandLine {
         let help = options::id_of("help").map(|id| (id, 1));
         if self.command != Command::Help && help.is_some_and(|key| self.raw.remove(&key).is_some()) {
             self.help = true;
+        }
+    }
+
+    /// Monitoring asks for the version with the options that it gives to all commands, and pgBackRest does not mind.
+    fn pass_over_options_of_others(&mut self) {
+        if self.command == Command::Version && !self.help {
+            self.raw.retain(|(id, _), _| OPTIONS[*id].valid_for(Command::Version));
         }
     }
 }

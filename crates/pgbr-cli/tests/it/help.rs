@@ -42,6 +42,12 @@ fn versions() {
     assert_eq!(text("version", Flavor::Pgbackrest), "pgBackRest 2.59.1\n");
     assert_eq!(text("version --output=num", Flavor::Pgbackrest), "2059001");
     assert_eq!(text("--version", Flavor::Pgbackrest), "pgBackRest 2.59.1\n");
+    // As check_pgbackrest asks, and as pgBackRest answers.
+    assert_eq!(
+        text("version --config=/none --stanza=demo --repo=1", Flavor::Pgbackrest),
+        "pgBackRest 2.59.1\n"
+    );
+    assert_eq!(fails(run("version --output=json")).0, 32);
 }
 
 #[test]

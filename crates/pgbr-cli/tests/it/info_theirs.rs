@@ -8,6 +8,7 @@ use std::process::Command;
 use pgbr_testkit::{Cluster, Finished, PgBackRest, as_operator, run, runnable};
 use serde_json::Value;
 
+use crate::monitoring::assert_fits;
 use crate::rig::{LIMIT, MAJOR};
 
 /// What our program says in the place of pgBackRest's, where it succeeds.
@@ -49,7 +50,9 @@ fn assert_in(path: &str, wanted: &Value, found: &Value) {
 }
 
 fn json(text: &str) -> Value {
-    serde_json::from_str(text).unwrap_or_else(|error| panic!("{error}: {text}"))
+    let told = serde_json::from_str(text).unwrap_or_else(|error| panic!("{error}: {text}"));
+    assert_fits(&told);
+    told
 }
 
 #[test]

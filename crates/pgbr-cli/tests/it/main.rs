@@ -25,6 +25,7 @@ mod layouts;
 mod listing;
 mod majors;
 mod model;
+mod monitoring;
 mod no_links;
 mod old_repositories;
 mod power_loss;

@@ -10,6 +10,8 @@ use std::time::{Duration, Instant};
 use pgbr_testkit::{Bucket, Cluster, Finished, Objects, Pgbr, Proxy, wait_until};
 use rustix::process::{Pid, Signal, kill_process};
 
+use crate::monitoring::assert_fits;
+
 /// Debian 12's own version.
 pub(crate) const MAJOR: u32 = 15;
 /// Looks like nothing else, so that it is found wherever it leaks.
@@ -86,7 +88,9 @@ impl Rig {
 
     /// What `info --output=json` says.
     pub(crate) fn info(&self) -> serde_json::Value {
-        serde_json::from_str(&self.pgbr.ok(["info", "--output=json"])).expect("info prints JSON")
+        let info = serde_json::from_str(&self.pgbr.ok(["info", "--output=json"])).expect("info prints JSON");
+        assert_fits(&info);
+        info
     }
 
     /// A directory to restore into.

@@ -66,7 +66,7 @@ fn backup(rig: &Rig, kind: &str) -> String {
 }
 
 /// A cluster that was restored from the newest backup and promoted, and archives its new timeline into the same stanza.
-fn promoted(rig: &Rig) -> Cluster {
+pub(crate) fn promoted(rig: &Rig) -> Cluster {
     let mut next = Cluster::builder(MAJOR).conf("archive_mode", "on").empty();
     next.set_override("archive_command", &rig.pgbr.archive_command());
     rig.pgbr.ok(restore_into(&next)
