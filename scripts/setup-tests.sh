@@ -18,6 +18,7 @@ main() {
     apt_install pgbackrest
     # Monitoring that was made for pgBackRest.
     apt_install check-pgbackrest
+    "$ROOT/scripts/install-patroni.sh"
     if [ "$(id -u)" -eq 0 ]; then
         make_operator
     fi

@@ -71,5 +71,5 @@ pub use proxy::{Act, Proxy, Seen};
 pub use run::{Finished, free_port, run, wait_until};
 pub use scratch::Scratch;
 pub use seed::Numbers;
-pub use stores::{AzureServer, Bucket, Certificates, Client, GcsServer, S3Server, StoreKind};
+pub use stores::{AzureServer, Bucket, Certificates, Client, GcsServer, S3Server, StoreKind, patroni};
 pub use sweep::{Case, Sweep, is_dense};

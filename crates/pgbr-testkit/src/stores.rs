@@ -20,6 +20,17 @@ pub use gcs::GcsServer;
 pub use s3::S3Server;
 use server::{Server, program};
 
+/// What brings the object stores.
+const INSTALLER: &str = "scripts/install-stores.sh";
+
+/// Where a program of Patroni is.
+///
+/// # Panics
+/// When it is nowhere, with the command that installs it.
+pub fn patroni(name: &str) -> std::path::PathBuf {
+    program(&format!("patroni/bin/{name}"), "scripts/install-patroni.sh")
+}
+
 /// What kind of store a repository lies in.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[expect(clippy::exhaustive_enums, reason = "a new kind of store has to be handled everywhere")]

@@ -1,6 +1,7 @@
 //! What a restore does not touch, and what one that was killed leaves behind.
 
 use std::fs;
+use std::os::unix::fs::{PermissionsExt, symlink};
 use std::path::Path;
 use std::process::{Child, Stdio};
 use std::time::{Duration, Instant};
@@ -91,9 +92,23 @@ fn a_directory_in_use_or_of_something_else_is_left_alone() {
         refused(&world, &other, &[option], 40, "does not look like a data directory");
     }
     fs::remove_dir_all(other.data_dir()).expect("it can be removed");
+    // A link that leads nowhere may stand for a file system that is not mounted.
+    symlink(other.scratch().path().join("unmounted"), other.data_dir()).expect("a link");
     let failed = world.pgbr.fails(73, restore_args(&other, &[]));
     assert!(failed.stdout.contains("missing path"), "{failed:#?}");
     assert!(!other.data_dir().exists());
+    fs::remove_file(other.data_dir()).expect("it can be removed");
+
+    // A directory that is not there is made, as a replica's is by Patroni.
+    for how in [&[][..], &["--delta"], &["--dry-run"]] {
+        world.pgbr.ok(restore_args(&other, how));
+        assert_eq!(other.data_dir().exists(), how != ["--dry-run"]);
+        if other.data_dir().exists() {
+            let mode = fs::metadata(other.data_dir()).expect("it is there").permissions().mode();
+            assert_eq!(mode & 0o777, 0o700);
+            fs::remove_dir_all(other.data_dir()).expect("it can be removed");
+        }
+    }
 }
 
 /// Starts a restore and kills it as soon as `seen` is there; false where it had done all its work by then.

@@ -28,6 +28,7 @@ mod model;
 mod monitoring;
 mod no_links;
 mod old_repositories;
+mod patroni;
 mod power_loss;
 mod props;
 mod random_kills;

@@ -7,7 +7,7 @@ use jiff::Timestamp;
 use jiff::fmt::rfc2822::DateTimePrinter;
 use ring::hmac;
 
-use super::{Bucket, Certificates, Server, StoreKind, fresh_name, program};
+use super::{Bucket, Certificates, INSTALLER, Server, StoreKind, fresh_name, program};
 use crate::http::Message;
 
 /// A server that speaks Azure's interface of blobs and checks the signature of every request.
@@ -43,7 +43,7 @@ impl AzureServer {
     }
 
     fn start(tls: Option<&'static Certificates>) -> Self {
-        Self(Server::start(&program("azurite/azurite-blob"), tls, &[], |port, dir| {
+        Self(Server::start(&program("azurite/azurite-blob", INSTALLER), tls, &[], |port, dir| {
             let mut words: Vec<String> =
                 ["--blobHost", "127.0.0.1", "--blobPort"].map(str::to_owned).to_vec();
             words.extend([port.to_string(), "--location".to_owned(), dir.display().to_string()]);

@@ -2,7 +2,7 @@
 
 use std::sync::OnceLock;
 
-use super::{Bucket, Certificates, Server, StoreKind, fresh_name, program};
+use super::{Bucket, Certificates, INSTALLER, Server, StoreKind, fresh_name, program};
 use crate::http::Message;
 
 /// A server that speaks S3 and keeps everything in its memory. It looks at no signature unless it was made to.
@@ -97,7 +97,7 @@ impl S3Server {
     }
 
     fn start(tls: Option<&'static Certificates>, env: &[(&str, &str)]) -> Self {
-        let server = Server::start(&program("moto/bin/moto_server"), tls, env, |port, _| {
+        let server = Server::start(&program("moto/bin/moto_server", INSTALLER), tls, env, |port, _| {
             let mut words: Vec<String> = ["-H", "127.0.0.1", "-p"].map(str::to_owned).to_vec();
             words.push(port.to_string());
             if let Some(certificates) = tls {

@@ -43,7 +43,7 @@ pub(super) struct Server {
 ///
 /// # Panics
 /// When it is nowhere, with the command that installs it.
-pub(super) fn program(name: &str) -> PathBuf {
+pub(super) fn program(name: &str, installer: &str) -> PathBuf {
     let mut roots = Vec::new();
     if let Some(dir) = std::env::var_os("PGBR_TEST_STORES_DIR") {
         roots.push(PathBuf::from(dir));
@@ -56,7 +56,7 @@ pub(super) fn program(name: &str) -> PathBuf {
     places.iter().find(|place| place.is_file()).cloned().unwrap_or_else(|| {
         let looked: Vec<_> = places.iter().map(|place| place.display().to_string()).collect();
         panic!(
-            "an object store for tests is not installed (looked for {}); install it with: scripts/install-stores.sh",
+            "a program of the tests is not installed (looked for {}); install it with: {installer}",
             looked.join(", ")
         )
     })

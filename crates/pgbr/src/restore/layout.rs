@@ -49,20 +49,23 @@ impl Layout {
     /// Takes the old cluster away, or only its control file where it is to be mended, and makes the roots. With `dry` nothing is touched.
     pub(crate) fn prepare(host: &Host, plan: Plan, dry: bool) -> Result<Self> {
         let root = rustix::process::geteuid().is_root();
-        let owners = if root { Some(OwnerIds::of_directory(&plan.pg_data)?) } else { None };
+        // That of a data directory which is not there yet is that of the directory in which it will be.
+        let nearest = plan.pg_data.ancestors().find(|path| path.is_dir()).unwrap_or(&plan.pg_data);
+        let owners = if root { Some(OwnerIds::of_directory(nearest)?) } else { None };
         let delta = plan.existing == Existing::Delta;
         let (hand, config_files, closed) = (Hand::new(host, dry), Vec::new(), Vec::new());
         let (shared, devices) = (plan.shared_locations()?, BTreeMap::new());
         let preserved = plan.preserved();
         let mut layout =
             Self { plan, hand, sweep: None, preserved, owners, config_files, shared, closed, devices };
+        let owner = layout.owner(&Meta::default());
+        layout.hand.make_all(&layout.plan.pg_data, owner)?;
         layout.begin()?;
         if delta {
             layout.sweep = Some(Sweep::new(layout.kept()));
         } else {
             layout.clear()?;
         }
-        let owner = layout.owner(&Meta::default());
         for (_, location) in &layout.plan.tablespaces {
             layout.hand.make_all(location, owner)?;
         }

@@ -215,7 +215,8 @@ impl Plan {
 
     /// Looks at everything that will be written to, and touches nothing.
     pub(crate) fn check(&self) -> Result<()> {
-        if !self.pg_data.is_dir() {
+        // One that is not there is made; what leads nowhere may be a file system that is not mounted.
+        if !self.pg_data.is_dir() && fs::symlink_metadata(&self.pg_data).is_ok() {
             return Err(Error::MissingPath { path: self.pg_data.clone() });
         }
         if server_state(&self.pg_data)? != ServerState::Stopped {
@@ -361,7 +362,10 @@ pub(crate) fn compare_places(names: &[(u32, &str, &str)], links: &[(&str, &str)]
 
 fn is_empty(dir: &Path) -> Result<bool> {
     let unfinished = unfinished_marker();
-    let entries = fs::read_dir(dir).map_err(Error::io("list", dir))?;
+    let entries = match fs::read_dir(dir) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(true),
+        other => other.map_err(Error::io("list", dir))?,
+    };
     for entry in entries {
         let name = entry.map_err(Error::io("list", dir))?.file_name();
         // `lost+found` belongs to a file system, not to what lies in it.
