@@ -114,7 +114,7 @@ pub static OPTIONS: [OptionRule; 235] = [
     opt("pg-socket-path", Text, WITH_DB, "PostgreSQL unix socket path.").pg().needs("pg-path", &[]).was(&["db-socket-path", "db?-socket-path"]),
     opt("pg-user", Text, WITH_DB, "PostgreSQL database user.").pg().needs("pg-path", &[]),
     opt("pg-version-force", Text, ARCHIVE_GET | ARCHIVE_PUSH | BACKUP | CHECK | MANIFEST | RESTORE | STANZA_CREATE | STANZA_DELETE | STANZA_UPGRADE | VERIFY, "Force PostgreSQL version.").stanza().listed(Maintainer).not_yet(),
-    opt("priority", Integer, ALL, "Set process priority.").global().range("-20", "19").no_effect("the process keeps the priority that it was started with"),
+    opt("priority", Integer, ALL, "Set process priority.").global().range("-20", "19"),
     opt("process", Integer, ROLES_ONLY, "Process number of a local/remote child.").range("0", "1024").internal().not_yet(),
     opt("process-max", Integer, WITH_JOBS | REPO_COPY, "Max processes to use for compress/transfer.").global().default("1").range("1", "999"),
     opt("protocol-timeout", Time, WITH_PROTOCOL, "Protocol timeout.").global().default("31m").range("100ms", "7d").no_effect("no other host is contacted"),
