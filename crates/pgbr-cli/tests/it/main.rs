@@ -9,6 +9,7 @@ mod bad_objects;
 mod bad_stores;
 mod browse;
 mod command_line;
+mod compatibility;
 mod delta;
 mod disk;
 mod drill;
