@@ -14,6 +14,8 @@ mod delta;
 mod disk;
 mod drill;
 mod dry_run;
+mod effects;
+mod every_option;
 mod flaky_store;
 mod forge;
 mod guards;
