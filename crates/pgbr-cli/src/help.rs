@@ -154,6 +154,10 @@ fn facts(rule: &OptionRule, command: Command) -> Vec<String> {
     let mut facts = Vec::new();
     match rule.allow_for(command) {
         Allow::Any => {}
+        // Shells that complete what is typed read sizes from a sentence, and words from a list.
+        Allow::Values([rest @ .., last]) if rule.kind == Kind::Size => {
+            facts.push(format!("Allowed values are {}, and {last}.", rest.join(", ")));
+        }
         Allow::Values(values) => {
             let lines = values.iter().map(|value| match rule.refused_values.contains(value) {
                 true => format!("* {value} - not supported"),
