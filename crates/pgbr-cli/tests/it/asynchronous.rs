@@ -8,7 +8,7 @@ use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
-use pgbr_testkit::{Cluster, Pgbr, StoreKind, own, wait_until};
+use pgbr_testkit::{Cluster, Pgbr, StoreKind, own, program_name, wait_until};
 use rustix::process::{Pid, Signal, kill_process};
 
 use crate::rig::{LIMIT, PASS, Rig, STANZA, assert_one_error, said};
@@ -42,7 +42,7 @@ impl Async {
         let command = pgbr.archive_command().replace("%p", "\"$1\"");
         let copy = format!("[ -e {0}/\"${{1##*/}}\" ] || cp \"$1\" {0}/", witness.display());
         let script = format!("#!/bin/sh\n{copy}\nexec {command}\n");
-        let push = cluster.scratch().file("push.sh", script);
+        let push = cluster.scratch().file(&format!("{}-push.sh", program_name()), script);
         fs::set_permissions(&push, Permissions::from_mode(0o755)).unwrap();
         cluster.set_conf("archive_command", &format!("{} %p", push.display()));
         cluster.reload();

@@ -7,7 +7,7 @@ use std::path::Path;
 use std::process::Command;
 use std::time::Duration;
 
-use pgbr_testkit::{Pgbr, StopMode, as_operator, own, run};
+use pgbr_testkit::{Pgbr, StopMode, as_operator, own, program_name, run};
 
 use crate::rig::{LIMIT, PASS, Rig, STANZA, assert_one_error, assert_untouched, cluster, restore_into, said};
 
@@ -156,7 +156,7 @@ fn a_server_that_does_not_answer_or_does_not_archive() {
     }
     rig.pgbr.ok(["check", "--no-archive-check"]);
     // It names the program and does nothing: only looking into the archive can tell.
-    rig.cluster.set_conf("archive_command", "true pgbr");
+    rig.cluster.set_conf("archive_command", &format!("true {}", program_name()));
     rig.cluster.reload();
     for command in [&["check"][..], &BACKUP] {
         let words = ["WAL segment 0000000100000000", "archive_command"];

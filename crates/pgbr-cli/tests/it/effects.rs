@@ -9,9 +9,10 @@ use std::process::{Command, Stdio};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use pgbr_testkit::{Cluster, Finished, Pgbr, StoreKind, as_operator, own, run, wait_until};
+use pgbr_testkit::{Cluster, Finished, Pgbr, StoreKind, as_operator, own, run, variable, wait_until};
 use serde_json::Value;
 
+use crate::flavor;
 use crate::rig::{Frozen, LIMIT, MAJOR, Rig, STANZA, assert_one_error, restore_into, said};
 
 /// A file of the data directory that no server knows.
@@ -167,7 +168,7 @@ fn how_a_process_runs_and_where_it_tells() {
         assert!(finished.success(), "{finished:#?}");
         finished
     };
-    let begin = "INFO: stanza-create command begin";
+    let begin = &format!("INFO: stanza-create command begin {}: --", flavor().version());
     let usual = create(&[]);
     assert!(
         usual.stdout.contains(&format!(" P00   {begin}")) && !usual.stdout.starts_with("P00"),
@@ -176,6 +177,10 @@ fn how_a_process_runs_and_where_it_tells() {
     assert_eq!(usual.stderr, "");
     let off = create(&["--log-level-console=off"]);
     assert_eq!((off.stdout.as_str(), off.stderr.as_str()), ("", ""));
+    // The environment, under the prefix of the name, wins over the file.
+    let mut quiet = rig.pgbr.command(["stanza-create"]);
+    let quiet = run(quiet.env(variable("log-level-console"), "off"), "", LIMIT);
+    assert!(quiet.success() && quiet.stdout.is_empty(), "{quiet:#?}");
     let elsewhere = create(&["--log-level-stderr=info"]);
     assert!(elsewhere.stderr.starts_with(begin), "{elsewhere:#?}");
     assert_eq!(elsewhere.stdout, "");

@@ -6,7 +6,7 @@ use pgbr_cli::flavor::Flavor;
 use pgbr_cli::options::{Allow, COMMANDS, OPTIONS};
 use pgbr_cli::{help, parse};
 
-use crate::{all, fails, run};
+use crate::{all, fails, flavor, run};
 
 fn text(args: &str, flavor: Flavor) -> String {
     let args: Vec<&str> = std::iter::once(flavor.program()).chain(args.split_whitespace()).collect();
@@ -49,10 +49,13 @@ fn current_values_are_shown_but_no_secrets() {
     let config =
         "[global]\nrepo1-path=/a\nrepo2-path=/b\nrepo1-cipher-type=aes-256-cbc\nrepo1-cipher-pass=hidden\n";
     let help = |args: &str| help::render(&all(args, &[], config).unwrap()).unwrap();
-    assert!(help("help info").contains("[current=<multi>, default=/var/lib/pgbr]"));
+    let default = flavor().path("/var/lib/pgbackrest");
+    let words = help("help info").split_whitespace().collect::<Vec<_>>().join(" ");
+    assert!(words.contains(&format!("[current=<multi>, default={default}]")), "{words}");
     assert!(!help("help info").contains("hidden"));
     assert!(
-        help("help info repo-path").ends_with("current:\n  repo1: /a\n  repo2: /b\ndefault: /var/lib/pgbr\n")
+        help("help info repo-path")
+            .ends_with(&format!("current:\n  repo1: /a\n  repo2: /b\ndefault: {default}\n"))
     );
     let secret = help("help info repo-cipher-pass");
     assert!(secret.contains("current: <redacted>\n") && !secret.contains("hidden"), "{secret}");
