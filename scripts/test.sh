@@ -16,6 +16,9 @@ set -euo pipefail
 # shellcheck source=scripts/lib.sh
 . "$(dirname "$0")/lib.sh"
 
+# Modules of crates/pgbr-cli/tests/it that are run under the name pgbackrest as well; scripts/test-as-pgbackrest.sh runs all of them so.
+AS_PGBACKREST=(command_line effects help listing recovery_exit rules sources values)
+
 export PGBR_TEST_PG_MAJORS=${PGBR_TEST_PG_MAJORS:-13 15 17 18}
 export CARGO_TERM_COLOR=${CARGO_TERM_COLOR:-never}
 export RUST_TEST_THREADS=${RUST_TEST_THREADS:-$((2 * $(nproc)))}
@@ -62,6 +65,7 @@ else
     say "NOT FUZZED: PGBR_FUZZ_SECONDS is 0"
 fi
 step cargo test --workspace
+step env PGBR_TEST_NAME=pgbackrest cargo test -p pgbr-cli --test it -- "${AS_PGBACKREST[@]/%/::}"
 if [ -n "$fuzz" ]; then
     say "waiting for the fuzz targets"
     wait "$fuzz" && fuzz='' || { cat "$log"; die "failed: fuzzing"; }

@@ -225,7 +225,7 @@ fn hints(error: &Error, flavor: Flavor) -> Vec<String> {
             "do two clusters archive into the same stanza? what was archived first is kept.".to_owned(),
             "this can happen after a restore to a moment: give the restored cluster a stanza of its own, or archive_mode=off.".to_owned(),
         ],
-        Error::Repo(RepoError::Locked { .. }) => one(format!("is another {program} process running?")),
+        Error::Repo(RepoError::Locked { .. }) => one(format!("is another {} process running?", flavor.product())),
         Error::Repo(RepoError::LeaseHeld { .. }) => one("is another backup of this stanza running, perhaps on another host?".to_owned()),
         Error::Repo(RepoError::NoSpace { .. }) => one("free space in the repository; what was stored before is not affected.".to_owned()),
         Error::Repo(RepoError::Unavailable { .. } | RepoError::Undecided { .. }) => vec![

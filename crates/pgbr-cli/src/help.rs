@@ -92,7 +92,8 @@ fn command_text(settings: &Settings) -> String {
             let mut summary = lowered(&flavor.text(option.help_for(command)));
             let values = [("current", current(settings, option)), ("default", default(settings, option))];
             let values = values.into_iter().filter_map(|(what, value)| Some(format!("{what}={}", value?)));
-            let values: Vec<String> = values.chain(mark(option.support_for(command))).collect();
+            let partly = option.lacks_for(command).map(|_| "in part".to_owned());
+            let values: Vec<String> = values.chain(mark(option.support_for(command))).chain(partly).collect();
             if !values.is_empty() {
                 summary += &format!(" [{}]", values.join(", "));
             }
@@ -153,6 +154,10 @@ fn facts(rule: &OptionRule, command: Command) -> Vec<String> {
     let mut facts = Vec::new();
     match rule.allow_for(command) {
         Allow::Any => {}
+        // Shells that complete what is typed read sizes from a sentence, and words from a list.
+        Allow::Values([rest @ .., last]) if rule.kind == Kind::Size => {
+            facts.push(format!("Allowed values are {}, and {last}.", rest.join(", ")));
+        }
         Allow::Values(values) => {
             let lines = values.iter().map(|value| match rule.refused_values.contains(value) {
                 true => format!("* {value} - not supported"),
@@ -199,6 +204,7 @@ fn facts(rule: &OptionRule, command: Command) -> Vec<String> {
         Support::NoEffect(reason) => facts.push(format!("The option is accepted without effect: {reason}.")),
         Support::NotYet => facts.push("The option is not supported yet.".to_owned()),
     }
+    facts.extend(rule.lacks_for(command).map(|what| format!("Not supported yet: {what}.")));
     facts
 }
 

@@ -171,7 +171,9 @@ pub struct OptionRule {
     /// Values that are refused wherever they are set.
     pub refused_values: &'static [&'static str],
     /// Why they are, and what to use instead.
-    pub(crate) refused_why: &'static [&'static str],
+    pub refused_why: &'static [&'static str],
+    /// pgBackRest has no such option.
+    pub ours: bool,
     own: &'static [Own],
 }
 
@@ -186,6 +188,7 @@ pub struct Own {
     internal: bool,
     help: Option<&'static str>,
     support: Option<Support>,
+    lacks: Option<&'static str>,
 }
 
 impl OptionRule {
@@ -234,6 +237,11 @@ impl OptionRule {
         self.own_of(command, |own| own.support).unwrap_or(self.support)
     }
 
+    /// What of it the command cannot do yet.
+    pub fn lacks_for(&self, command: Command) -> Option<&'static str> {
+        self.own_of(command, |own| own.lacks)
+    }
+
     /// The heading under which help on the command lists it.
     pub fn listed_for(&self, command: Command) -> Listed {
         if self.own_of(command, |own| own.help).is_some() { Listed::Command } else { self.listed }
@@ -267,6 +275,7 @@ const fn opt(name: &'static str, kind: Kind, commands: CommandSet, help: &'stati
         refused: false,
         refused_values: &[],
         refused_why: &[],
+        ours: false,
         own: &[],
     }
 }
@@ -282,6 +291,7 @@ const fn own(commands: CommandSet) -> Own {
         internal: false,
         help: None,
         support: None,
+        lacks: None,
     }
 }
 
@@ -401,6 +411,10 @@ impl OptionRule {
         self.refused_why = why;
         self
     }
+    const fn ours(mut self) -> Self {
+        self.ours = true;
+        self
+    }
     const fn own(mut self, own: &'static [Own]) -> Self {
         self.own = own;
         self
@@ -443,6 +457,18 @@ impl Own {
     }
     const fn help(mut self, help: &'static str) -> Self {
         self.help = Some(help);
+        self
+    }
+    const fn no_effect(mut self, reason: &'static str) -> Self {
+        self.support = Some(Support::NoEffect(reason));
+        self
+    }
+    const fn not_yet(mut self) -> Self {
+        self.support = Some(Support::NotYet);
+        self
+    }
+    const fn lacks(mut self, what: &'static str) -> Self {
+        self.lacks = Some(what);
         self
     }
 }

@@ -76,6 +76,10 @@ fn run_settings(mut settings: Settings, env: &[(OsString, OsString)]) -> u8 {
         return commands::failure_exit(&settings, error.code);
     }
     protect();
+    if let Err(error) = prioritize(&settings) {
+        log.error(&error);
+        return commands::failure_exit(&settings, error.code);
+    }
     if settings.role() == Role::Async {
         // It goes on when the server that started it has ended. Where this process leads its group already, nothing has to be done.
         rustix::process::setsid().ok();
@@ -171,6 +175,19 @@ fn protect() {
     set_dumpable_behavior(DumpableBehavior::NotDumpable).ok();
 }
 
+/// Gives the process its priority. Threads have that of the one that starts them, so there must be no other yet.
+fn prioritize(settings: &Settings) -> Result<(), CliError> {
+    let Some(priority) = settings.get_int("priority").and_then(|priority| i32::try_from(priority).ok())
+    else {
+        return Ok(());
+    };
+    rustix::process::setpriority_process(None, priority).map_err(|error| {
+        let message = format!("unable to set process priority {priority}: {error}");
+        CliError::new(ErrorCode::Kernel, message)
+            .hint("only root may give a process a priority below the one that it was started with.")
+    })
+}
+
 /// Names this run, as pgBackRest does: process number and eight random digits.
 fn exec_id() -> String {
     let mut random = [0; 4];
@@ -241,7 +258,9 @@ fn take_locks(context: &mut Context) -> Result<(), CliError> {
         _ => &[],
     };
     for kind in kinds {
-        for request in request::locks(&context.settings, *kind, &context.exec_id)? {
+        // One that was given is shown where a process is, but names no files: it may be anything.
+        let exec_id = context.settings.get_str("exec-id").unwrap_or(&context.exec_id);
+        for request in request::locks(&context.settings, *kind, exec_id)? {
             let lock = Lock::acquire(&request).map_err(|e| context.failure(&e.into()))?;
             context.locks.push(Arc::new(lock));
         }

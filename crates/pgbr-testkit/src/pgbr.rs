@@ -11,6 +11,7 @@ use std::sync::{Mutex, OnceLock, PoisonError};
 use std::time::Duration;
 
 use crate::cluster::{Cluster, SUPERUSER};
+use crate::name::program_name;
 use crate::objects::Objects;
 use crate::operator::{as_operator, is_other_user};
 use crate::proxy::Proxy;
@@ -303,8 +304,9 @@ impl Pgbr {
     }
 }
 
-/// A path under which the operator can run the program: its own, or that of a copy where the operator cannot get at it
-/// (a build directory below root's home). One copy a process and program; it is removed when the process ends.
+/// A path under which the operator can run the program by the name that tests are to call it by ([`program_name`]): its own, that of a
+/// link where it has another name, or that of a copy where the operator cannot get at it (a build directory below root's home). One a
+/// process and program; it is removed when the process ends.
 ///
 /// # Panics
 /// When it is not there or cannot be copied.
@@ -313,16 +315,20 @@ pub fn runnable(binary: &Path) -> PathBuf {
     let binary = fs::canonicalize(binary)
         .unwrap_or_else(|error| panic!("there is no program {}: {error}", binary.display()));
     let mut test = Command::new("test");
-    if !is_other_user() || run(as_operator(&mut test).arg("-x").arg(&binary), "", LIMIT).success() {
+    let usable = !is_other_user() || run(as_operator(&mut test).arg("-x").arg(&binary), "", LIMIT).success();
+    if usable && binary.file_name().is_some_and(|name| name == program_name()) {
         return binary;
     }
     let mut copies = COPIES.get_or_init(Mutex::default).lock().unwrap_or_else(PoisonError::into_inner);
     let (_, copy) = copies.entry(binary.clone()).or_insert_with(|| {
         let scratch = Scratch::new();
-        let copy = scratch.path().join("pgbr");
-        fs::copy(&binary, &copy)
-            .and_then(|_| fs::set_permissions(&copy, fs::Permissions::from_mode(0o755)))
-            .unwrap_or_else(|error| panic!("could not copy {}: {error}", binary.display()));
+        let copy = scratch.path().join(program_name());
+        let made = match usable {
+            true => symlink(&binary, &copy),
+            false => fs::copy(&binary, &copy)
+                .and_then(|_| fs::set_permissions(&copy, fs::Permissions::from_mode(0o755))),
+        };
+        made.unwrap_or_else(|error| panic!("could not make {}: {error}", copy.display()));
         (scratch, copy)
     });
     copy.clone()

@@ -8,7 +8,7 @@ use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
-use pgbr_testkit::{Cluster, Pgbr, StoreKind, own, wait_until};
+use pgbr_testkit::{Cluster, Pgbr, StoreKind, own, program_name, wait_until};
 use rustix::process::{Pid, Signal, kill_process};
 
 use crate::rig::{LIMIT, PASS, Rig, STANZA, assert_one_error, said};
@@ -42,7 +42,7 @@ impl Async {
         let command = pgbr.archive_command().replace("%p", "\"$1\"");
         let copy = format!("[ -e {0}/\"${{1##*/}}\" ] || cp \"$1\" {0}/", witness.display());
         let script = format!("#!/bin/sh\n{copy}\nexec {command}\n");
-        let push = cluster.scratch().file("push.sh", script);
+        let push = cluster.scratch().file(&format!("{}-push.sh", program_name()), script);
         fs::set_permissions(&push, Permissions::from_mode(0o755)).unwrap();
         cluster.set_conf("archive_command", &format!("{} %p", push.display()));
         cluster.reload();
@@ -475,6 +475,48 @@ fn recovery_reads_ahead() {
     println!("the worker that reads ahead: {reader:?}");
     let text = said(&rig.rig.pgbr.run(["archive-get", "0000000100000000000000FF", "pg_wal/RECOVERYXLOG"]));
     assert!(text.contains("unable to find 0000000100000000000000FF in the archive"), "{text}");
+}
+
+/// What a worker pushes until it makes room for the next one, and how far another one is ahead of the server.
+#[test]
+fn how_much_is_done_at_a_time() {
+    let rig = Async::new(|pgbr| pgbr.set("global", "archive-push-batch-size", "4MiB"));
+    rig.write(30);
+    let segments = rig.settle();
+    let workers = || rig.log().matches("archive-push:async command begin").count();
+    let pushed = || -> Vec<usize> {
+        let log = rig.log();
+        let told =
+            log.split(" DETAIL: pushed ").skip(1).filter_map(|rest| rest.split_once(" WAL file(s) in all"));
+        told.filter_map(|(number, _)| number.parse().ok()).collect()
+    };
+    // The last one waits for more.
+    wait_until(LIMIT, "the workers to end", || pushed().len() + 1 >= workers());
+    assert!(workers() >= 3, "{}", rig.log());
+    // What was under way when the limit was reached is finished.
+    assert!(pushed().iter().all(|files| *files <= 12), "{:?}", pushed());
+
+    let got = rig.rig.cluster.scratch().dir("got");
+    own(&got);
+    let destination = got.join("file").display().to_string();
+    let ahead = || {
+        let shelves = fs::read_dir(rig.spool().join("in")).into_iter().flatten().flatten();
+        let files = shelves.flat_map(|shelf| fs::read_dir(shelf.path()).into_iter().flatten().flatten());
+        files.filter(|file| file.file_name().to_string_lossy().starts_with("0000")).count()
+    };
+    let most = |options: &[&str], least: usize| {
+        // A worker with other settings may have to end first.
+        wait_until(LIMIT, "the reader to be ahead", || {
+            rig.rig.pgbr.ok([&["archive-get", segments[0].as_str(), &destination], options].concat());
+            ahead() >= least
+        });
+        std::thread::sleep(Duration::from_millis(300));
+        ahead()
+    };
+    let few = most(&["--archive-get-queue-max=4MiB"], 3);
+    assert!(few <= 5, "{few}");
+    let many = most(&[], 10);
+    assert!(many >= 10, "{many}");
 }
 
 /// The store answers one request of five wrongly or not at all, and then goes away for a while.

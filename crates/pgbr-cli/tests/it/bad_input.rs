@@ -7,7 +7,7 @@ use std::path::Path;
 use std::process::Command;
 use std::time::Duration;
 
-use pgbr_testkit::{Pgbr, StopMode, as_operator, own, run};
+use pgbr_testkit::{Pgbr, StopMode, as_operator, own, program_name, run};
 
 use crate::rig::{LIMIT, PASS, Rig, STANZA, assert_one_error, assert_untouched, cluster, restore_into, said};
 
@@ -154,11 +154,14 @@ fn a_server_that_does_not_answer_or_does_not_archive() {
     for command in [&["check"][..], &BACKUP] {
         rig.refused(68, &["cp %p /nowhere/%f", "archive-push"], command.iter().copied());
     }
+    rig.pgbr.ok(["check", "--no-archive-check"]);
     // It names the program and does nothing: only looking into the archive can tell.
-    rig.cluster.set_conf("archive_command", "true pgbr");
+    rig.cluster.set_conf("archive_command", &format!("true {}", program_name()));
     rig.cluster.reload();
     for command in [&["check"][..], &BACKUP] {
-        rig.refused(82, &["WAL segment 0000000100000000", "archive_command"], command.iter().copied());
+        let words = ["WAL segment 0000000100000000", "archive_command"];
+        let waited = rig.refused(82, &words, command.iter().copied()).elapsed;
+        assert!(waited < Duration::from_secs(40), "a minute is the default: {waited:?}");
     }
     rig.assert_no_backup_mode();
     rig.cluster.set_conf("archive_mode", "off");
@@ -166,12 +169,15 @@ fn a_server_that_does_not_answer_or_does_not_archive() {
     for command in [&["check"][..], &BACKUP] {
         rig.refused(87, &["archive_mode"], command.iter().copied());
     }
+    rig.refused(82, &["WAL segment 0000000100000000"], ["check", "--no-archive-mode-check"]);
     assert_eq!(rig.labels(), [""; 0]);
 
     rig.cluster.stop(StopMode::Fast);
     for command in [&["check"][..], &BACKUP, &["stanza-create"]] {
         rig.refused(56, &["PostgreSQL running"], command.iter().copied());
     }
+    // Its files tell enough.
+    rig.pgbr.ok(["stanza-create", "--no-online"]);
     rig.cluster.set_conf("archive_mode", "on");
     rig.cluster.start();
     rig.pgbr.unset("global", "archive-timeout");

@@ -3,7 +3,7 @@
 use std::fs;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
-use pgbr_testkit::{Act, AzureServer, Bucket, Finished, GcsServer, S3Server, Seen, StoreKind};
+use pgbr_testkit::{Act, AzureServer, Bucket, Finished, GcsServer, S3Server, Seen, StoreKind, program_name};
 
 use crate::rig::{PASS, Rig, assert_one_error, assert_untouched, assert_unusable, restore_into, said};
 
@@ -38,7 +38,7 @@ fn filled(kind: StoreKind) -> (Rig, String) {
     let rig = Rig::in_bucket(Bucket::of(kind));
     rig.backup();
     let segment = rig.archived_segment();
-    rig.cluster.set_conf("archive_command", "false pgbr");
+    rig.cluster.set_conf("archive_command", &format!("false {}", program_name()));
     rig.cluster.reload();
     (rig, segment)
 }

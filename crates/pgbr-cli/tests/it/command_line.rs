@@ -65,7 +65,7 @@ fn booleans() {
     // Options for the command line only cannot be negated or reset, but for a few.
     assert_eq!(fails(run("expire --no-dry-run")), (31, "option 'no-dry-run' cannot be negated".into()));
     assert_eq!(fails(run("expire --reset-dry-run")), (31, "option 'reset-dry-run' cannot be reset".into()));
-    assert!(!run(&format!("{BACKUP} --no-online --force")).unwrap().get_bool("online"));
+    assert!(!run(&format!("{BACKUP} --no-online")).unwrap().get_bool("online"));
     assert!(run("info --no-config").is_ok());
 }
 

@@ -288,7 +288,7 @@ fn more_files_than_a_process_may_open_are_mended() {
             own(&target.data_dir().join(&file));
         }
         let mut command = Command::new("prlimit");
-        command.arg("--nofile=256:256").arg(env!("CARGO_BIN_EXE_pgbr"));
+        command.arg("--nofile=256:256").arg(world.pgbr.binary());
         let inner = world.pgbr.command(crate::world::restore_args(&target, &[option]));
         command.args(inner.get_args());
         inner.get_envs().for_each(|(name, value)| {

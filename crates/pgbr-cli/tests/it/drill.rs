@@ -472,9 +472,14 @@ fn databases_that_are_left_out_are_not_checked() {
         "--db-include=other",
         "--drill-db=other",
         "--drill-sql=select count(*) = 100 from t",
+        "--drill-keep",
     ];
-    let finished = drill(&rig, &options);
+    let finished = rig.pgbr.run(words(&rig, &options));
     assert!(finished.success(), "{finished:#?}");
+    // Who wants to look into it finds it, without a server.
+    let kept = fs::read_dir(place(&rig)).expect("it is there").flatten().next().expect("it was kept");
+    assert!(kept.path().join("server.log").exists(), "{kept:?}");
+    assert_eq!(servers_in(&place(&rig)), [""; 0]);
     let json = json(&finished);
     assert_eq!(json["left-out"], serde_json::json!(["we\"ird.*"]), "{json}");
     assert_eq!(check(&json, "amcheck").0, "passed", "{json}");

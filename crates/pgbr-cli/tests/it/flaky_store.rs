@@ -6,7 +6,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::thread;
 
-use pgbr_testkit::{Act, Bucket, Finished, Pgbr, Seen, StoreKind, own};
+use pgbr_testkit::{Act, Bucket, Finished, Pgbr, Seen, StoreKind, own, program_name};
 
 use crate::rig::{PASS, Rig, assert_one_error, restore_into, said};
 use crate::world::assert_pgbench_whole;
@@ -164,7 +164,7 @@ fn push(pgbr: &Pgbr, path: &Path) -> Finished {
 #[test]
 fn two_hosts_push_one_name_where_creates_overwrite() {
     let rig = on_a_careless_store();
-    rig.cluster.set_conf("archive_command", "false pgbr");
+    rig.cluster.set_conf("archive_command", &format!("false {}", program_name()));
     rig.cluster.reload();
     let got = rig.pgbr.scratch().path().join("spool/got");
     let stored = |segment: &str| {

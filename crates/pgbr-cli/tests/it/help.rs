@@ -3,10 +3,10 @@
 //! Run with `UPDATE_SNAPSHOTS=1` to write them anew, then look at the difference.
 
 use pgbr_cli::flavor::Flavor;
-use pgbr_cli::options::{COMMANDS, OPTIONS};
+use pgbr_cli::options::{Allow, COMMANDS, OPTIONS};
 use pgbr_cli::{help, parse};
 
-use crate::{all, fails, run};
+use crate::{all, fails, flavor, run};
 
 fn text(args: &str, flavor: Flavor) -> String {
     let args: Vec<&str> = std::iter::once(flavor.program()).chain(args.split_whitespace()).collect();
@@ -55,10 +55,13 @@ fn current_values_are_shown_but_no_secrets() {
     let config =
         "[global]\nrepo1-path=/a\nrepo2-path=/b\nrepo1-cipher-type=aes-256-cbc\nrepo1-cipher-pass=hidden\n";
     let help = |args: &str| help::render(&all(args, &[], config).unwrap()).unwrap();
-    assert!(help("help info").contains("[current=<multi>, default=/var/lib/pgbr]"));
+    let default = flavor().path("/var/lib/pgbackrest");
+    let words = help("help info").split_whitespace().collect::<Vec<_>>().join(" ");
+    assert!(words.contains(&format!("[current=<multi>, default={default}]")), "{words}");
     assert!(!help("help info").contains("hidden"));
     assert!(
-        help("help info repo-path").ends_with("current:\n  repo1: /a\n  repo2: /b\ndefault: /var/lib/pgbr\n")
+        help("help info repo-path")
+            .ends_with(&format!("current:\n  repo1: /a\n  repo2: /b\ndefault: {default}\n"))
     );
     let secret = help("help info repo-cipher-pass");
     assert!(secret.contains("current: <redacted>\n") && !secret.contains("hidden"), "{secret}");
@@ -75,6 +78,39 @@ fn every_command_and_option_has_help_within_the_width() {
             assert_eq!(shown, !option.internal_for(rule.command), "{} {}", rule.name, option.name);
             let one = text(&format!("help {} {}", rule.name, option.name), Flavor::Pgbr);
             assert!(one.contains(&format!("'{}' option help", option.name)), "{one}");
+        }
+    }
+}
+
+/// How the completion for bash that is in use takes help apart (by awk): commands are the first words of indented lines, options those that
+/// begin with dashes, values what stands behind an asterisk at the beginning of a line, sizes the words of a sentence of two lines.
+#[test]
+fn shells_complete_from_it() {
+    let first = |line: &str| line.split_whitespace().next().unwrap_or_default().to_owned();
+    let help = |args: &str| text(&format!("help {args}"), Flavor::Pgbackrest);
+    let indented =
+        |text: &str| -> Vec<String> { text.lines().filter(|l| l.starts_with(' ')).map(first).collect() };
+    let mut commands = indented(&help(""));
+    commands.retain(|word| !word.contains("pgbackrest"));
+    let known: Vec<_> = COMMANDS.iter().filter(|rule| !rule.internal).map(|rule| rule.name).collect();
+    assert_eq!(commands, known);
+    for rule in COMMANDS.iter().filter(|rule| !rule.internal) {
+        let shown = OPTIONS.iter().filter(|option| option.valid_for(rule.command));
+        let shown: Vec<_> = shown.filter(|option| !option.internal_for(rule.command)).collect();
+        let mut words = indented(&help(rule.name));
+        words.retain(|word| word.starts_with("--"));
+        words.sort_unstable();
+        let names: Vec<String> = shown.iter().map(|option| format!("--{}", option.name)).collect();
+        assert_eq!(words, names, "{}", rule.name);
+        for option in shown {
+            let Allow::Values(values) = option.allow_for(rule.command) else { continue };
+            let one = help(&format!("{} {}", rule.name, option.name));
+            let listed = one.lines().filter_map(|line| line.strip_prefix("* ")).map(first);
+            let sentence = one.lines().skip_while(|line| !line.starts_with("Allowed values ")).take(2);
+            let sizes =
+                sentence.flat_map(str::split_whitespace).filter(|word| word.starts_with(char::is_numeric));
+            let sizes = sizes.filter_map(|word| word.strip_suffix([',', '.'])).map(str::to_owned);
+            assert_eq!(listed.chain(sizes).collect::<Vec<_>>(), values, "{} {}", rule.name, option.name);
         }
     }
 }

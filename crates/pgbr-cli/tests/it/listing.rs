@@ -7,7 +7,7 @@ use pgbr_cli::flavor::Flavor;
 use pgbr_cli::options::Command;
 use pgbr_cli::parse;
 
-use crate::{BACKUP, all, run, with_config};
+use crate::{BACKUP, all, flavor, run, with_config};
 
 #[test]
 fn options_are_sorted_and_secrets_redacted() {
@@ -21,7 +21,7 @@ fn options_are_sorted_and_secrets_redacted() {
             "backup command begin {}: --annotation=z=1 --annotation=y=2 --delta --exclude=b --exclude=\"a c\" --no-online \
              --pg1-path=/pg --reset-process-max --repo1-cipher-pass=<redacted> --repo1-cipher-type=aes-256-cbc \
              --repo2-path=/r2 --repo2-retention-full=1 --stanza=demo",
-            env!("CARGO_PKG_VERSION")
+            flavor().version()
         )
     );
     assert_eq!(settings.indexed("repo", 1, "cipher-pass").display(), "<redacted>");
@@ -51,10 +51,8 @@ fn the_identifier_of_the_run() {
     settings.set_exec_id("78-ffffffff");
     assert!(settings.begin_message().starts_with("archive-push:async command begin "));
     assert!(settings.begin_message().ends_with(": --exec-id=77-0123abcd --stanza=d"));
-    assert_eq!(
-        settings.log_file().as_deref(),
-        Some(std::path::Path::new("/var/log/pgbr/d-archive-push-async.log"))
-    );
+    let log = flavor().path("/var/log/pgbackrest/d-archive-push-async.log");
+    assert_eq!(settings.log_file().as_deref(), Some(std::path::Path::new(&log)));
 }
 
 #[test]

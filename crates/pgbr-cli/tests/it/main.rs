@@ -9,10 +9,13 @@ mod bad_objects;
 mod bad_stores;
 mod browse;
 mod command_line;
+mod compatibility;
 mod delta;
 mod disk;
 mod drill;
 mod dry_run;
+mod effects;
+mod every_option;
 mod flaky_store;
 mod forge;
 mod guards;
@@ -74,11 +77,29 @@ use pgbr_cli::exit::CliError;
 use pgbr_cli::flavor::Flavor;
 use pgbr_cli::parse;
 use pgbr_cli::settings::Settings;
+use pgbr_testkit::program_name;
 
-/// Settings of `pgbr ARGS` with an environment and the text of a config file.
+/// What the name says that the program is called by in these tests.
+fn flavor() -> Flavor {
+    Flavor::from_program(program_name())
+}
+
+/// Settings of `pgbr ARGS` with an environment and the text of a config file. Under the other name the prefixes of both change places.
 fn all(args: &str, env: &[(&str, &str)], config: &str) -> Result<Settings, CliError> {
-    let args: Vec<&str> = std::iter::once("pgbr").chain(args.split_whitespace()).collect();
-    parse::settings_of(&args, env, config, Flavor::Pgbr)
+    let flavor = flavor();
+    let args: Vec<&str> = std::iter::once(flavor.program()).chain(args.split_whitespace()).collect();
+    if flavor == Flavor::Pgbr {
+        return parse::settings_of(&args, env, config, flavor);
+    }
+    let (ours, theirs) = (Flavor::Pgbr.env_prefix(), flavor.env_prefix());
+    let renamed = |name: &str| match (name.strip_prefix(ours), name.strip_prefix(theirs)) {
+        (Some(option), _) => format!("{theirs}{option}"),
+        (None, Some(option)) => format!("{ours}{option}"),
+        (None, None) => name.to_owned(),
+    };
+    let env: Vec<(String, &str)> = env.iter().map(|(name, value)| (renamed(name), *value)).collect();
+    let env: Vec<(&str, &str)> = env.iter().map(|(name, value)| (name.as_str(), *value)).collect();
+    parse::settings_of(&args, &env, config, flavor)
 }
 
 /// Settings of `pgbr ARGS` alone.

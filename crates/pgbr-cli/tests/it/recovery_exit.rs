@@ -1,6 +1,9 @@
 //! What `archive-get` exits with where its options cannot even be read: a server in recovery must not take that for the end of the WAL.
 
+use std::path::Path;
 use std::process::Command;
+
+use pgbr_testkit::runnable;
 
 /// Runs `archive-get` in a data directory with these signal files, as the server does, and gives its exit code.
 fn exit_of(signals: &[&str], args: &[&str]) -> Option<i32> {
@@ -8,7 +11,7 @@ fn exit_of(signals: &[&str], args: &[&str]) -> Option<i32> {
     for signal in signals {
         std::fs::write(data.path().join(signal), "").expect("a file can be written");
     }
-    let mut command = Command::new(env!("CARGO_BIN_EXE_pgbr"));
+    let mut command = Command::new(runnable(Path::new(env!("CARGO_BIN_EXE_pgbr"))));
     command.current_dir(data.path()).env_clear().args(args);
     command.args(["archive-get", "000000010000000000000001", "pg_wal/RECOVERYXLOG"]);
     command.output().expect("the program runs").status.code()

@@ -186,7 +186,7 @@ impl Rig {
 
     /// Nothing of a backup is left over in the server: no session, and no label in the data directory.
     pub(crate) fn assert_no_backup_mode(&self) {
-        let query = "select count(*) from pg_stat_activity where application_name like 'pgbr%'";
+        let query = "select count(*) from pg_stat_activity where application_name like '% [%]'";
         wait_until(LIMIT, "the backup's session to end", || self.cluster.sql("postgres", query) == "0");
         assert!(!self.cluster.data_dir().join("backup_label").exists());
     }

@@ -4,7 +4,7 @@ use std::fs::File;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use pgbr_testkit::{Cluster, ClusterBuilder, Finished, PgInstall, StopMode, run};
+use pgbr_testkit::{Cluster, ClusterBuilder, Finished, PgInstall, StopMode, program_name, run};
 use rustix::process::Signal;
 
 use crate::rig::{Frozen, LIMIT, MAJOR, assert_one_error, said};
@@ -396,10 +396,10 @@ fn one_backup_at_a_time_on_one_host_and_on_two() {
     history.sql("create table t as select g, md5(g::text) from generate_series(1, 1000) g");
     history.backup(&["--type=full"]);
     // One that is alive for as long as its WAL does not arrive.
-    history.cluster().set_conf("archive_command", "false pgbr");
+    history.cluster().set_conf("archive_command", &format!("false {}", program_name()));
     history.cluster().reload();
     let begun = |history: &History| {
-        history.sql("select count(*) from pg_stat_activity where application_name like 'pgbr%'") == "1"
+        history.sql("select count(*) from pg_stat_activity where application_name like '% [%]'") == "1"
     };
     let frozen =
         Frozen::at(history.world.pgbr.command(["backup", "--type=incr", "--archive-timeout=120"]), || {
@@ -438,10 +438,10 @@ fn expire_waits_for_a_backup_and_leaves_a_restore_what_it_reads() {
     let [(full, _), (incr, then), (other, _)] = [0, 1, 2].map(|n: usize| history.made[n].clone());
 
     // A backup that builds on what is to go.
-    history.cluster().set_conf("archive_command", "false pgbr");
+    history.cluster().set_conf("archive_command", &format!("false {}", program_name()));
     history.cluster().reload();
     let backup = history.world.pgbr.command(["backup", "--type=incr", "--archive-timeout=120"]);
-    let sessions = "select count(*) from pg_stat_activity where application_name like 'pgbr%'";
+    let sessions = "select count(*) from pg_stat_activity where application_name like '% [%]'";
     let frozen = Frozen::at(backup, || history.sql(sessions) == "1");
     frozen.send(Signal::CONT);
     let set = format!("--set={other}");

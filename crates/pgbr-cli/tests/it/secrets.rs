@@ -4,7 +4,7 @@ use std::fs::{self, Permissions};
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 
-use pgbr_testkit::run;
+use pgbr_testkit::{run, variable};
 
 use crate::rig::{LIMIT, PASS, Rig, restore_into, said};
 
@@ -63,7 +63,7 @@ fn the_passphrase_stays_in_the_config_file() {
     rig.pgbr.unset("global", "repo1-cipher-pass");
     let words = ["archive-get", &segment, &got];
     let mut command = rig.pgbr.command(words.iter().chain(&TRACE).copied());
-    let finished = run(command.env("PGBR_REPO1_CIPHER_PASS", PASS), "", LIMIT);
+    let finished = run(command.env(variable("repo1-cipher-pass"), PASS), "", LIMIT);
     assert!(finished.success() && !said(&finished).contains(PASS), "{finished:#?}");
     rig.pgbr.set("global", "repo1-cipher-pass", PASS);
     // On the command line it is refused, and not repeated.

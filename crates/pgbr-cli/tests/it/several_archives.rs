@@ -4,7 +4,7 @@ use std::fs;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 
-use pgbr_testkit::{Pgbr, StoreKind, own};
+use pgbr_testkit::{Pgbr, StoreKind, own, program_name};
 
 use crate::rig::{PASS, Rig, STANZA, assert_one_error, cluster, said};
 
@@ -128,7 +128,10 @@ fn a_backup_refuses_wal_that_was_sealed_for_another_repository() {
     let (from, to) = (archive(&before), archive(&rig.pgbr));
     let push = before.archive_command().replace("%p", "\"$1\"");
     let copy = format!("mkdir -p {1} && cp -r {0}/. {1}/", from.display(), to.display());
-    let script = rig.pgbr.scratch().file("push.sh", format!("#!/bin/sh\n{push} && {copy}\n"));
+    let script = rig
+        .pgbr
+        .scratch()
+        .file(&format!("{}-push.sh", program_name()), format!("#!/bin/sh\n{push} && {copy}\n"));
     fs::set_permissions(&script, fs::Permissions::from_mode(0o755)).unwrap();
     rig.cluster.set_conf("archive_command", &format!("{} %p", script.display()));
     rig.cluster.reload();

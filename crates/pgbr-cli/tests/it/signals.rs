@@ -2,9 +2,10 @@
 
 use std::time::Duration;
 
-use pgbr_testkit::{Finished, StopMode, run, wait_until};
+use pgbr_testkit::{Finished, StopMode, program_name, run, wait_until};
 use rustix::process::Signal;
 
+use crate::flavor;
 use crate::rig::{Frozen, LIMIT, Rig, assert_one_error, assert_unusable, restore_into, said};
 
 const BACKUP: [&str; 2] = ["backup", "--type=full"];
@@ -48,7 +49,7 @@ fn a_backup_that_is_asked_to_end_takes_away_what_it_stored() {
     rig.cluster.sql("postgres", "update pgbench_accounts set abalance = 1");
     let waits =
         "select count(*) from pg_stat_activity where query ~* '^select.*pg_backup_start' and state = 'active'
-                   and application_name like 'pgbr%'";
+                   and application_name like '% [%]'";
     let frozen = Frozen::at(rig.pgbr.command(["backup", "--type=full", "--no-start-fast"]), || {
         rig.cluster.sql("postgres", waits) == "1"
     });
@@ -57,11 +58,11 @@ fn a_backup_that_is_asked_to_end_takes_away_what_it_stored() {
     assert_eq!(rig.snapshot_without_wal(), before);
 
     // While it waits for WAL.
-    rig.cluster.set_conf("archive_command", "true pgbr");
+    rig.cluster.set_conf("archive_command", &format!("true {}", program_name()));
     rig.cluster.reload();
     let frozen = Frozen::at(rig.pgbr.command(BACKUP), || {
         rig.cluster
-            .sql("postgres", "select count(*) from pg_stat_activity where application_name like 'pgbr%'")
+            .sql("postgres", "select count(*) from pg_stat_activity where application_name like '% [%]'")
             == "1"
             && !rig.names("pin").is_empty()
     });
@@ -119,7 +120,8 @@ fn two_at_once_on_one_host() {
     rig.slow_down();
     let first = rig.frozen_backup();
     for args in [&BACKUP[..], &["stanza-create"]] {
-        assert_one_error(&rig.pgbr.fails(50, args), 50, &["lock", "demo-backup", "another pgbr process"]);
+        let hint = format!("HINT: is another {} process running?", flavor().product());
+        assert_one_error(&rig.pgbr.fails(50, args), 50, &["lock", "demo-backup", &hint]);
     }
     // Those that do not write backups are not kept waiting.
     rig.pgbr.ok(["info"]);

@@ -4,7 +4,7 @@ use pgbr_cli::flavor::Flavor;
 use pgbr_cli::parse;
 use pgbr_cli::settings::Source;
 
-use crate::{BACKUP, all, fails, run, with_config};
+use crate::{BACKUP, all, fails, with_config};
 
 #[test]
 fn command_line_beats_environment_beats_file_beats_default() {
@@ -177,7 +177,8 @@ fn the_other_name_of_the_program() {
         ("config", "/etc/pgbackrest/pgbackrest.conf", "/etc/pgbr/pgbr.conf"),
     ] {
         assert_eq!(settings.get_str(name), Some(theirs));
-        assert_eq!(run("info").unwrap().get_str(name), Some(ours));
+        let ours_now = parse::settings_of(&["pgbr", "info"], &[], "", Flavor::Pgbr).unwrap();
+        assert_eq!(ours_now.get_str(name), Some(ours));
     }
     assert_eq!(settings.indexed("repo", 1, "path").as_str(), Some("/var/lib/pgbackrest"));
     let restore = parse::settings_of(

@@ -18,7 +18,8 @@ fn names(wanted: impl Fn(&OptionRule) -> bool) -> Vec<&'static str> {
 #[test]
 fn names_are_sorted_and_bounded() {
     assert!(OPTIONS.is_sorted_by(|a, b| a.name < b.name));
-    assert_eq!(OPTIONS.len(), 199 + 36);
+    assert_eq!((names(|r| !r.ours).len(), names(|r| r.ours).len()), (199, 36));
+    assert_eq!(COMMANDS.iter().filter(|rule| !rule.ours).count(), 22);
     for rule in &OPTIONS {
         assert!(rule.name.len() < 60 && !rule.name.starts_with("no-") && !rule.name.starts_with("reset-"));
         let group = rule.name.split_once('-').map(|(head, _)| head);

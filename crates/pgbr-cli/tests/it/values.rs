@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use crate::{BACKUP, all, fails, run, with_config};
+use crate::{BACKUP, all, fails, flavor, run, with_config};
 
 const MIB: u64 = 1024 * 1024;
 
@@ -215,7 +215,8 @@ fn indexes_in_use() {
     assert_eq!(keys(base, "[global]\nrepo1-path=/r\nrepo3-s3-bucket=x\n").1, [1]);
     assert_eq!(keys(base, "[global]\nrepo3-s3-bucket=x\n").1, [1]);
     let settings = with_config(base, "[global]\nrepo3-s3-bucket=x\n").unwrap();
-    assert_eq!(settings.indexed("repo", 1, "path").as_str(), Some("/var/lib/pgbr"));
+    let default = flavor().path("/var/lib/pgbackrest");
+    assert_eq!(settings.indexed("repo", 1, "path").as_str(), Some(default.as_str()));
     assert!(!settings.indexed("repo", 3, "path").is_set());
     // A reset index does not count.
     assert_eq!(

@@ -1,0 +1,30 @@
+#!/usr/bin/env bash
+# Runs the end-to-end tests with the program under the name pgbackrest:  scripts/test-as-pgbackrest.sh [MODULE]...
+#
+# It reads the variables of pgBackRest then, has that one's default paths and says its version; config files and commands are the same.
+# By default all modules of crates/pgbr-cli/tests/it: for the night, and for whoever changes what the name decides. scripts/test.sh runs
+# some of them so.
+#
+# Environment:
+#   PGBR_TEST_PG_MAJORS      PostgreSQL majors to test against (default "15")
+#   RUST_TEST_THREADS        tests at a time (default: two for each processor)
+set -euo pipefail
+# shellcheck source=scripts/lib.sh
+. "$(dirname "$0")/lib.sh"
+
+export PGBR_TEST_NAME=pgbackrest
+export PGBR_TEST_PG_MAJORS=${PGBR_TEST_PG_MAJORS:-15}
+export RUST_TEST_THREADS=${RUST_TEST_THREADS:-$((2 * $(nproc)))}
+
+main() {
+    local module start=$SECONDS
+    for module in "$@"; do
+        [ -f "$ROOT/crates/pgbr-cli/tests/it/$module.rs" ] || die "there is no module $module of the end-to-end tests"
+    done
+    "$ROOT/scripts/setup-tests.sh"
+    cd "$ROOT"
+    cargo test -p pgbr-cli --test it -- "${@/%/::}"
+    say "passed under the name $PGBR_TEST_NAME in $((SECONDS - start)) s"
+}
+
+main "$@"
