@@ -309,7 +309,9 @@ impl Settings {
             let own = ["stanza", "exec-id", "cmd", "process-max"].contains(&rule.name)
                 || rule.name.starts_with("log-");
             let secret = rule.secret && setting.from == ValueFrom::Itself;
-            if !told || own || secret || !rule.valid_for(command) {
+            // Whether a condition is met that only the other command has, nobody knows here: it would refuse the option.
+            let unsure = rule.needs_for(command) != rule.needs_for(self.command);
+            if !told || own || secret || unsure || !rule.valid_for(command) {
                 continue;
             }
             let name = options::key_name(rule, *key) + setting.from.ending();

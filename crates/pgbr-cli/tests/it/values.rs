@@ -282,3 +282,15 @@ fn root_is_refused_where_it_does_harm() {
         (31, "the 'info' command must not be run as the root user")
     );
 }
+
+#[test]
+fn what_a_restore_was_told_goes_into_its_command_as_far_as_that_takes_it() {
+    let restore =
+        "restore --stanza=demo --pg1-path=/pg --repo1-path=/r --lock-path=/l --archive-mode=off --delta";
+    let settings = run(&format!("{restore} --spool-path=/s")).expect("it is right");
+    let forwarded = settings.forwarded(pgbr_cli::options::Command::ArchiveGet);
+    assert_eq!(forwarded, ["--lock-path=/l", "--pg1-path=/pg", "--repo1-path=/r"]);
+    // Without archive-async, which only archive-get knows of, it would refuse the path of the spool.
+    run(&format!("archive-get --stanza=demo {} a b", forwarded.join(" "))).expect("it takes them");
+    assert_eq!(fails(run("archive-get --stanza=demo --pg1-path=/pg --spool-path=/s a b")).0, 31);
+}
