@@ -6,11 +6,9 @@ use std::sync::Arc;
 
 use pgbr_codec::{Cipher, Passphrase};
 use pgbr_manifest::StanzaName;
-#[cfg(doc)]
-use pgbr_repo::Error as RepoError;
 use pgbr_repo::{
-    BackupStore, CloudOptions, FileKeyCache, KeyCache, Lease, LeaseName, Leases, Repo, Stanza, Store,
-    WalStore,
+    BackupStore, CloudOptions, Error as RepoError, FileKeyCache, KeyCache, Lease, LeaseName, Leases, Repo,
+    Stanza, Store, WalStore,
 };
 
 use crate::error::{Error, Result};
@@ -164,4 +162,9 @@ impl StanzaPlace {
         let state = leases.state().await?;
         Ok(state.is_some_and(|state| !state.released && !host.owner.knows_dead(&state.holder)))
     }
+}
+
+/// Whether an error says that there is no repository of ours, or no such stanza in it.
+pub(crate) const fn is_absent(error: &Error) -> bool {
+    matches!(error, Error::Repo(RepoError::NoRepository { .. } | RepoError::StanzaMissing { .. }))
 }

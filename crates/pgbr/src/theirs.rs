@@ -3,6 +3,7 @@
 //! Its reader is synchronous, for plain threads; objects come from our store, which waits on the runtime. All of it runs off the runtime's own
 //! threads.
 
+mod lookup;
 mod objects;
 mod wal;
 
@@ -106,13 +107,18 @@ impl Theirs {
         if !level.directories.iter().any(|name| ROOTS.contains(&name.as_str())) {
             return Ok(None);
         }
+        Ok(Some(Self::at(store, access)))
+    }
+
+    /// The one in a store, whether or not there is one.
+    fn at(store: Store, access: &RepoAccess) -> Self {
         let objects: Arc<dyn Objects> = Arc::new(StoreObjects::new(store.clone()));
         let passphrase = access.passphrase.as_ref().map(|passphrase| Passphrase::new(passphrase.expose()));
-        Ok(Some(Self {
+        Self {
             store,
             repository: Repository::new(Arc::clone(&objects), passphrase),
             plain: Repository::new(objects, None),
-        }))
+        }
     }
 
     /// The store that it is read from.
