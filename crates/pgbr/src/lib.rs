@@ -98,7 +98,7 @@ pub use restore::{
 };
 pub use stanza::{
     StanzaCreateRequest, StanzaCreated, StanzaDeleteRequest, StanzaDeleted, StanzaUpgradeRequest,
-    StanzaUpgraded, stanza_create, stanza_delete, stanza_upgrade,
+    StanzaUpgraded, TakeOver, stanza_create, stanza_delete, stanza_upgrade,
 };
 pub use theirs::{TheirArchive, TheirCluster, TheirSet, TheirStanza};
 pub use verify::{

@@ -57,6 +57,7 @@ mod store_options;
 mod stores;
 mod storm;
 mod strace;
+mod swap;
 mod table;
 mod takeover;
 mod timelines;

@@ -1,4 +1,5 @@
-//! Single WAL files out of what pgBackRest archived: without a look at all that there is, as commands of the server have to be quick.
+//! Single WAL files out of what pgBackRest archived, and whose archive it is: without a look at all that there is, as commands of the server
+//! have to be quick.
 
 use std::fs::{self, OpenOptions};
 use std::io::Write;
@@ -7,10 +8,10 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use pgbr_manifest::{StanzaName, WalFileName};
-use pgbr_pgbackrest::{Archive, ArchiveId, WalObject};
+use pgbr_pgbackrest::{Archive, ArchiveCluster, ArchiveId, Cluster, Stanza, WalObject};
 use pgbr_repo::{Error as RepoError, Store};
 
-use super::{TheirWal, Theirs};
+use super::{TheirWal, Theirs, there};
 use crate::error::{Error, Result};
 use crate::place::RepoAccess;
 
@@ -43,9 +44,29 @@ impl Theirs {
     pub(crate) async fn has_wal(&self, stanza: &StanzaName, file: WalFileName) -> Result<bool> {
         self.of_stanza(stanza, move |stanza| Ok(stanza.has_wal(&file)?)).await
     }
+
+    /// The clusters of a stanza as the list of its backups has them; none where there is no list.
+    ///
+    /// # Errors
+    /// As [`Theirs::backups`].
+    pub(crate) async fn listed_clusters(&self, stanza: &StanzaName) -> Result<Vec<Cluster>> {
+        let listed = |stanza: &Stanza| there(stanza.backup_info());
+        let listed = self.of_stanza(stanza, listed).await?;
+        Ok(listed.map(|list| list.info.history).unwrap_or_default())
+    }
 }
 
 impl TheirWal {
+    /// All clusters that the archive has or had, oldest first; the last is not by force the one of now.
+    pub(crate) fn clusters(&self) -> &[ArchiveCluster] {
+        &self.archive.info.info.history
+    }
+
+    /// The cluster that is archived now, by its number too.
+    pub(crate) fn current_cluster(&self) -> ArchiveCluster {
+        self.archive.info.info.current
+    }
+
     /// What was wrong with `archive.info`, where its copy served.
     pub(crate) fn healed(&self) -> Option<String> {
         self.archive.info.from_copy.as_ref().map(ToString::to_string)
