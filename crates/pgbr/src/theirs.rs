@@ -5,6 +5,7 @@
 
 mod lookup;
 mod objects;
+mod rest;
 mod wal;
 
 use std::collections::BTreeSet;
@@ -24,6 +25,7 @@ use crate::host::Host;
 use crate::place::RepoAccess;
 
 pub(crate) use self::objects::StoreObjects;
+pub use self::rest::{TheirRest, TheirsRemoveRequest, theirs_remove, theirs_rest};
 pub(crate) use self::wal::TheirWal;
 
 /// The directories of pgBackRest in a repository.

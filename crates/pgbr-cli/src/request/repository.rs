@@ -60,7 +60,11 @@ fn take_over(settings: &Settings) -> Option<TakeOver> {
     let pg_data = match settings.command() {
         Command::ArchivePush if stands_in => pg_data_here(settings).into_iter().collect(),
         Command::Backup | Command::Check if stands_in => all_pg_data(settings),
-        Command::Expire if stands_in && !settings.get_bool("dry-run") => all_pg_data(settings),
+        Command::Expire
+            if stands_in && !settings.get_bool("dry-run") && !settings.get_bool("pgbackrest-remove") =>
+        {
+            all_pg_data(settings)
+        }
         // The cluster is another one by now.
         Command::StanzaUpgrade => Vec::new(),
         _ => return None,

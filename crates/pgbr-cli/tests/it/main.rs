@@ -60,6 +60,7 @@ mod strace;
 mod swap;
 mod table;
 mod takeover;
+mod their_rest;
 mod timelines;
 mod upgrade;
 mod values;

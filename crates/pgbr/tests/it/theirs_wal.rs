@@ -10,10 +10,14 @@ use object_store::memory::InMemory;
 use object_store::{ObjectStore, ObjectStoreExt};
 use pgbr::{
     ArchiveGetRequest, ArchivePushRequest, Compression, Error, Got, Host, Passphrase, PgVersion, RepoAccess,
-    RepoError, StanzaName, Store, SystemId, TakeOver, TheirError, archive_get, archive_push,
+    RepoError, StanzaName, Store, SystemId, TakeOver, TheirError, TheirsRemoveRequest, archive_get,
+    archive_push, theirs_remove, theirs_rest,
 };
 use pgbr_pgbackrest::Checksum;
 use pgbr_repo::{NewCluster, Requests};
+use pgbr_testkit::{Fault, FaultStore};
+
+use crate::world::World;
 
 const SYSTEM: u64 = 77;
 
@@ -344,4 +348,104 @@ async fn many_at_once_make_one_stanza() {
                 .assert_got(place.get_by(access.clone(), &name(number)).await, &std::fs::read(file).unwrap());
         }
     }
+}
+
+/// A stanza of theirs with a backup and WAL, beside ours with a newer segment, and a neighbour whose name begins like it.
+async fn with_both_sides() -> Place {
+    let place = Place::with_info(&[(1, SYSTEM, "15")]).await;
+    for number in 1..=3 {
+        place.put_wal("15-1", &name(number), b"wal").await;
+    }
+    for name in
+        ["backup.info", "backup.info.copy", "20261122-120000F/backup.manifest", "20261122-120000F/bundle/1"]
+    {
+        place.put(&format!("backup/demo/{name}"), "content").await;
+    }
+    place.put("backup/demo-2/backup.info", "another stanza's").await;
+    place.put("archive/demo-2/archive.info", "another stanza's").await;
+    let file = segment(place.dir.path(), 4, SYSTEM);
+    place.push_by(taking_over(place.access()), file).await.unwrap();
+    place
+}
+
+impl Place {
+    async fn remove(&self, host: &Host, store: &Store, dry_run: bool) -> pgbr::Result<u64> {
+        let request = TheirsRemoveRequest {
+            repo: RepoAccess::store(store.clone()),
+            stanza: stanza(),
+            lock_paths: vec![self.dir.path().join("locks")],
+            exec_id: "1-00000000".to_owned(),
+            dry_run,
+        };
+        theirs_remove(host, request).await.map(|rest| rest.objects)
+    }
+
+    /// The objects of pgBackRest.
+    async fn theirs(&self) -> Vec<String> {
+        let mut found = Vec::new();
+        for root in ["archive", "backup"] {
+            let mut level = vec![object_store::path::Path::from(root)];
+            while let Some(directory) = level.pop() {
+                let listed = self.objects.list_with_delimiter(Some(&directory)).await.unwrap();
+                level.extend(listed.common_prefixes);
+                found.extend(listed.objects.into_iter().map(|object| object.location.to_string()));
+            }
+        }
+        found.sort_unstable();
+        found
+    }
+}
+
+#[tokio::test]
+async fn theirs_is_removed_by_name_and_only_where_nobody_needs_it() {
+    let (place, host) = (with_both_sides().await, Host::system());
+    let all = place.theirs().await;
+    let rest = theirs_rest(&place.access(), &stanza()).await.unwrap();
+    assert_eq!((rest.objects, rest.more), (9, false));
+    assert_eq!(all.len(), 11, "{all:?}");
+    let refused = place.remove(&host, &place.store, false).await.unwrap_err();
+    assert!(matches!(refused, Error::TheirsNeeded { .. }), "{refused}");
+    place.put("pgbr/demo/backup/20261123-120000F/manifest", "ours").await;
+    place.put_wal("15-1", &name(5), b"wal").await;
+    let refused = place.remove(&host, &place.store, false).await.unwrap_err();
+    assert!(matches!(refused, Error::TheirsInUse { .. }), "{refused}");
+    assert!(refused.to_string().contains(&name(5)), "{refused}");
+    let file = segment(place.dir.path(), 6, SYSTEM);
+    place.push_by(place.access(), file).await.unwrap();
+    assert_eq!(place.remove(&host, &place.store, true).await.unwrap(), 10);
+    assert_eq!(place.theirs().await.len(), 12, "a dry run touches nothing");
+    assert_eq!(place.remove(&host, &place.store, false).await.unwrap(), 10);
+    assert_eq!(place.theirs().await, ["archive/demo-2/archive.info", "backup/demo-2/backup.info"]);
+    assert_eq!(place.remove(&host, &place.store, false).await.unwrap(), 0);
+}
+
+/// Wherever a removal ends, nobody takes a backup or an archive for whole that is not, and the next run goes on.
+#[tokio::test]
+async fn a_removal_that_dies_is_gone_on_with() {
+    let mut failures = 0;
+    for n in 0.. {
+        let place = with_both_sides().await;
+        place.put("pgbr/demo/backup/20261123-120000F/manifest", "ours").await;
+        let all = place.theirs().await;
+        let faults = FaultStore::new(place.objects.clone(), Fault::Dies(n));
+        let world = World::new(7, 0);
+        let removed = place.remove(&world.host(), &Store::remote(faults, "memory"), false).await;
+        let left = place.theirs().await;
+        let gone: Vec<&String> = all.iter().filter(|object| !left.contains(object)).collect();
+        let has = |name: &str| left.iter().any(|object| object.contains(name));
+        if gone.iter().any(|object| object.contains("20261122-120000F")) {
+            assert!(!has("backup/demo/backup.info"), "{n}: {left:?}");
+        }
+        if gone.iter().any(|object| object.contains("archive/demo/15-1")) {
+            assert!(!has("backup/demo/") && !has("archive/demo/archive.info"), "{n}: {left:?}");
+        }
+        let ended = removed.is_ok();
+        failures += u32::from(!ended);
+        place.remove(&world.later(), &place.store, false).await.unwrap();
+        assert_eq!(place.theirs().await.len(), 2, "{n}");
+        if ended {
+            break;
+        }
+    }
+    assert!(failures > 10, "{failures}");
 }
