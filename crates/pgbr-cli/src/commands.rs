@@ -19,6 +19,7 @@ mod restore;
 mod restore_plan;
 mod stanza;
 mod stop;
+mod theirs;
 mod verify;
 mod verify_text;
 mod witness;

@@ -55,7 +55,10 @@ fn code(error: &Error) -> ErrorCode {
         Error::ArchiveTimeout { .. } | Error::StandbyBehind { .. } | Error::Timeout { .. } => {
             ErrorCode::ArchiveTimeout
         }
-        Error::NoBackup { .. } | Error::UnknownBackup { .. } => ErrorCode::BackupSetInvalid,
+        Error::NoBackup { .. } | Error::UnknownBackup { .. } | Error::TheirsNeeded { .. } => {
+            ErrorCode::BackupSetInvalid
+        }
+        Error::TheirsInUse { .. } => ErrorCode::LockAcquire,
         Error::Target { .. } => ErrorCode::OptionInvalidValue,
         Error::Running { .. } | Error::ServerRunning { .. } => ErrorCode::PgRunning,
         Error::NotEmpty { .. } | Error::NotACluster { .. } | Error::OtherData { .. } => {
@@ -203,6 +206,8 @@ fn hints(error: &Error, flavor: Flavor) -> Vec<String> {
         ],
         Error::Repo(RepoError::RepositoryExists { .. }) => one(format!("were repo.json and its copy lost? '{program} key-import' brings them back by an exported key.")),
         Error::Repo(RepoError::StanzaMissing { .. }) => one(format!("has a stanza-create been performed? use '{program} stanza-create'.")),
+        Error::TheirsNeeded { .. } => one(format!("make a backup first: '{program} --type=full backup'.")),
+        Error::TheirsInUse { .. } => one("nothing was changed: try again when it has ended.".to_owned()),
         Error::Repo(RepoError::WrongPassphrase) => one("check the option repo1-cipher-pass: nothing was read or changed.".to_owned()),
         Error::Repo(RepoError::WriteOnly { doing }) => match doing.starts_with("compare") {
             // A push of what is archived already.

@@ -37,10 +37,7 @@ pub(crate) fn repos(settings: &Settings) -> Result<Vec<(u16, RepoAccess)>, CliEr
 pub(crate) fn repos_of(settings: &Settings, keys: &[u16]) -> Result<Vec<(u16, RepoAccess)>, CliError> {
     let access = |key: &u16| match repo_of(settings, *key) {
         // Its secrets cannot be had, say: that is no reason to do nothing in the others.
-        Err(error) if keys.len() > 1 => {
-            let place = RepoPlace::Unusable(error.text());
-            Ok((*key, RepoAccess { place, passphrase: None, key_cache: None }))
-        }
+        Err(error) if keys.len() > 1 => Ok((*key, RepoAccess::new(RepoPlace::Unusable(error.text())))),
         access => Ok((*key, access?)),
     };
     keys.iter().map(access).collect()

@@ -52,6 +52,7 @@ mod layout;
 mod manifest;
 mod names;
 mod objects;
+mod presence;
 mod repository;
 
 pub use archive::{Archive, WalObject};

@@ -91,7 +91,7 @@ pub use lease::{Lease, LeaseRequest, LeaseState, LeaseStep, Leases};
 pub use ledger::{LedgerOf, LedgerParts, Ledgers};
 pub use lock::{
     HeldLock, Lock, LockHolder, LockProgress, LockRequest, LockType, StopFile, create_stop_file, held_locks,
-    lock_holder, lock_path, remove_stop_file, stop_file,
+    held_locks_of_any_version, lock_holder, lock_path, remove_stop_file, stop_file,
 };
 pub use note::{Note, NoteChanges, Notes};
 pub use pin::{Pin, PinKind, PinRecord, PinRequest, PinState, Pins};

@@ -237,6 +237,18 @@ pub fn held_locks(directory: &Path, stanza: Option<&StanzaName>) -> Result<Vec<H
     Ok(held)
 }
 
+/// As [`held_locks`] of a stanza; with those besides that pgBackRest holds in versions which do not name the repository, `STANZA-TYPE.lock`.
+///
+/// # Errors
+/// As [`held_locks`].
+pub fn held_locks_of_any_version(directory: &Path, stanza: &StanzaName) -> Result<Vec<HeldLock>> {
+    let mut held = held_locks(directory, Some(stanza))?;
+    for kind in [LockType::Archive, LockType::Backup, LockType::Restore] {
+        held.extend(look(directory.join(format!("{stanza}-{}.lock", kind.name())))?);
+    }
+    Ok(held)
+}
+
 /// A file that tells commands to stop.
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
@@ -480,6 +492,25 @@ mod tests {
         assert_eq!(found(Some(&truth.stanza)), [told]);
         drop((one, two));
         assert_eq!(found(None), []);
+    }
+
+    #[test]
+    fn locks_without_a_repository_are_found_where_they_are_asked_for() {
+        let dir = tempfile::tempdir().unwrap();
+        let mine = request(dir.path(), "4711-00000000");
+        let all = || held_locks_of_any_version(&mine.directory, &mine.stanza).unwrap();
+        assert_eq!(all(), [], "no directory");
+        let held = Lock::acquire(&mine).unwrap();
+        assert_eq!(all().len(), 1);
+        let old = mine.directory.join("main-archive.lock");
+        std::fs::write(&old, "12\n").unwrap();
+        assert_eq!(all().len(), 1, "a file that nobody has locked");
+        let file = open_lock(&old, false).unwrap();
+        flock(&file, FlockOperation::NonBlockingLockExclusive).unwrap();
+        let paths: Vec<PathBuf> = all().into_iter().map(|lock| lock.path).collect();
+        assert_eq!(paths, [mine.path(), old]);
+        assert_eq!(held_locks(&mine.directory, None).unwrap().len(), 1);
+        drop(held);
     }
 
     #[test]

@@ -112,9 +112,29 @@ impl Stanza {
         clusters: &[NewCluster],
         now: i64,
     ) -> Result<Self> {
-        let invalid =
-            || Error::Invalid { what: "stanza history", reason: format!("has 1 to {MAX_HISTORY} entries") };
-        let cluster = *clusters.last().filter(|_| clusters.len() <= MAX_HISTORY).ok_or_else(invalid)?;
+        let history: Vec<_> = (1..).zip(clusters.iter().copied()).collect();
+        Self::create_numbered(repo, name, &history, now).await
+    }
+
+    /// The same for clusters that have their numbers already, as elsewhere; numbers may be left out.
+    ///
+    /// # Errors
+    /// As [`Stanza::create_with_history`]; [`Error::Invalid`] for numbers that do not grow from 1 or more.
+    pub async fn create_numbered(
+        repo: &Repo,
+        name: &StanzaName,
+        clusters: &[(u32, NewCluster)],
+        now: i64,
+    ) -> Result<Self> {
+        let invalid = |reason| Error::Invalid { what: "stanza history", reason };
+        let (_, cluster) = *clusters
+            .last()
+            .filter(|_| clusters.len() <= MAX_HISTORY)
+            .ok_or_else(|| invalid(format!("has 1 to {MAX_HISTORY} entries")))?;
+        let numbers = [0].into_iter().chain(clusters.iter().map(|(number, _)| *number));
+        if !numbers.is_sorted_by(|a, b| a < b) {
+            return Err(invalid("is not in the order of its numbers, which begin at 1".to_owned()));
+        }
         if keys::parse_stanza(name.as_str()).is_none() {
             let reason = format!("'{name}' is taken by the repository itself");
             return Err(Error::Invalid { what: "stanza name", reason });
@@ -127,9 +147,9 @@ impl Stanza {
         let stanza = Self {
             repo: repo.clone(),
             name: name.clone(),
-            history: (1..)
-                .zip(clusters)
-                .map(|(number, cluster)| ClusterId::new(number, *cluster, now))
+            history: clusters
+                .iter()
+                .map(|(number, cluster)| ClusterId::new(*number, *cluster, now))
                 .collect(),
             warnings: Vec::new(),
         };

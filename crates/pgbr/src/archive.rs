@@ -1,6 +1,7 @@
 //! archive-push and archive-get: WAL files into the archives of all repositories, and out of the first that has them.
 
 mod ahead;
+mod beside;
 mod facts;
 mod file;
 mod get;

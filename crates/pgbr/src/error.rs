@@ -21,6 +21,20 @@ pub enum Error {
     /// What pgBackRest has in a repository.
     #[error(transparent)]
     PgBackRest(#[from] pgbr_pgbackrest::Error),
+    /// There is nothing of ours that could take the place of what pgBackRest has.
+    #[error("what pgBackRest has of stanza '{stanza}' is not removed: there is no backup of ours")]
+    TheirsNeeded {
+        /// The stanza.
+        stanza: StanzaName,
+    },
+    /// Somebody works with what pgBackRest has, or may.
+    #[error("what pgBackRest has of stanza '{stanza}' is not removed: {reason}")]
+    TheirsInUse {
+        /// The stanza.
+        stanza: StanzaName,
+        /// Who.
+        reason: String,
+    },
     /// Compressing or sealing.
     #[error(transparent)]
     Codec(#[from] pgbr_codec::Error),

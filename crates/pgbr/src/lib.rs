@@ -98,9 +98,12 @@ pub use restore::{
 };
 pub use stanza::{
     StanzaCreateRequest, StanzaCreated, StanzaDeleteRequest, StanzaDeleted, StanzaUpgradeRequest,
-    StanzaUpgraded, stanza_create, stanza_delete, stanza_upgrade,
+    StanzaUpgraded, TakeOver, stanza_create, stanza_delete, stanza_upgrade,
 };
-pub use theirs::{TheirArchive, TheirCluster, TheirSet, TheirStanza};
+pub use theirs::{
+    TheirArchive, TheirCluster, TheirRest, TheirSet, TheirStanza, TheirsRemoveRequest, theirs_remove,
+    theirs_rest,
+};
 pub use verify::{
     BackupStatus, FileCounts, Finding, FindingKind, FindingLevel, Recovery, RecoveryEnd, SegmentRange,
     Unneeded, VerifiedArchive, VerifiedBackup, VerifiedTheirArchive, VerifiedTheirs, VerifyBudget,

@@ -50,14 +50,6 @@ pub struct Backup {
     pub digest: Digest,
 }
 
-/// Whether a repository or stanza of ours could not be opened because there is none.
-pub(crate) const fn is_absent(error: &Error) -> bool {
-    matches!(
-        error,
-        Error::Repo(pgbr_repo::Error::NoRepository { .. } | pgbr_repo::Error::StanzaMissing { .. })
-    )
-}
-
 /// The summaries of all backups of a stanza, oldest first. One that cannot be read is an item of its own, so that it never hides the others.
 ///
 /// # Errors

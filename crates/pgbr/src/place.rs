@@ -6,16 +6,15 @@ use std::sync::Arc;
 
 use pgbr_codec::{Cipher, Passphrase};
 use pgbr_manifest::StanzaName;
-#[cfg(doc)]
-use pgbr_repo::Error as RepoError;
 use pgbr_repo::{
-    BackupStore, CloudOptions, FileKeyCache, KeyCache, Lease, LeaseName, Leases, Repo, Stanza, Store,
-    WalStore,
+    BackupStore, CloudOptions, Error as RepoError, FileKeyCache, KeyCache, Lease, LeaseName, Leases, Repo,
+    Stanza, Store, WalStore,
 };
 
 use crate::error::{Error, Result};
 use crate::held::Held;
 use crate::host::Host;
+use crate::stanza::{TakeOver, take_over};
 
 /// Where a repository lies.
 #[derive(Debug, Clone)]
@@ -64,22 +63,29 @@ pub struct RepoAccess {
     pub passphrase: Option<Passphrase>,
     /// Directory for keys derived from passphrases, mode 0600; none: they are derived each time.
     pub key_cache: Option<PathBuf>,
+    /// Whether a stanza that is not there is made from what pgBackRest has of it, by whoever opens it.
+    pub take_over: Option<TakeOver>,
 }
 
 impl RepoAccess {
     /// A directory without encryption.
     pub fn plain(path: impl Into<PathBuf>) -> Self {
-        Self { place: RepoPlace::Directory(path.into()), passphrase: None, key_cache: None }
+        Self::new(RepoPlace::Directory(path.into()))
     }
 
     /// A place in a cloud store, without encryption.
     pub fn cloud(options: CloudOptions) -> Self {
-        Self { place: RepoPlace::Cloud(Arc::new(options)), passphrase: None, key_cache: None }
+        Self::new(RepoPlace::Cloud(Arc::new(options)))
     }
 
     /// A store that the caller has made, without encryption.
     pub const fn store(store: Store) -> Self {
-        Self { place: RepoPlace::Store(store), passphrase: None, key_cache: None }
+        Self::new(RepoPlace::Store(store))
+    }
+
+    /// A place, without encryption.
+    pub const fn new(place: RepoPlace) -> Self {
+        Self { place, passphrase: None, key_cache: None, take_over: None }
     }
 
     /// The same with what opens it, or what is to open it once it is made.
@@ -101,11 +107,19 @@ impl RepoAccess {
         Ok(repo)
     }
 
-    /// Opens a stanza.
+    /// Opens a stanza; where it is not there, with [`RepoAccess::take_over`], makes it from what pgBackRest has of it.
     ///
     /// # Errors
-    /// As [`Repo::open`] and [`Stanza::open`].
+    /// As [`Repo::open`] and [`Stanza::open`]; where what pgBackRest has cannot be taken over.
     pub async fn open_stanza(&self, host: &Host, name: &StanzaName) -> Result<StanzaPlace> {
+        match (self.open_made(host, name).await, &self.take_over) {
+            (Err(error), Some(asked)) if is_absent(&error) => take_over(host, self, name, asked, error).await,
+            (opened, _) => opened,
+        }
+    }
+
+    /// Opens a stanza that is there.
+    pub(crate) async fn open_made(&self, host: &Host, name: &StanzaName) -> Result<StanzaPlace> {
         let repo = self.open(host).await?;
         let stanza = Stanza::open(&repo, name).await?;
         stanza.warnings().iter().for_each(|warning| host.warn(warning.as_str()));
@@ -164,4 +178,9 @@ impl StanzaPlace {
         let state = leases.state().await?;
         Ok(state.is_some_and(|state| !state.released && !host.owner.knows_dead(&state.holder)))
     }
+}
+
+/// Whether an error says that there is no repository of ours, or no such stanza in it.
+pub(crate) const fn is_absent(error: &Error) -> bool {
+    matches!(error, Error::Repo(RepoError::NoRepository { .. } | RepoError::StanzaMissing { .. }))
 }

@@ -1,6 +1,7 @@
 //! stanza-create, stanza-upgrade and stanza-delete: a stanza from its beginning to its end.
 
 mod delete;
+mod take_over;
 mod upgrade;
 
 use pgbr_manifest::StanzaName;
@@ -16,6 +17,9 @@ use crate::observe::Event;
 use crate::place::RepoAccess;
 
 pub use self::delete::{StanzaDeleteRequest, StanzaDeleted, stanza_delete};
+pub use self::take_over::TakeOver;
+pub(crate) use self::take_over::take_over;
+use self::take_over::{TheirHistory, is_missing};
 pub use self::upgrade::{StanzaUpgradeRequest, StanzaUpgraded, stanza_upgrade};
 
 /// A stanza to make.
@@ -43,15 +47,30 @@ pub enum StanzaCreated {
     AlreadyThere,
 }
 
-/// Makes a stanza. Repeating it does no harm.
+/// Makes a stanza. Repeating it does no harm. Beside one of pgBackRest's it gets the same history, so that both name their archives alike.
 ///
 /// # Errors
-/// When the stanza is there for another cluster, when the repository is sealed with another passphrase, or as the store failed.
+/// When the stanza is there for another cluster, ours or pgBackRest's; when what pgBackRest has of it cannot be read; when the repository is
+/// sealed with another passphrase; or as the store failed.
 pub async fn stanza_create(host: &Host, request: StanzaCreateRequest) -> Result<StanzaCreated> {
     let cluster = identify(host, &request.cluster, &request.others, request.online).await?;
+    // Before anything is made.
+    let theirs = match is_missing(host, &request.repo, &request.stanza).await {
+        true => TheirHistory::find(host, &request.repo, &request.stanza).await?,
+        false => None,
+    };
+    let history = match &theirs {
+        Some(theirs) => theirs.check(&request.stanza, cluster.system_id, cluster.version)?,
+        None => vec![(1, cluster)],
+    };
     let repo = open_or_create(host, &request.repo).await?;
-    match Stanza::create(&repo, &request.stanza, cluster, host.now_seconds()).await {
-        Ok(_) => Ok(StanzaCreated::New),
+    match Stanza::create_numbered(&repo, &request.stanza, &history, host.now_seconds()).await {
+        Ok(_) => {
+            if let Some(theirs) = theirs {
+                host.tell(Event::Note { text: theirs.told(&request.stanza) });
+            }
+            Ok(StanzaCreated::New)
+        }
         Err(RepoError::StanzaExists { .. }) => Ok(StanzaCreated::AlreadyThere),
         Err(error) => Err(error.into()),
     }
@@ -108,6 +127,11 @@ pub(crate) async fn open_or_create(host: &Host, access: &RepoAccess) -> Result<R
         Err(Error::Repo(RepoError::NoRepository { .. })) => {}
         opened => return make_whole(host, access, opened?).await,
     }
+    create(host, access).await
+}
+
+/// Makes a repository where there is none.
+async fn create(host: &Host, access: &RepoAccess) -> Result<Repo> {
     let store = access.place.store(true)?;
     let options = CreateOptions {
         cipher: access.cipher(),

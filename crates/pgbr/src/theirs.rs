@@ -3,7 +3,9 @@
 //! Its reader is synchronous, for plain threads; objects come from our store, which waits on the runtime. All of it runs off the runtime's own
 //! threads.
 
+mod lookup;
 mod objects;
+mod rest;
 mod wal;
 
 use std::collections::BTreeSet;
@@ -23,6 +25,7 @@ use crate::host::Host;
 use crate::place::RepoAccess;
 
 pub(crate) use self::objects::StoreObjects;
+pub use self::rest::{TheirRest, TheirsRemoveRequest, theirs_remove, theirs_rest};
 pub(crate) use self::wal::TheirWal;
 
 /// The directories of pgBackRest in a repository.
@@ -106,13 +109,18 @@ impl Theirs {
         if !level.directories.iter().any(|name| ROOTS.contains(&name.as_str())) {
             return Ok(None);
         }
+        Ok(Some(Self::at(store, access)))
+    }
+
+    /// The one in a store, whether or not there is one.
+    fn at(store: Store, access: &RepoAccess) -> Self {
         let objects: Arc<dyn Objects> = Arc::new(StoreObjects::new(store.clone()));
         let passphrase = access.passphrase.as_ref().map(|passphrase| Passphrase::new(passphrase.expose()));
-        Ok(Some(Self {
+        Self {
             store,
             repository: Repository::new(Arc::clone(&objects), passphrase),
             plain: Repository::new(objects, None),
-        }))
+        }
     }
 
     /// The store that it is read from.

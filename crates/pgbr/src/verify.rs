@@ -47,7 +47,7 @@ use crate::held::Held;
 use crate::host::Host;
 use crate::load::{self, Backup};
 use crate::observe::Event;
-use crate::place::{RepoAccess, StanzaPlace};
+use crate::place::{RepoAccess, StanzaPlace, is_absent};
 use crate::witness::{self, VerifyWitness};
 
 /// What to verify.
@@ -81,7 +81,7 @@ pub async fn verify(host: &Host, request: VerifyRequest) -> Result<VerifyReport>
         (Ok(place), _) => place,
         // Only pgBackRest has something there, or may have.
         (Err(error), Ok(TheirPart::Nothing)) => return Err(error),
-        (Err(error), _) if load::is_absent(&error) => {
+        (Err(error), _) if is_absent(&error) => {
             return report_of_theirs(request, theirs?, findings);
         }
         (Err(error), _) => return Err(error),

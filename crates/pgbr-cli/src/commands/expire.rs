@@ -8,7 +8,7 @@ use pgbr::{
 };
 
 use super::each::each;
-use super::witness;
+use super::{theirs, witness};
 use crate::exit::{CliError, ErrorCode};
 use crate::request;
 use crate::run::{Context, Outcome, print};
@@ -16,6 +16,9 @@ use crate::settings::{Settings, Source};
 use crate::size::format_size;
 
 pub(super) async fn run(context: &Context, host: &Host) -> Outcome {
+    if context.settings.get_bool("pgbackrest-remove") {
+        return theirs::remove(context, host).await;
+    }
     let (settings, asked) = (&context.settings, asked(&context.settings)?);
     let several = settings.repo_keys().len() > 1;
     let mut reports = Vec::new();
@@ -30,6 +33,9 @@ pub(super) async fn run(context: &Context, host: &Host) -> Outcome {
         tell_work(context, key, &report);
         if !report.dry_run {
             witness::keep(context, &host, key).await;
+            if report.satisfies(&policy(settings, key)?) {
+                theirs::tell_rest(context, key).await;
+            }
         }
         reports.push((key, report));
         Ok(())

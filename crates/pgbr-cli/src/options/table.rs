@@ -19,7 +19,7 @@ const NO_SERVER: &str = "the command does not connect to the server";
 
 /// Every option, sorted by name.
 #[rustfmt::skip]
-pub static OPTIONS: [OptionRule; 235] = [
+pub static OPTIONS: [OptionRule; 236] = [
     opt("allow-root", Boolean, ALL, "Allow the command to run as the root user.").global().default("n").own(&[own(RESTORE).default("y")]),
     opt("annotation", Hash, ANNOTATE | BACKUP, "Annotate backup with user-defined key/value pairs.").global().listed(Command),
     opt("archive-async", Boolean, ARCHIVE_GET | ARCHIVE_PUSH, "Push/get WAL segments asynchronously.").global().default("n").listed(Command),
@@ -117,6 +117,7 @@ pub static OPTIONS: [OptionRule; 235] = [
     opt("pg-socket-path", Text, WITH_DB, "PostgreSQL unix socket path.").pg().needs("pg-path", &[]).was(&["db-socket-path", "db?-socket-path"]).own(&[own(STANZA_DELETE).no_effect(NO_SERVER)]),
     opt("pg-user", Text, WITH_DB, "PostgreSQL database user.").pg().needs("pg-path", &[]).own(&[own(STANZA_DELETE).no_effect(NO_SERVER)]),
     opt("pg-version-force", Text, ARCHIVE_GET | ARCHIVE_PUSH | BACKUP | CHECK | MANIFEST | RESTORE | STANZA_CREATE | STANZA_DELETE | STANZA_UPGRADE | VERIFY, "Force PostgreSQL version.").stanza().listed(Maintainer).not_yet(),
+    opt("pgbackrest-remove", Boolean, EXPIRE, "Remove all backups and WAL that pgBackRest has of the stanza.").default("n").ours(),
     opt("priority", Integer, ALL, "Set process priority.").global().range("-20", "19"),
     opt("process", Integer, ROLES_ONLY, "Process number of a local/remote child.").range("0", "1024").internal().not_yet(),
     opt("process-max", Integer, WITH_JOBS | REPO_COPY, "Max processes to use for compress/transfer.").global().default("1").range("1", "999"),

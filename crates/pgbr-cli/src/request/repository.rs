@@ -5,11 +5,14 @@ use std::sync::Arc;
 
 use pgbr::{
     AzureCredentials, AzureOptions, CloudConnect, CloudKind, CloudOptions, GcsCredentials, GcsOptions,
-    Passphrase, RepoAccess, RepoPlace, S3Credentials, S3Options, Secret, UriStyle,
+    Passphrase, RepoAccess, RepoPlace, S3Credentials, S3Options, Secret, TakeOver, UriStyle,
 };
 
 use super::endpoint::Endpoint;
+use super::{all_pg_data, pg_data_here};
 use crate::exit::{CliError, ErrorCode};
+use crate::flavor::Flavor;
+use crate::options::Command;
 use crate::settings::{Entry, Settings, Source};
 use crate::{variables, zone};
 
@@ -47,7 +50,26 @@ pub(crate) fn repo_of(settings: &Settings, key: u16) -> Result<RepoAccess, CliEr
         .then(|| settings.entry("lock-path").as_path())
         .flatten()
         .map(|dir| dir.join("key"));
-    Ok(RepoAccess { place, passphrase, key_cache })
+    Ok(RepoAccess { place, passphrase, key_cache, take_over: take_over(settings) })
+}
+
+/// Whether the command makes a stanza that is not there from what pgBackRest has of it: in the place of pgBackRest whatever writes to the stanza,
+/// so that nothing fails between the swap of the program and a stanza-create.
+fn take_over(settings: &Settings) -> Option<TakeOver> {
+    let stands_in = settings.flavor() == Flavor::Pgbackrest;
+    let pg_data = match settings.command() {
+        Command::ArchivePush if stands_in => pg_data_here(settings).into_iter().collect(),
+        Command::Backup | Command::Check if stands_in => all_pg_data(settings),
+        Command::Expire
+            if stands_in && !settings.get_bool("dry-run") && !settings.get_bool("pgbackrest-remove") =>
+        {
+            all_pg_data(settings)
+        }
+        // The cluster is another one by now.
+        Command::StanzaUpgrade => Vec::new(),
+        _ => return None,
+    };
+    Some(TakeOver { pg_data })
 }
 
 /// The options of one repository.
@@ -316,7 +338,6 @@ mod tests {
     use std::time::Duration;
 
     use super::*;
-    use crate::flavor::Flavor;
     use crate::parse::settings_of;
 
     const S3: &str = "repo1-type=s3\nrepo1-path=/a/b\nrepo1-s3-bucket=bucket\nrepo1-s3-endpoint=s3.example.com\n\

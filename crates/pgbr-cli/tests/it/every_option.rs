@@ -84,6 +84,7 @@ const SHOWN: &[(&str, &str)] = &[
     ("pg-port", "effects::where_a_server_is_and_how_long_it_may_take"),
     ("pg-socket-path", "effects::where_a_server_is_and_how_long_it_may_take"),
     ("pg-user", "effects::where_a_server_is_and_how_long_it_may_take"),
+    ("pgbackrest-remove", "their_rest::it_is_told_once_ours_is_enough_and_removed_by_name"),
     ("priority", "effects::how_a_process_runs_and_where_it_tells"),
     ("process-max", "effects::how_a_process_runs_and_where_it_tells"),
     ("quick", "verify::a_sound_repository_is_clean_plain"),

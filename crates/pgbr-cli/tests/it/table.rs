@@ -18,7 +18,7 @@ fn names(wanted: impl Fn(&OptionRule) -> bool) -> Vec<&'static str> {
 #[test]
 fn names_are_sorted_and_bounded() {
     assert!(OPTIONS.is_sorted_by(|a, b| a.name < b.name));
-    assert_eq!((names(|r| !r.ours).len(), names(|r| r.ours).len()), (199, 36));
+    assert_eq!((names(|r| !r.ours).len(), names(|r| r.ours).len()), (199, 37));
     assert_eq!(COMMANDS.iter().filter(|rule| !rule.ours).count(), 22);
     for rule in &OPTIONS {
         assert!(rule.name.len() < 60 && !rule.name.starts_with("no-") && !rule.name.starts_with("reset-"));
@@ -40,13 +40,13 @@ fn names_are_sorted_and_bounded() {
 fn how_many_there_are() {
     // pgBackRest's own numbers, plus ours: `restore-config` (a path), `repo-pack-size` (a size), four rules of retention by calendar,
     // `hold` and `hold-reason`, `to-repo`, `verify` and `wal` of `repo-copy`, seven of the commands about keys, `budget` and `quick` of `verify`,
-    // three about a record elsewhere, nine of `drill`, three ages of `check`, and `recovery-window` of `info`.
-    assert_eq!(names(|r| r.section == Section::CommandLine).len(), 33 + 18);
+    // three about a record elsewhere, nine of `drill`, three ages of `check`, `recovery-window` of `info`, and `pgbackrest-remove` of `expire`.
+    assert_eq!(names(|r| r.section == Section::CommandLine).len(), 33 + 19);
     assert_eq!(names(|r| r.section == Section::Stanza).len(), 14);
     assert_eq!(names(|r| r.group == Some(Group::Pg)).len(), 18);
     assert_eq!(names(|r| r.group == Some(Group::Repo)).len(), 79 + 5);
     for (kind, count) in [
-        (Kind::Boolean, 42 + 8),
+        (Kind::Boolean, 42 + 9),
         (Kind::Choice, 25 + 1),
         (Kind::Hash, 9 + 1),
         (Kind::Integer, 22 + 5),
@@ -65,7 +65,7 @@ fn how_many_there_are() {
         (Command::Backup, 153 + 8),
         (Command::Check, 114 + 3),
         (Command::Drill, 114),
-        (Command::Expire, 102 + 6),
+        (Command::Expire, 102 + 7),
         (Command::Help, 2),
         (Command::Info, 95 + 1),
         (Command::KeyAdd, 96),

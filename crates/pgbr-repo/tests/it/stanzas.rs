@@ -37,6 +37,29 @@ async fn a_stanza_is_made_once_for_one_cluster() {
 }
 
 #[tokio::test]
+async fn a_history_keeps_the_numbers_that_it_is_made_with() {
+    let dir = tempfile::tempdir().unwrap();
+    let repo = repo(dir.path()).await;
+    for wrong in [
+        &[][..],
+        &[(0, cluster(1))],
+        &[(2, cluster(1)), (2, cluster(2))],
+        &[(2, cluster(1)), (1, cluster(2))],
+    ] {
+        let refused = Stanza::create_numbered(&repo, &stanza(), wrong, NOW).await.unwrap_err();
+        assert!(matches!(refused, Error::Invalid { .. }), "{refused}");
+    }
+    let history = [(2, cluster(1)), (5, cluster(2))];
+    Stanza::create_numbered(&repo, &stanza(), &history, NOW).await.unwrap();
+    let opened = Stanza::open(&repo, &stanza()).await.unwrap();
+    let numbers: Vec<u32> = opened.history().iter().map(|cluster| cluster.number).collect();
+    assert_eq!(numbers, [2, 5]);
+    assert_eq!(opened.upgrade(cluster(3), NOW).await.unwrap().current().number, 6);
+    let again = Stanza::create_numbered(&repo, &stanza(), &history, NOW).await.unwrap_err();
+    assert!(matches!(again, Error::StanzaMismatch { .. }), "{again}");
+}
+
+#[tokio::test]
 async fn names_cannot_leave_their_place() {
     for name in ["..", ".", "a/b", "/etc", "", "a\0b", "-x"] {
         assert!(name.parse::<StanzaName>().is_err(), "{name}");

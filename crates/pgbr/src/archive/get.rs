@@ -5,12 +5,14 @@ use std::time::Duration;
 
 use pgbr_manifest::{ArchiveId, StanzaName, WalFileName};
 use pgbr_pg::read_control_file;
-use pgbr_repo::{Error as RepoError, WalGet};
+use pgbr_pgbackrest::Error as TheirError;
+use pgbr_repo::{Error as RepoError, Store, WalGet};
 
+use super::beside::{Asker, Beside};
 use super::source::{Opened, Source, several};
 use crate::error::{Error, Result, with_causes};
 use crate::host::Host;
-use crate::place::{RepoAccess, StanzaPlace};
+use crate::place::{RepoAccess, StanzaPlace, is_absent};
 
 /// The first and the longest pause between two tries of a get.
 const PAUSES: (Duration, Duration) = (Duration::from_millis(100), Duration::from_secs(5));
@@ -94,6 +96,13 @@ pub(super) fn may_pass(error: &Error) -> bool {
             | RepoError::WriteOnly { .. }
             | RepoError::WalAmbiguous { .. },
         )
+        | Error::PgBackRest(
+            TheirError::WrongPassphrase { .. }
+            | TheirError::Encrypted { .. }
+            | TheirError::NotEncrypted { .. }
+            | TheirError::UnsupportedFormat { .. }
+            | TheirError::DuplicateWal { .. },
+        )
         | Error::OtherCluster { .. }
         | Error::Stopped => false,
         Error::Repos { failed, .. } => failed.iter().any(|(_, error)| may_pass(error)),
@@ -131,45 +140,100 @@ impl Get {
         }
     }
 
-    /// Looks in one repository. What is kept of it on this host is good for finding a file and for nothing else: that a file is missing, or
-    /// cannot be read, is said by one that was asked who it is.
+    /// Looks in one repository: in our archive, and where that does not have the file, or is not there, in what pgBackRest has beside it.
     async fn from(&self, host: &Host, source: &Source, file: &WalFileName, to: &Path) -> Result<bool> {
+        let asker = self.asker();
+        let ours = self.ours(host, source, asker, file, to).await;
+        let beside = match &ours {
+            Ok(Looked { found: true, .. }) => return Ok(true),
+            Ok(Looked { current, store, .. }) => {
+                source.theirs.get(host, (asker.or(Some(*current)), Some(store)), file, to).await
+            }
+            Err(error) if has_nothing(error) => source.theirs.get(host, (asker, None), file, to).await,
+            Err(_) => return ours.map(|looked| looked.found),
+        };
+        match (beside?, ours) {
+            (Beside::Found, _) => Ok(true),
+            (Beside::Missing, _) | (_, Ok(_)) => Ok(false),
+            (Beside::OtherCluster(error), Err(ours)) if is_absent(&ours) => Err(error),
+            (Beside::NoArchive | Beside::OtherCluster(_), Err(ours)) => Err(ours),
+        }
+    }
+
+    /// The server that asks, if its control file can be read.
+    fn asker(&self) -> Option<Asker> {
+        let control = read_control_file(self.pg_data.as_ref()?.join("global/pg_control")).ok();
+        control.map(|(control, _)| Asker::from(&control))
+    }
+
+    /// Looks in our archive. What is kept of it on this host is good for finding a file and for nothing else: that a file is missing, or
+    /// cannot be read, is said by one that was asked who it is.
+    async fn ours(
+        &self,
+        host: &Host,
+        source: &Source,
+        asker: Option<Asker>,
+        file: &WalFileName,
+        to: &Path,
+    ) -> Result<Looked> {
         let opened = source.open(host).await?;
-        let looked = self.look(host, &opened, file, to).await;
+        let looked = look(host, &opened, asker, file, to).await;
         match looked {
-            Ok(true) => Ok(true),
+            Ok(looked) if looked.found => Ok(looked),
             looked if !opened.kept => looked,
             looked => {
                 source.forget();
                 let fresh = source.open_fresh(host).await?;
                 match looked {
                     Ok(missing) if fresh.is_same(&opened) => Ok(missing),
-                    _ => self.look(host, &fresh, file, to).await,
+                    _ => look(host, &fresh, asker, file, to).await,
                 }
             }
         }
     }
+}
 
-    async fn look(&self, host: &Host, opened: &Opened, file: &WalFileName, to: &Path) -> Result<bool> {
-        opened.place.repo.require_reader("get WAL out of the archive")?;
-        for archive in archives_of(&opened.place, self.pg_data.as_deref())? {
-            if let WalGet::Found(saved) = opened.place.wal.get_to_path(archive, file, to).await? {
-                saved.warnings.iter().for_each(|warning| host.warn(warning.as_str()));
-                return Ok(true);
-            }
+/// What came of a look in our archive.
+struct Looked {
+    found: bool,
+    /// The cluster that the stanza is of now.
+    current: Asker,
+    store: Store,
+}
+
+async fn look(
+    host: &Host,
+    opened: &Opened,
+    asker: Option<Asker>,
+    file: &WalFileName,
+    to: &Path,
+) -> Result<Looked> {
+    let place = &opened.place;
+    place.repo.require_reader("get WAL out of the archive")?;
+    let now = place.stanza.current();
+    let current = Asker { system_id: now.system_id, version: now.version.into(), segment: None };
+    let looked = |found| Looked { found, current, store: place.repo.store().clone() };
+    for archive in archives_of(place, asker)? {
+        if let WalGet::Found(saved) = place.wal.get_to_path(archive, file, to).await? {
+            saved.warnings.iter().for_each(|warning| host.warn(warning.as_str()));
+            return Ok(looked(true));
         }
-        Ok(false)
     }
+    Ok(looked(false))
+}
+
+/// Whether an error says that there is nothing of ours that the file could be in.
+fn has_nothing(error: &Error) -> bool {
+    is_absent(error) || matches!(error, Error::OtherCluster { .. })
 }
 
 /// The archives of the cluster that asks, newest first: it may be one from before an upgrade, or one that was gone back to after it.
-fn archives_of(place: &StanzaPlace, pg_data: Option<&Path>) -> Result<Vec<ArchiveId>> {
+fn archives_of(place: &StanzaPlace, asker: Option<Asker>) -> Result<Vec<ArchiveId>> {
     let current = place.stanza.current();
-    let control = pg_data.and_then(|dir| read_control_file(dir.join("global/pg_control")).ok());
-    let Some((control, _)) = control else { return Ok(vec![current.archive_id()]) };
+    let Some(asker) = asker else { return Ok(vec![current.archive_id()]) };
     let history = place.stanza.history().iter().rev();
     let found: Vec<_> = history
-        .filter(|cluster| cluster.system_id == control.system_id)
+        .filter(|cluster| cluster.system_id == asker.system_id)
         .map(pgbr_repo::ClusterId::archive_id)
         .collect();
     if found.is_empty() {
@@ -177,8 +241,8 @@ fn archives_of(place: &StanzaPlace, pg_data: Option<&Path>) -> Result<Vec<Archiv
             stanza: place.stanza.name().to_string(),
             expected: current.system_id,
             expected_version: current.version.to_string(),
-            found: control.system_id,
-            found_version: control.version.to_string(),
+            found: asker.system_id,
+            found_version: asker.version.to_string(),
         });
     }
     Ok(found)

@@ -7,13 +7,13 @@ use pgbr_manifest::StanzaName;
 use pgbr_repo::{FileKeyCache, KeyCache, Repo, Stanza};
 use tokio::sync::Mutex;
 
+use super::beside::TheirArchive;
 use super::facts::{Facts, Kept, YOUNG};
 use crate::error::{Error, Result};
 use crate::host::Host;
 use crate::place::{RepoAccess, RepoPlace, StanzaPlace};
 
 /// One repository of several, with the stanza that is meant.
-#[derive(Debug)]
 pub(super) struct Source {
     /// Its number in the options: the lowest comes first.
     pub(super) key: u16,
@@ -22,6 +22,8 @@ pub(super) struct Source {
     facts: Option<Facts>,
     /// In a process that goes on: what is open, with its connections, and since when.
     open: Option<Mutex<Option<(StanzaPlace, Duration)>>>,
+    /// What pgBackRest may have beside it.
+    pub(super) theirs: TheirArchive,
 }
 
 /// A stanza that is open.
@@ -39,12 +41,13 @@ impl Source {
         // As it shows itself to developers: with its endpoint and all that tells it from another, without secrets.
         let facts =
             facts.map(|dir| Facts::new(dir.clone(), &format!("repo{key} {:?}", access.place), stanza));
-        Self { key, access: access.clone(), stanza: stanza.clone(), facts, open: None }
+        let theirs = TheirArchive::new(access, stanza);
+        Self { key, access: access.clone(), stanza: stanza.clone(), facts, open: None, theirs }
     }
 
     /// The same for a process that goes on: what was opened stays open for a minute.
     pub(super) fn keeping(self) -> Self {
-        Self { open: Some(Mutex::new(None)), ..self }
+        Self { open: Some(Mutex::new(None)), theirs: self.theirs.keeping(), ..self }
     }
 
     /// Opens it without a request where that was done within the last minute.

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use pgbr_manifest::retention::{ExpirePlan, Reason};
+use pgbr_manifest::retention::{ExpirePlan, FullRetention, Policy, Reason};
 use pgbr_manifest::{ArchiveId, BackupLabel, BackupType, WalSegmentName};
 
 /// What became of everything.
@@ -115,6 +115,11 @@ pub struct ExpiredBackups {
     pub labels: Vec<BackupLabel>,
 }
 
+/// When a backup was begun, by its name: to compare with others of the same host.
+fn moment(label: BackupLabel) -> Option<jiff::civil::DateTime> {
+    jiff::civil::DateTime::strptime("%Y%m%d-%H%M%S", label.time().to_string()).ok()
+}
+
 /// What pgBackRest calls the reason.
 pub(super) fn rule(reason: Reason, labels: &[BackupLabel]) -> &'static str {
     match (reason, labels.first().map(|label| label.backup_type())) {
@@ -127,6 +132,34 @@ pub(super) fn rule(reason: Reason, labels: &[BackupLabel]) -> &'static str {
 }
 
 impl ExpireReport {
+    /// Whether what stays reaches as far as the rules ask for, so that nothing from before is needed for that: as many full backups as are to
+    /// be kept, or one that is as old as they are to reach back, counted from the newest backup; and backups over as many days, weeks, months
+    /// and years as rules by calendar name. Not where there is no rule.
+    pub fn satisfies(&self, policy: &Policy) -> bool {
+        let kept = || self.backups.iter().filter(|backup| backup.keep);
+        let Some(newest) = kept().filter_map(|backup| moment(backup.label)).max() else { return false };
+        let reaches = |days: i64, full: bool| {
+            let kept = kept().filter(|backup| !full || backup.kind == BackupType::Full);
+            let ages =
+                kept.filter_map(|backup| Some(newest.duration_since(moment(backup.label)?).as_hours()));
+            ages.max().is_some_and(|hours| hours >= days.saturating_mul(24))
+        };
+        let full = policy.full.map(|count| match policy.full_type {
+            FullRetention::Count => {
+                kept().filter(|backup| backup.kind == BackupType::Full).count() >= count as usize
+            }
+            FullRetention::Time => reaches(count.into(), true),
+        });
+        let periods = &policy.periods;
+        let calendar =
+            [(periods.daily, 1), (periods.weekly, 7), (periods.monthly, 28), (periods.yearly, 365)];
+        let calendar = calendar.into_iter().filter_map(|(count, days)| {
+            Some(reaches(i64::from(count?).saturating_sub(1).saturating_mul(days), false))
+        });
+        let rules: Vec<bool> = full.into_iter().chain(calendar).collect();
+        !rules.is_empty() && rules.iter().all(|satisfied| *satisfied)
+    }
+
     pub(super) fn new(dry_run: bool, plan: &ExpirePlan) -> Self {
         let fates = plan.backups.iter().map(|plan| BackupFate {
             label: plan.label,
@@ -145,5 +178,54 @@ impl ExpireReport {
             warnings: Vec::new(),
             requests: BTreeMap::new(),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use pgbr_manifest::retention::Periods;
+
+    use super::*;
+
+    fn report(labels: &[(&str, bool)]) -> ExpireReport {
+        let fate = |(label, keep): &(&str, bool)| {
+            let label: BackupLabel = label.parse().unwrap();
+            BackupFate { label, kind: label.backup_type(), keep: *keep, reasons: Vec::new() }
+        };
+        ExpireReport {
+            dry_run: false,
+            backups: labels.iter().map(fate).collect(),
+            archives: Vec::new(),
+            unfinished: Vec::new(),
+            packs: Rubbish::default(),
+            leftovers: Rubbish::default(),
+            undeleted: 0,
+            warnings: Vec::new(),
+            requests: BTreeMap::new(),
+        }
+    }
+
+    #[test]
+    fn rules_are_satisfied_by_what_stays_alone() {
+        let some = report(&[
+            ("20261101-000000F", false),
+            ("20261120-000000F", true),
+            ("20261120-000000F_20261121-000000I", true),
+            ("20261127-000001F", true),
+        ]);
+        let plain = Policy::default();
+        let full = |count, full_type| Policy { full: Some(count), full_type, ..plain };
+        assert!(!some.satisfies(&plain), "no rule");
+        for (count, satisfied) in [(1, true), (2, true), (3, false)] {
+            assert_eq!(some.satisfies(&full(count, FullRetention::Count)), satisfied, "{count}");
+        }
+        for (days, satisfied) in [(1, true), (7, true), (8, false), (26, false)] {
+            assert_eq!(some.satisfies(&full(days, FullRetention::Time)), satisfied, "{days}");
+        }
+        let daily = |count| Policy { periods: Periods { daily: Some(count), ..Periods::default() }, ..plain };
+        assert!(some.satisfies(&daily(8)) && !some.satisfies(&daily(9)));
+        let both = Policy { full: Some(1), ..daily(9) };
+        assert!(!some.satisfies(&both));
+        assert!(!report(&[]).satisfies(&full(1, FullRetention::Count)));
     }
 }

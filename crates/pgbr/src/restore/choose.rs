@@ -14,7 +14,7 @@ use crate::error::{Error, Result};
 use crate::host::Host;
 use crate::load;
 use crate::observe::Event;
-use crate::place::StanzaPlace;
+use crate::place::{StanzaPlace, is_absent};
 use crate::theirs::{TheirWal, Theirs, off_thread};
 
 /// What there is to choose from: ours, theirs, or both.
@@ -77,7 +77,7 @@ impl Sides {
             }
             (Err(error), Ok(None)) => Err(error),
             // Only pgBackRest has something there.
-            (Err(error), theirs) if load::is_absent(&error) => Ok(Self { ours: None, theirs: theirs? }),
+            (Err(error), theirs) if is_absent(&error) => Ok(Self { ours: None, theirs: theirs? }),
             (Err(error), _) => Err(error),
         }
     }

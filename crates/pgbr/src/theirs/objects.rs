@@ -2,7 +2,7 @@
 
 use std::collections::VecDeque;
 use std::ops::Range;
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use bytes::Bytes;
 use object_store::path::Path;
@@ -15,10 +15,15 @@ const PIECE: u64 = 2 << 20;
 /// How many pieces are kept: files are read bundle by bundle, in the order in which they lie, by some threads.
 const KEPT: usize = 16;
 
+/// Bytes of an `archive.info` that are fetched at once: one has some hundred.
+const MAX_INFO: u64 = 1 << 20;
+
 /// The objects of a store.
 pub(crate) struct StoreObjects {
     store: Store,
     runtime: Handle,
+    /// The `archive.info` whose size was asked for last: it is read next, and must not have been replaced in between.
+    info: Mutex<Option<(String, Bytes)>>,
     /// Pieces of bundles, the one fetched last at the end.
     pieces: Mutex<VecDeque<(String, u64, Bytes)>>,
 }
@@ -26,7 +31,20 @@ pub(crate) struct StoreObjects {
 impl StoreObjects {
     /// Those of `store`; only inside of a runtime.
     pub(crate) fn new(store: Store) -> Self {
-        Self { store, runtime: Handle::current(), pieces: Mutex::default() }
+        Self { store, runtime: Handle::current(), info: Mutex::default(), pieces: Mutex::default() }
+    }
+
+    /// Fetches an `archive.info` or its copy whole; none where it is larger than any is.
+    fn fetch_info(&self, object: &str) -> Result<Option<Bytes>, ObjectError> {
+        match self.runtime.block_on(self.store.get(&key(object)?, MAX_INFO)) {
+            Ok(content) => Ok(Some(content)),
+            Err(RepoError::Corrupt { .. }) => Ok(None),
+            Err(error) => Err(failed(error)),
+        }
+    }
+
+    fn info(&self) -> MutexGuard<'_, Option<(String, Bytes)>> {
+        self.info.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn fetch(&self, object: &str, range: Range<u64>) -> Result<Bytes, ObjectError> {
@@ -63,6 +81,10 @@ impl StoreObjects {
 
 impl Objects for StoreObjects {
     fn read(&self, object: &str, range: Range<u64>) -> Result<Bytes, ObjectError> {
+        if let Some((_, content)) = self.info().as_ref().filter(|(of, _)| of == object) {
+            let place = |at: u64| usize::try_from(at).unwrap_or(usize::MAX).min(content.len());
+            return Ok(content.slice(place(range.start)..place(range.end)));
+        }
         let (first, last) = (range.start / PIECE, range.end.saturating_sub(1) / PIECE);
         let is_small = range.start < range.end && range.end - range.start < PIECE && first == last;
         if !is_small || !object.contains("/bundle/") {
@@ -74,6 +96,14 @@ impl Objects for StoreObjects {
     }
 
     fn size(&self, object: &str) -> Result<u64, ObjectError> {
+        if is_archive_info(object) {
+            let content = self.fetch_info(object)?;
+            let size = content.as_ref().map(|content| content.len() as u64);
+            *self.info() = content.map(|content| (object.to_owned(), content));
+            if let Some(size) = size {
+                return Ok(size);
+            }
+        }
         self.runtime.block_on(self.store.head(&key(object)?)).map_err(failed)
     }
 
@@ -85,6 +115,10 @@ impl Objects for StoreObjects {
             objects: listed.objects.into_iter().filter_map(name).collect(),
         })
     }
+}
+
+fn is_archive_info(object: &str) -> bool {
+    object.strip_suffix(".copy").unwrap_or(object).ends_with("/archive.info")
 }
 
 fn key(object: &str) -> Result<Path, ObjectError> {

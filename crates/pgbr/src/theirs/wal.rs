@@ -12,7 +12,7 @@ use crate::error::Result;
 /// An archive of pgBackRest, whose `archive.info` was read. Cheap to clone.
 #[derive(Debug, Clone)]
 pub(crate) struct TheirWal {
-    archive: Arc<Archive>,
+    pub(super) archive: Arc<Archive>,
 }
 
 impl TheirWal {
@@ -37,7 +37,7 @@ impl TheirWal {
         (current.system_id, current.version)
     }
 
-    async fn ask<T: Send + 'static>(
+    pub(super) async fn ask<T: Send + 'static>(
         &self,
         ask: impl FnOnce(&Archive) -> Result<T> + Send + 'static,
     ) -> Result<T> {

@@ -13,5 +13,6 @@ mod restore_sweep;
 mod server;
 mod sweep;
 mod theirs;
+mod theirs_wal;
 mod window;
 mod world;
