@@ -22,9 +22,8 @@ use std::time::Duration;
 
 use pgbr::{
     ArchiveGetRequest, ArchivePushRequest, BackupLabel, BackupRepo, BackupRequest, BackupType, ClusterAccess,
-    Codec, Compression, ConnectOptions, Databases, Got, Host, Places, RecoveryAction, RecoveryGoal,
-    RepoAccess, RestoreRequest, StandbyUse, StanzaCreateRequest, StanzaName, archive_get, archive_push,
-    backup, restore, stanza_create,
+    Codec, Compression, ConnectOptions, Got, Host, Places, RepoAccess, RestoreRequest, StandbyUse,
+    StanzaCreateRequest, StanzaName, archive_get, archive_push, backup, restore, stanza_create,
 };
 
 type Outcome<T = ExitCode> = Result<T, Box<dyn Error>>;
@@ -125,22 +124,10 @@ async fn back_up_and_restore(
 /// Restores to the end of the WAL: the server recovers when it is started, and is a primary then.
 async fn restore_into(host: &Host, repo: RepoAccess, label: BackupLabel, target: &Path) -> Outcome<()> {
     std::fs::create_dir_all(target)?;
-    let request = RestoreRequest {
-        restore_command: restore_command(&repo)?,
-        repo,
-        stanza: stanza()?,
-        set: Some(label),
-        places: Places { pg_data: target.to_owned(), ..Places::default() },
-        databases: Databases::default(),
-        goal: RecoveryGoal::Default,
-        exclusive: false,
-        action: RecoveryAction::Pause,
-        timeline: None,
-        recovery_options: Vec::new(),
-        archive_off: true,
-        threads: 2,
-    };
-    restore(host, request).await?;
+    let (command, places) =
+        (restore_command(&repo)?, Places { pg_data: target.to_owned(), ..Places::default() });
+    let request = RestoreRequest::new(repo, stanza()?, places, command);
+    restore(host, RestoreRequest { set: Some(label), archive_off: true, threads: 2, ..request }).await?;
     Ok(())
 }
 

@@ -90,6 +90,30 @@ pub struct RestoreRequest {
     pub archive_off: bool,
     /// Worker threads.
     pub threads: usize,
+    /// The program that the comments in the settings name.
+    pub program: String,
+}
+
+impl RestoreRequest {
+    /// A restore of the newest backup to the end of the WAL, by one thread. What else is wanted is set in its fields.
+    pub fn new(repo: RepoAccess, stanza: StanzaName, places: Places, restore_command: String) -> Self {
+        Self {
+            repo,
+            stanza,
+            set: None,
+            places,
+            databases: Databases::default(),
+            goal: RecoveryGoal::Default,
+            exclusive: false,
+            action: RecoveryAction::Pause,
+            timeline: None,
+            restore_command,
+            recovery_options: Vec::new(),
+            archive_off: false,
+            threads: 1,
+            program: "pgbr".to_owned(),
+        }
+    }
 }
 
 /// What was restored.
@@ -437,7 +461,7 @@ fn plan_recovery(host: &Host, request: &RestoreRequest, version: DbVersion) -> R
         archive_off: request.archive_off,
         options: request.recovery_options.clone(),
         before_12: version.is_before(12),
-        program: "pgbr".to_owned(),
+        program: request.program.clone(),
         when,
     })
 }

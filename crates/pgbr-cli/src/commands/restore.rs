@@ -148,6 +148,7 @@ pub(super) fn request_of(
         recovery_options: settings.get_hash("recovery-option").to_vec(),
         archive_off: settings.get_str("archive-mode") == Some("off"),
         threads: request::threads(settings),
+        program: settings.flavor().product().to_owned(),
     })
 }
 

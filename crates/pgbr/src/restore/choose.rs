@@ -211,5 +211,9 @@ fn side_of(found: &[Found], label: BackupLabel) -> Side {
     if ours(label).is_none() {
         return Side::Theirs;
     }
-    Side::Ours(std::iter::successors(Some(label), |label| ours(*label)?.1).collect())
+    // One that is missing is found out when the chain is loaded.
+    Side::Ours(
+        std::iter::successors(Some(label), |label| ours(*label)?.1.filter(|prior| ours(*prior).is_some()))
+            .collect(),
+    )
 }

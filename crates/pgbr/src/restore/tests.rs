@@ -7,29 +7,17 @@ use std::time::{Duration, Instant};
 
 use model::{Chain, Model, Rng};
 use pgbr_manifest::BackupLabel;
-use pgbr_pg::{RecoveryAction, RecoveryGoal};
+use pgbr_pg::RecoveryGoal;
 
-use super::{Databases, Existing, Places, RestoreReport, RestoreRequest, restore};
+use super::{Existing, Places, RestoreReport, RestoreRequest, restore};
 use crate::error::{Error, Result};
 use crate::host::Host;
 use crate::place::RepoAccess;
 
 fn request(repo: &RepoAccess, label: BackupLabel, pg_data: &Path) -> RestoreRequest {
-    RestoreRequest {
-        repo: repo.clone(),
-        stanza: "demo".parse().unwrap(),
-        set: Some(label),
-        places: Places { pg_data: pg_data.to_owned(), ..Places::default() },
-        databases: Databases::default(),
-        goal: RecoveryGoal::None,
-        exclusive: false,
-        action: RecoveryAction::Pause,
-        timeline: None,
-        restore_command: "false".to_owned(),
-        recovery_options: Vec::new(),
-        archive_off: false,
-        threads: 2,
-    }
+    let places = Places { pg_data: pg_data.to_owned(), ..Places::default() };
+    let request = RestoreRequest::new(repo.clone(), "demo".parse().unwrap(), places, "false".to_owned());
+    RestoreRequest { set: Some(label), goal: RecoveryGoal::None, threads: 2, ..request }
 }
 
 fn restored(chain: &Chain, label: BackupLabel, pg_data: &Path) -> Result<RestoreReport> {

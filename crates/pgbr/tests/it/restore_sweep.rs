@@ -12,10 +12,7 @@ use std::os::unix::process::ExitStatusExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, ExitStatus};
 
-use pgbr::{
-    BackupLabel, Databases, Existing, Host, Places, RecoveryAction, RecoveryGoal, RepoAccess, RestoreRequest,
-    restore,
-};
+use pgbr::{BackupLabel, Existing, Host, Places, RecoveryGoal, RepoAccess, RestoreRequest, restore};
 use pgbr_testkit::is_dense;
 
 use crate::server::{Chain, restored};
@@ -34,21 +31,8 @@ fn request(repo: RepoAccess, label: BackupLabel, target: &Path, existing: Existi
         existing,
         ..Places::default()
     };
-    RestoreRequest {
-        repo,
-        stanza: stanza(),
-        set: Some(label),
-        places,
-        databases: Databases::default(),
-        goal: RecoveryGoal::Immediate,
-        exclusive: false,
-        action: RecoveryAction::Pause,
-        timeline: None,
-        restore_command: "false".to_owned(),
-        recovery_options: Vec::new(),
-        archive_off: false,
-        threads: 1,
-    }
+    let request = RestoreRequest::new(repo, stanza(), places, "false".to_owned());
+    RestoreRequest { set: Some(label), goal: RecoveryGoal::Immediate, ..request }
 }
 
 const WAYS: [(&str, Existing); 3] =

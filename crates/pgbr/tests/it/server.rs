@@ -9,9 +9,8 @@ use std::time::Duration;
 
 use pgbr::{
     ArchivePushRequest, BackupLabel, BackupRepo, BackupReport, BackupRequest, BackupType, Backups,
-    ClusterAccess, Codec, Compression, ConnectOptions, Databases, Host, Places, RecoveryAction, RecoveryGoal,
-    RepoAccess, RestoreRequest, StandbyUse, StanzaCreateRequest, archive_push, backup, restore,
-    stanza_create,
+    ClusterAccess, Codec, Compression, ConnectOptions, Host, Places, RecoveryGoal, RepoAccess,
+    RestoreRequest, StandbyUse, StanzaCreateRequest, archive_push, backup, restore, stanza_create,
 };
 use pgbr_manifest::WalSegmentSize;
 use pgbr_testkit::Cluster;
@@ -189,25 +188,13 @@ pub(crate) async fn push(host: &Host, repo: RepoAccess, file: PathBuf) -> pgbr::
 pub(crate) async fn restored(host: &Host, repo: RepoAccess, label: BackupLabel) -> Objects {
     let target = quick_dir();
     fs::create_dir(target.path().join("data")).unwrap();
-    let request = RestoreRequest {
-        repo,
-        stanza: stanza(),
-        set: Some(label),
-        places: Places {
-            pg_data: target.path().join("data"),
-            tablespace_map_all: Some(target.path().join("spaces")),
-            ..Places::default()
-        },
-        databases: Databases::default(),
-        goal: RecoveryGoal::Immediate,
-        exclusive: false,
-        action: RecoveryAction::Pause,
-        timeline: None,
-        restore_command: "false".to_owned(),
-        recovery_options: Vec::new(),
-        archive_off: false,
-        threads: 1,
+    let places = Places {
+        pg_data: target.path().join("data"),
+        tablespace_map_all: Some(target.path().join("spaces")),
+        ..Places::default()
     };
+    let request = RestoreRequest::new(repo, stanza(), places, "false".to_owned());
+    let request = RestoreRequest { set: Some(label), goal: RecoveryGoal::Immediate, ..request };
     let done = restore(host, request).await;
     done.unwrap_or_else(|error| panic!("{label} is listed and cannot be restored: {error}"));
     files_of(&target.path().join("data"))

@@ -7,8 +7,8 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use pgbr::{
-    BackupLabel, Databases, Existing, Host, InfoReport, InfoRequest, Places, RecoveryAction, RecoveryGoal,
-    RepoAccess, RepoAnswer, RestoreReport, RestoreRequest, StanzaState, combine_info, info, restore,
+    BackupLabel, Existing, Host, InfoReport, InfoRequest, Places, RecoveryGoal, RepoAccess, RepoAnswer,
+    RestoreReport, RestoreRequest, StanzaState, combine_info, info, restore,
 };
 use pgbr_pgbackrest::{Backup, Checksum, Directory, Passphrase, Repository};
 
@@ -95,21 +95,9 @@ async fn restored(
     to: &Path,
     existing: Existing,
 ) -> pgbr::Result<RestoreReport> {
-    let request = RestoreRequest {
-        repo: repo.clone(),
-        stanza: "main".parse().unwrap(),
-        set: Some(label),
-        places: Places { pg_data: to.to_owned(), existing, ..Places::default() },
-        databases: Databases::default(),
-        goal: RecoveryGoal::Preserve,
-        exclusive: false,
-        action: RecoveryAction::Pause,
-        timeline: None,
-        restore_command: "false".to_owned(),
-        recovery_options: Vec::new(),
-        archive_off: false,
-        threads: 2,
-    };
+    let places = Places { pg_data: to.to_owned(), existing, ..Places::default() };
+    let request = RestoreRequest::new(repo.clone(), "main".parse().unwrap(), places, "false".to_owned());
+    let request = RestoreRequest { set: Some(label), goal: RecoveryGoal::Preserve, threads: 2, ..request };
     restore(&Host::system(), request).await
 }
 
