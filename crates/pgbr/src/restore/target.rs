@@ -333,7 +333,7 @@ pub(crate) fn compare_places(names: &[(u32, &str, &str)], links: &[(&str, &str)]
         location: (*location).to_owned(),
     };
     body.tablespaces = names.iter().map(space).collect();
-    let link = |(name, destination): &(&str, &str)| pgbr_manifest::manifest::Link {
+    let link = |(name, destination): &(&str, &str)| Link {
         name: (*name).to_owned(),
         destination: (*destination).to_owned(),
     };
