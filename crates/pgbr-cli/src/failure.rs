@@ -222,6 +222,10 @@ fn hints(error: &Error, flavor: Flavor) -> Vec<String> {
             "an existing repository is not encrypted by setting a cipher: nothing was changed.".to_owned(),
             "remove repo1-cipher-type, or choose another repo1-path and run stanza-create.".to_owned(),
         ],
+        Error::PgBackRest(TheirError::NotEncrypted { .. }) => vec![
+            "what is not encrypted may be of anybody who can write to the repository: where there is a passphrase nothing is restored from it.".to_owned(),
+            "to restore it, name its repository without repo1-cipher-type, and ours, if it is encrypted, as another one (repo2).".to_owned(),
+        ],
         Error::PgBackRest(TheirError::WrongPassphrase { .. } | TheirError::Encrypted { .. }) => vec![
             "what pgBackRest has in the repository opens with the passphrase that it was made with.".to_owned(),
             "set repo1-cipher-type and repo1-cipher-pass as they were for pgBackRest.".to_owned(),

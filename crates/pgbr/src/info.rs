@@ -91,7 +91,7 @@ pub async fn info(host: &Host, request: InfoRequest) -> Result<InfoReport> {
         Err(Error::Repo(RepoError::NoRepository { .. })) if matches!(theirs, Ok(Some(_))) => None,
         Err(error) => return Err(error),
     };
-    let theirs = theirs?;
+    let theirs = theirs?.map(Theirs::or_plain);
     let names = names(&request, repo.as_ref(), theirs.as_ref()).await?;
     let mut stanzas = Vec::with_capacity(names.len());
     for name in names {

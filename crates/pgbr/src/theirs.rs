@@ -91,8 +91,8 @@ pub struct TheirArchive {
 pub(crate) struct Theirs {
     store: Store,
     repository: Repository,
-    /// The same without a passphrase: theirs need not be encrypted where ours is.
-    plain: Repository,
+    /// The same without a passphrase, where what is not encrypted may be read though there is one: see [`Theirs::or_plain`].
+    plain: Option<Repository>,
 }
 
 impl Theirs {
@@ -116,11 +116,14 @@ impl Theirs {
     fn at(store: Store, access: &RepoAccess) -> Self {
         let objects: Arc<dyn Objects> = Arc::new(StoreObjects::new(store.clone()));
         let passphrase = access.passphrase.as_ref().map(|passphrase| Passphrase::new(passphrase.expose()));
-        Self {
-            store,
-            repository: Repository::new(Arc::clone(&objects), passphrase),
-            plain: Repository::new(objects, None),
-        }
+        Self { store, repository: Repository::new(objects, passphrase), plain: None }
+    }
+
+    /// The same for who only looks. Whoever can write to a repository can put something there that is not encrypted, with a label newer than all of
+    /// ours and WAL behind ours: where there is a passphrase, nothing is restored from that.
+    pub(crate) fn or_plain(self) -> Self {
+        let objects: Arc<dyn Objects> = Arc::new(StoreObjects::new(self.store.clone()));
+        Self { plain: Some(Repository::new(objects, None)), ..self }
     }
 
     /// The store that it is read from.
@@ -173,16 +176,17 @@ impl Theirs {
         self.of_stanza(name, open).await
     }
 
-    /// Asks about a stanza in a thread that may wait: with the passphrase, and without where it is not encrypted.
+    /// Asks about a stanza in a thread that may wait: with the passphrase, and without where it is not encrypted and may be read so.
     async fn of_stanza<T: Send + 'static>(
         &self,
         name: &StanzaName,
         ask: impl Fn(&Stanza) -> Result<T> + Send + 'static,
     ) -> Result<T> {
-        let (sealed, plain) = (self.repository.stanza(name.clone()), self.plain.stanza(name.clone()));
-        off_thread(move || match ask(&sealed) {
-            Err(Error::PgBackRest(TheirError::NotEncrypted { .. })) => ask(&plain),
-            found => found,
+        let of = |repository: &Repository| repository.stanza(name.clone());
+        let (sealed, plain) = (of(&self.repository), self.plain.as_ref().map(of));
+        off_thread(move || match (ask(&sealed), &plain) {
+            (Err(Error::PgBackRest(TheirError::NotEncrypted { .. })), Some(plain)) => ask(plain),
+            (found, _) => found,
         })
         .await
     }

@@ -277,3 +277,45 @@ fn nothing_is_touched_where_theirs_is_damaged_and_a_dry_run_tells_what_would_be(
     assert!(refused.stdout.contains("backup.manifest"), "{refused:#?}");
     assert!(tree(&root.join("data")).is_empty());
 }
+
+#[test]
+fn recovery_follows_their_archive_over_a_switch_of_timeline() {
+    let cluster = Cluster::builder(MAJOR).conf("archive_mode", "on").start();
+    let sealed = vec![("cipher-type", "aes-256-cbc".to_owned()), ("cipher-pass", "a passphrase".to_owned())];
+    let theirs = PgBackRest::new("main", &cluster, &[sealed], &[]);
+    cluster.set_conf("archive_command", &theirs.archive_command(""));
+    cluster.reload();
+    theirs.ok(["stanza-create"]);
+    cluster.sql("postgres", "create table t as select 1 as timeline");
+    theirs.ok(["backup", "--type=full"]);
+    cluster.sql("postgres", "insert into t values (1)");
+    let last = cluster.switch_wal();
+    cluster.wait_archived(&last);
+    cluster.stop(StopMode::Fast);
+    let signal = cluster.data_dir().join("standby.signal");
+    fs::write(&signal, "").expect("it can be written");
+    own(&signal);
+    cluster.start();
+    cluster.promote();
+    cluster.wait_promoted();
+    cluster.sql("postgres", "insert into t values (2), (2)");
+    let last = cluster.switch_wal();
+    cluster.wait_archived(&last);
+    cluster.stop(StopMode::Fast);
+
+    for (args, rows) in [(&[][..], "1,1,2,2"), (&["--type=standby", "--target-timeline=1"], "1,1")] {
+        let copy = Cluster::builder(MAJOR).empty();
+        let path = format!("--pg1-path={}", copy.data_dir().display());
+        ours(&theirs, &[&[path.as_str(), "--archive-mode=off", "restore"], args].concat());
+        copy.start();
+        if !args.is_empty() {
+            copy.promote();
+        }
+        copy.wait_promoted();
+        let query = "select string_agg(timeline::text, ',' order by timeline) from t";
+        assert_eq!(copy.sql("postgres", query), rows, "{args:?}");
+        if args.is_empty() {
+            copy.assert_clean();
+        }
+    }
+}

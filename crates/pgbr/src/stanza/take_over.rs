@@ -101,7 +101,8 @@ impl TheirHistory {
             Err(Error::Repo(RepoError::Unavailable { .. } | RepoError::NoRepository { .. })) => {
                 return Ok(None);
             }
-            theirs => theirs?,
+            // Its history decides about names alone, and is held against the control file.
+            theirs => theirs?.or_plain(),
         };
         let Some(wal) = theirs.find_wal(name).await? else { return Ok(None) };
         if let Some(error) = wal.healed() {

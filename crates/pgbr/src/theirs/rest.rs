@@ -142,7 +142,11 @@ async fn archived_by_them_alone(
     place: &StanzaPlace,
 ) -> Result<Option<WalSegmentName>> {
     let current = place.stanza.current();
-    let wal = match Theirs::unseen(&request.repo, Some(place.repo.store()))?.find_wal(&request.stanza).await {
+    let wal = match Theirs::unseen(&request.repo, Some(place.repo.store()))?
+        .or_plain()
+        .find_wal(&request.stanza)
+        .await
+    {
         Ok(Some(wal)) => wal,
         Ok(None) | Err(Error::PgBackRest(_)) => return Ok(None),
         Err(error) => return Err(error),

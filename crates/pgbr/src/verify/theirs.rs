@@ -105,7 +105,9 @@ pub(super) async fn verify_theirs(
     request: &VerifyRequest,
     findings: &mut Findings,
 ) -> Result<TheirPart> {
-    let Some(theirs) = Theirs::look(&request.repo).await? else { return Ok(TheirPart::Nothing) };
+    let Some(theirs) = Theirs::look(&request.repo).await?.map(Theirs::or_plain) else {
+        return Ok(TheirPart::Nothing);
+    };
     let (store, runtime) = (theirs.store().clone(), Handle::current());
     let objects = StoreObjects::new(store.clone());
     let quick = request.quick || request.budget.is_some();

@@ -7,8 +7,8 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use pgbr::{
-    BackupLabel, Existing, Host, InfoReport, InfoRequest, Places, RecoveryGoal, RepoAccess, RepoAnswer,
-    RestoreReport, RestoreRequest, StanzaState, combine_info, info, restore,
+    BackupLabel, Error, Existing, Host, InfoReport, InfoRequest, Places, RecoveryGoal, RepoAccess,
+    RepoAnswer, RestoreReport, RestoreRequest, StanzaState, TheirError, combine_info, info, restore,
 };
 use pgbr_pgbackrest::{Backup, Checksum, Directory, Passphrase, Repository};
 
@@ -173,4 +173,19 @@ async fn backups_of_blocks_are_restored_and_mended() {
             assert!(report.kept > sizes - 400_000 && report.kept < sizes, "{} of {sizes}", report.kept);
         }
     }
+}
+
+#[tokio::test]
+async fn what_anybody_could_have_put_there_is_shown_and_not_restored() {
+    // Not encrypted, where there is a passphrase: whoever can write to the repository can make that.
+    let place = written("2.59-gz");
+    let report = told(place.path(), Some("ours")).await.unwrap();
+    let theirs = report.stanzas[0].theirs.as_ref().unwrap().as_ref().unwrap();
+    assert!(!theirs.encrypted);
+    let label = theirs.backups.last().unwrap().label;
+    let to = tempfile::tempdir().unwrap();
+    let error = restored(&access(place.path(), Some("ours")), label, to.path(), Existing::Refuse).await;
+    let error = error.unwrap_err();
+    assert!(matches!(error, Error::PgBackRest(TheirError::NotEncrypted { .. })), "{error:?}");
+    assert!(fs::read_dir(to.path()).unwrap().next().is_none());
 }

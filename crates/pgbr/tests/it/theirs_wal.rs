@@ -223,6 +223,24 @@ async fn ours_comes_first_and_what_is_in_neither_is_missing() {
     place.get(&name(2)).await.unwrap_err();
 }
 
+/// Whoever can write to a repository can put an archive there that is not encrypted, with WAL behind ours.
+#[tokio::test]
+async fn wal_of_anybody_is_not_given_where_there_is_a_passphrase() {
+    let place = Place::with_info(&[(1, SYSTEM, "15")]).await;
+    place.put_wal("15-1", &name(5), b"somebody's").await;
+    let sealed = || place.access().with_passphrase(Passphrase::new("ours"));
+    // Where there is a stanza of ours, and where there is none yet.
+    for _ in 0..2 {
+        let error = place.get_by(sealed(), &name(5)).await.unwrap_err();
+        let text = format!("{error:?}");
+        assert!(matches!(error, Error::PgBackRest(TheirError::NotEncrypted { .. })), "{text}");
+        place.push_by(taking_over(sealed()), segment(place.dir.path(), 3, SYSTEM)).await.unwrap();
+    }
+    assert!(matches!(place.get_by(sealed(), &name(3)).await, Ok(Got::Found { .. })));
+    // What is in neither is missing all the same: recovery ends there.
+    assert_eq!(place.get_by(sealed(), &name(6)).await.unwrap(), Got::Missing);
+}
+
 #[tokio::test]
 async fn a_look_costs_one_listing_where_theirs_is_not_there_and_two_and_the_info_where_it_is() {
     let place = Place::with_info(&[(1, SYSTEM, "15")]).await;
