@@ -105,11 +105,16 @@ impl Theirs {
             Err(Error::Repo(RepoError::NoRepository { .. })) => return Ok(None),
             store => store?,
         };
+        Ok(Self::is_in(&store).await?.then(|| Self::at(store, access)))
+    }
+
+    /// Whether a store has the directories of one: by one listing.
+    ///
+    /// # Errors
+    /// Where the repository cannot be reached.
+    pub(crate) async fn is_in(store: &Store) -> Result<bool> {
         let level = store.level(&Path::default()).await?;
-        if !level.directories.iter().any(|name| ROOTS.contains(&name.as_str())) {
-            return Ok(None);
-        }
-        Ok(Some(Self::at(store, access)))
+        Ok(level.directories.iter().any(|name| ROOTS.contains(&name.as_str())))
     }
 
     /// The one in a store, whether or not there is one.

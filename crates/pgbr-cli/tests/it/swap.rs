@@ -1,7 +1,7 @@
 //! The way over by the binary alone: a cluster that Debian's pgBackRest archives and backs up, and then our program in its place, with the same
 //! config file, archive_command and cron jobs.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::os::unix::fs::symlink;
 use std::path::{Path, PathBuf};
@@ -191,10 +191,12 @@ fn taken_over(repository: Vec<(&'static str, String)>, options: &[(&str, String)
 
     let failed = swap.cluster.sql("postgres", "select failed_count from pg_stat_archiver");
     assert_eq!(failed, "0", "{}", swap.cluster.log());
-    // Every segment is in one of the two archives, theirs first.
+    // Every segment is in one of the two archives, theirs first. Those that pgBackRest had archived in the background, and not yet told the
+    // server of, are in both: its word is not taken.
     let (of_theirs, of_ours) = (swap.segments(true), swap.segments(false));
     assert!(of_theirs.len() > 2 && of_ours.len() > 4, "{of_theirs:?} {of_ours:?}");
-    let both: Vec<String> = of_theirs.iter().chain(&of_ours).cloned().collect();
+    let both: BTreeSet<String> = of_theirs.iter().chain(&of_ours).cloned().collect();
+    let both = Vec::from_iter(both);
     let first = u64::from_str_radix(&both[0][16..], 16).expect("a number");
     let all: Vec<String> = (first..).take(both.len()).map(|n| format!("0000000100000000{n:08X}")).collect();
     assert_eq!(both, all, "{of_theirs:?} {of_ours:?}");

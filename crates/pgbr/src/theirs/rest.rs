@@ -54,13 +54,17 @@ pub struct TheirsRemoveRequest {
     pub dry_run: bool,
 }
 
-/// How much pgBackRest holds of a stanza: one listing of its backups and one of its WAL.
+/// How much pgBackRest holds of a stanza: one request where that is nothing at all, else one listing of its backups and one of its WAL besides.
 ///
 /// # Errors
 /// Where the repository cannot be reached.
 pub async fn theirs_rest(access: &RepoAccess, stanza: &StanzaName) -> Result<TheirRest> {
-    let tree = Tree::of(access)?;
-    let mut rest = TheirRest::default();
+    let (tree, mut rest) = (Tree::of(access)?, TheirRest::default());
+    if let Tree::Store(store) = &tree
+        && !Theirs::is_in(store).await?
+    {
+        return Ok(rest);
+    }
     for root in roots(stanza) {
         tree.count(&root, &mut rest).await?;
     }
