@@ -201,7 +201,7 @@ pub(crate) fn write_files(
         for (label, bytes) in done.made.fetched {
             if let Some(fetched) = written.fetched.iter_mut().find(|fetched| fetched.label == label) {
                 fetched.frames += 1;
-                fetched.bytes += bytes;
+                fetched.bytes = fetched.bytes.saturating_add(bytes);
             }
         }
         host.tell(Event::File { path: file.path.to_string(), size: file.size });
@@ -395,7 +395,8 @@ impl Worker<'_> {
         let reason = || "a block map names a backup that its manifest does not".to_owned();
         let label = manifest.references.get(block.reference).copied();
         let label = label.ok_or_else(|| Error::Damaged { label: manifest.label, reason: reason() })?;
-        *fetched.entry(label).or_default() += block.stored_size;
+        let bytes = fetched.entry(label).or_default();
+        *bytes = bytes.saturating_add(block.stored_size);
         Ok(())
     }
 

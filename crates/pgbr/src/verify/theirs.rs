@@ -323,7 +323,7 @@ impl TheirVerify {
         let host = self.host.clone();
         in_parallel(&host, self.threads, due, work, |(at, result)| {
             if let Some(file) = backup.manifest().files.get(at) {
-                self.told.bytes += file.stored_size;
+                self.told.bytes = self.told.bytes.saturating_add(file.stored_size);
                 self.told.files += 1;
             }
             let done = self.told.bytes;
@@ -500,7 +500,7 @@ impl TheirVerify {
         };
         let (host, mut bad) = (self.host.clone(), BTreeMap::new());
         in_parallel(&host, self.threads, objects.to_vec(), work, |(object, read)| {
-            self.told.bytes += object.stored_size;
+            self.told.bytes = self.told.bytes.saturating_add(object.stored_size);
             self.told.files += 1;
             match read {
                 Ok(()) => {}
