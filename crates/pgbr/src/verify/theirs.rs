@@ -287,7 +287,10 @@ impl TheirVerify {
     /// Looks at the files of all backups, oldest first, so that each is read with the backup that stores it.
     fn files(&mut self, opened: &BTreeMap<BackupLabel, Arc<Backup>>) -> Result<()> {
         let mut damage = Damage::new();
-        let total = opened.values().map(|backup| stored(backup.manifest(), &opened.keys().collect())).sum();
+        let total = opened
+            .values()
+            .map(|backup| stored(backup.manifest(), &opened.keys().collect()))
+            .fold(0, u64::saturating_add);
         for (label, backup) in opened {
             let manifest = backup.manifest();
             // What an older one stores was looked at with that.
