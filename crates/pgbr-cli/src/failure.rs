@@ -60,7 +60,11 @@ fn code(error: &Error) -> ErrorCode {
         }
         Error::TheirsInUse { .. } => ErrorCode::LockAcquire,
         Error::Target { .. } => ErrorCode::OptionInvalidValue,
-        Error::Running { .. } | Error::ServerRunning { .. } => ErrorCode::PgRunning,
+        Error::Running { .. }
+        | Error::ServerRunning { .. }
+        | Error::NotStopped { .. }
+        | Error::StillRunning { .. }
+        | Error::Started { .. } => ErrorCode::PgRunning,
         Error::NotEmpty { .. } | Error::NotACluster { .. } | Error::OtherData { .. } => {
             ErrorCode::PathNotEmpty
         }
@@ -296,6 +300,9 @@ fn hints(error: &Error, flavor: Flavor) -> Vec<String> {
             "presence of postmaster.pid indicates that PostgreSQL is running.".to_owned(),
             "remove postmaster.pid only if PostgreSQL is not running.".to_owned(),
         ],
+        Error::NotStopped { .. } => one("--force is for a file that a crash or another host has left: no process of this host uses it.".to_owned()),
+        Error::StillRunning { .. } => one("leave out --no-online: a running server is backed up without being stopped.".to_owned()),
+        Error::Started { .. } => one("nothing of this backup is listed: leave out --no-online, or run it again when the server is stopped.".to_owned()),
         Error::NotEmpty { .. } => one("try using --delta (or --force) to replace what is there.".to_owned()),
         Error::NotACluster { .. } => one("if this is the right directory, empty it and run the restore again.".to_owned()),
         Error::OtherData { .. } => vec![

@@ -92,8 +92,7 @@ fn command_text(settings: &Settings) -> String {
             let mut summary = lowered(&flavor.text(option.help_for(command)));
             let values = [("current", current(settings, option)), ("default", default(settings, option))];
             let values = values.into_iter().filter_map(|(what, value)| Some(format!("{what}={}", value?)));
-            let partly = option.lacks_for(command).map(|_| "in part".to_owned());
-            let values: Vec<String> = values.chain(mark(option.support_for(command))).chain(partly).collect();
+            let values: Vec<String> = values.chain(mark(option.support_for(command))).collect();
             if !values.is_empty() {
                 summary += &format!(" [{}]", values.join(", "));
             }
@@ -204,7 +203,6 @@ fn facts(rule: &OptionRule, command: Command) -> Vec<String> {
         Support::NoEffect(reason) => facts.push(format!("The option is accepted without effect: {reason}.")),
         Support::NotYet => facts.push("The option is not supported yet.".to_owned()),
     }
-    facts.extend(rule.lacks_for(command).map(|what| format!("Not supported yet: {what}.")));
     facts
 }
 

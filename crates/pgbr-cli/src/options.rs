@@ -188,7 +188,6 @@ pub struct Own {
     internal: bool,
     help: Option<&'static str>,
     support: Option<Support>,
-    lacks: Option<&'static str>,
 }
 
 impl OptionRule {
@@ -235,11 +234,6 @@ impl OptionRule {
     /// Whether the command does what it says.
     pub fn support_for(&self, command: Command) -> Support {
         self.own_of(command, |own| own.support).unwrap_or(self.support)
-    }
-
-    /// What of it the command cannot do yet.
-    pub fn lacks_for(&self, command: Command) -> Option<&'static str> {
-        self.own_of(command, |own| own.lacks)
     }
 
     /// The heading under which help on the command lists it.
@@ -291,7 +285,6 @@ const fn own(commands: CommandSet) -> Own {
         internal: false,
         help: None,
         support: None,
-        lacks: None,
     }
 }
 
@@ -461,14 +454,6 @@ impl Own {
     }
     const fn no_effect(mut self, reason: &'static str) -> Self {
         self.support = Some(Support::NoEffect(reason));
-        self
-    }
-    const fn not_yet(mut self) -> Self {
-        self.support = Some(Support::NotYet);
-        self
-    }
-    const fn lacks(mut self, what: &'static str) -> Self {
-        self.lacks = Some(what);
         self
     }
 }

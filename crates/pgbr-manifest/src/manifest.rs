@@ -94,6 +94,12 @@ pub struct Summary {
     pub lsn: Span<Lsn>,
     /// First and last WAL segment that it needs to be consistent.
     pub wal: Span<WalSegmentName>,
+    /// Whether these lie in its `pg_wal`, so that it becomes consistent without an archive.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub wal_inside: bool,
+    /// Whether the server was stopped: its files were consistent by themselves or by what lies in `pg_wal`, and it has no `backup_label`.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub offline: bool,
     /// Sizes in bytes.
     pub sizes: Sizes,
     /// Number of files, directories and links.
@@ -269,7 +275,8 @@ impl Summary {
         let consistent = summary.kind == summary.label.backup_type()
             && summary.prior.is_some() == (summary.kind != BackupType::Full)
             && summary.prior.is_none_or(|p| p.full() == summary.label.full() && p < summary.label)
-            && summary.lsn.start <= summary.lsn.stop;
+            && summary.lsn.start <= summary.lsn.stop
+            && (summary.wal_inside || !summary.offline);
         if !consistent {
             return Err(Error::Inconsistent {
                 reason: format!("the summary of {} contradicts itself", summary.label),
@@ -383,6 +390,8 @@ pub(crate) mod tests {
                 start: "000000010000000000000002".parse().unwrap(),
                 stop: "000000010000000000000002".parse().unwrap(),
             },
+            wal_inside: false,
+            offline: false,
             sizes: Sizes::default(),
             entries: 1,
             error: false,

@@ -80,6 +80,8 @@ struct Source<S> {
     removed: Option<RelPath>,
     /// Whether the control file is one of those below: it comes last, when other paths were said to be gone.
     control_removed: bool,
+    /// The same of the segments in `pg_wal`.
+    wal_removed: bool,
 }
 
 /// The file that is being given.
@@ -151,6 +153,7 @@ impl<S: NodeSource> Source<S> {
     /// Takes note that `path` is gone.
     fn remove(&mut self, path: RelPath) -> Result<(), S::Error> {
         self.control_removed |= path.holds_pg_control();
+        self.wal_removed |= path.holds_pg_wal();
         if !self.hides(&path) {
             self.removed = Some(path);
         }
@@ -160,6 +163,7 @@ impl<S: NodeSource> Source<S> {
     /// Whether it says that `path` is gone, or something above.
     fn hides(&self, path: &RelPath) -> bool {
         (self.control_removed && path.is_pg_control())
+            || (self.wal_removed && path.is_wal_segment())
             || self.removed.as_ref().is_some_and(|removed| path.is_within(removed))
     }
 }
@@ -169,7 +173,7 @@ impl<S: NodeSource> Merge<S> {
     pub fn new(sources: impl IntoIterator<Item = (Option<Root>, S)>) -> Self {
         let source = |(root, nodes)| {
             let cursor = IndexCursor::new(root);
-            Source { nodes, cursor, head: None, removed: None, control_removed: false }
+            Source { nodes, cursor, head: None, removed: None, control_removed: false, wal_removed: false }
         };
         Self { sources: sources.into_iter().map(source).collect(), begun: false, linked: None, file: None }
     }

@@ -5,7 +5,7 @@
 use crate::error::{Error, Result};
 use crate::path::RelPath;
 
-/// The directory of the control file, which comes when all directories have been left.
+/// The directory of the control file, which comes when all directories have been left, as the segments in `pg_wal` do.
 const GLOBAL: &str = "pg_data/global";
 
 /// Follows a resolved list. Memory: the path of each directory between the root and the current place.
@@ -13,6 +13,7 @@ const GLOBAL: &str = "pg_data/global";
 pub struct Nesting {
     open: Vec<RelPath>,
     has_global: bool,
+    has_wal: bool,
 }
 
 impl Nesting {
@@ -30,6 +31,7 @@ impl Nesting {
             Some(_) if path.strip("config").is_some() => true,
             Some(parent) if parent.as_bytes() == b"pg_tblspc" => true,
             Some(_) if path.is_pg_control() => self.has_global,
+            Some(_) if path.is_wal_segment() => self.has_wal && !is_directory,
             parent => self.open.last() == parent.as_ref(),
         };
         if !fits {
@@ -39,6 +41,7 @@ impl Nesting {
         }
         if is_directory {
             self.has_global |= path.as_bytes() == GLOBAL.as_bytes();
+            self.has_wal |= path.as_bytes() == RelPath::PG_WAL.as_bytes();
             self.open.push(path.clone());
         }
         Ok(())
@@ -78,6 +81,7 @@ mod tests {
             "pg_tblspc/7/PG_15/",
             "pg_tblspc/7/PG_15/1",
             "pg_data/global/pg_control",
+            "pg_data/pg_wal/000000010000000000000002",
         ];
         assert_eq!(refused(&whole), None);
         for left_out in
@@ -89,7 +93,17 @@ mod tests {
         }
         let rest: Vec<_> =
             whole.iter().copied().filter(|entry| !entry.starts_with("pg_data/global/")).collect();
+        assert_eq!(refused(&rest), None);
         assert_eq!(refused(&[&rest[..], &whole[15..]].concat()), Some("pg_data/global/pg_control"));
+        let segment = whole[16];
+        let rest: Vec<_> = whole.iter().copied().filter(|entry| *entry != "pg_data/pg_wal/").collect();
+        let rest: Vec<_> = rest.into_iter().filter(|entry| !entry.ends_with("archive_status/")).collect();
+        assert_eq!(refused(&rest), Some(segment));
+        assert_eq!(
+            refused(&["pg_data/", "pg_data/pg_wal/", "pg_data/pg_wal/000000010000000000000002/"]),
+            Some("pg_data/pg_wal/000000010000000000000002/"),
+            "a segment is a file"
+        );
         assert_eq!(refused(&["pg_data/", "pg_data/a", "pg_data/a/b"]), Some("pg_data/a/b"), "a file is none");
     }
 }

@@ -14,7 +14,8 @@ pub const MAX_COMPONENT_BYTES: usize = 255;
 ///
 /// There is no empty component, no `.` or `..`, no NUL, no `/` at either end, so joining it to a directory never leads out of that
 /// directory (links in it are the caller's to look after). The first component names the root: `pg_data`, `pg_tblspc/<oid>`, `config`.
-/// Paths sort as the index does: by components, and the control file, which is copied last, after everything else.
+/// Paths sort as the index does: by components, but the control file, which is copied when all else was, comes after everything else, and
+/// the WAL segments in `pg_wal` come after it: which of them a backup needs is known when it has stopped.
 ///
 /// ```
 /// use pgbr_manifest::RelPath;
@@ -96,6 +97,30 @@ impl RelPath {
     pub fn is_pg_control(&self) -> bool {
         self.0 == Self::PG_CONTROL.as_bytes()
     }
+
+    /// The directory of the WAL.
+    pub const PG_WAL: &'static str = "pg_data/pg_wal";
+
+    /// Whether this has the name of a WAL segment in `pg_wal`.
+    pub fn is_wal_segment(&self) -> bool {
+        let name = self.strip(Self::PG_WAL).unwrap_or_default();
+        name.len() == 24 && name.iter().all(|b| matches!(b, b'0'..=b'9' | b'A'..=b'F'))
+    }
+
+    /// Whether `pg_wal` is this or lies below it.
+    pub(crate) fn holds_pg_wal(&self) -> bool {
+        let rest = Self::PG_WAL.as_bytes().strip_prefix(self.0.as_slice());
+        rest.is_some_and(|rest| rest.is_empty() || rest.starts_with(b"/"))
+    }
+
+    /// What comes when the tree has been walked.
+    fn rank(&self) -> u8 {
+        match () {
+            () if self.is_pg_control() => 1,
+            () if self.is_wal_segment() => 2,
+            () => 0,
+        }
+    }
 }
 
 fn fault(path: &[u8]) -> Option<&'static str> {
@@ -125,7 +150,7 @@ impl Ord for RelPath {
             let rank = |b: u8| if b == b'/' { 0 } else { b };
             rank(self.0[at]).cmp(&rank(other.0[at]))
         };
-        self.is_pg_control().cmp(&other.is_pg_control()).then_with(by_components)
+        self.rank().cmp(&other.rank()).then_with(by_components)
     }
 }
 
@@ -172,6 +197,26 @@ mod tests {
         let control = RelPath::new(RelPath::PG_CONTROL).unwrap();
         for other in ["pg_data/zzz", "pg_tblspc/1/x", "pg_data/global/pg_control.x"] {
             assert!(RelPath::new(other).unwrap() < control);
+        }
+    }
+
+    #[test]
+    fn segments_come_behind_the_control_file() {
+        let control = RelPath::new(RelPath::PG_CONTROL).unwrap();
+        let segment = |name: &str| RelPath::new(format!("{}/{name}", RelPath::PG_WAL)).unwrap();
+        let (one, two) = (segment("0000000100000000000000FE"), segment("000000010000000100000000"));
+        assert!(control < one && one < two && one.is_wal_segment());
+        for other in [
+            "pg_data/pg_wal",
+            "pg_data/pg_wal/00000002.history",
+            "pg_data/pg_wal/0000000100000000000000fe",
+            "pg_data/pg_wal/0000000100000000000000FE.partial",
+            "pg_data/pg_wal/x/0000000100000000000000FE",
+            "pg_data/pg_wa/0000000100000000000000FE",
+            "pg_tblspc/1/0000000100000000000000FE",
+        ] {
+            let other = RelPath::new(other).unwrap();
+            assert!(!other.is_wal_segment() && other < control, "{other}");
         }
     }
 }

@@ -74,7 +74,7 @@ impl Exclusions {
     /// Rules with the operator's own, each relative to the data directory: `junk` is a file or a whole directory, `junk/` what is
     /// in a directory but not the directory itself. What begins with `pg_tblspc/` also means tablespaces under links.
     ///
-    /// `wal_inside`: whether the segments in `pg_wal` are part of the backup, as in one of a stopped server.
+    /// `wal_inside`: whether what lies in `pg_wal` is part of the backup, as in one of a stopped server.
     pub fn new<S: AsRef<str>>(exclude: &[S], wal_inside: bool) -> Self {
         let mut wanted_out = Vec::new();
         for text in exclude {

@@ -35,7 +35,7 @@
 //!     version: facts.version,
 //!     exclude: Vec::new(),
 //!     external_config: pgbr_pg::external_config_files(&facts),
-//!     wal_inside: false,
+//!     stopped: false,
 //!     standby: None,
 //! })?;
 //! for entry in scan {

@@ -96,6 +96,8 @@ pub struct RecoveryPlan {
     pub options: Vec<(String, String)>,
     /// Whether the server is older than version 12: it takes these settings from `recovery.conf`, see [`RecoveryPlan::recovery_conf`].
     pub before_12: bool,
+    /// Whether the WAL that the backup needs lies in its `pg_wal`: with `None` that is all there is to recover, and no archive is asked.
+    pub wal_inside: bool,
     /// The program in the comments, as `pgbr` or `pgBackRest`.
     pub program: String,
     /// The local time in the comments, as `2026-11-22 13:27:29`.
@@ -176,6 +178,8 @@ impl RecoveryPlan {
         match self.goal {
             RecoveryGoal::Preserve => None,
             _ if self.before_12 => None,
+            // With the file the server insists on a command that gets WAL.
+            RecoveryGoal::None if self.wal_inside => None,
             RecoveryGoal::Standby => Some(SignalFile::Standby),
             _ => Some(SignalFile::Recovery),
         }
@@ -283,6 +287,7 @@ mod tests {
             archive_off: false,
             options: Vec::new(),
             before_12: false,
+            wal_inside: false,
             program: "pgBackRest".to_owned(),
             when: "LABEL".to_owned(),
         }
@@ -405,6 +410,9 @@ mod tests {
     fn signal_files() {
         assert_eq!(plan(RecoveryGoal::Default).signal_file(), Some(SignalFile::Recovery));
         assert_eq!(plan(RecoveryGoal::None).signal_file(), Some(SignalFile::Recovery));
+        let inside = |goal| RecoveryPlan { wal_inside: true, ..plan(goal) };
+        assert_eq!(inside(RecoveryGoal::None).signal_file(), None);
+        assert_eq!(inside(RecoveryGoal::Immediate).signal_file(), Some(SignalFile::Recovery));
         assert_eq!(
             plan(RecoveryGoal::Standby).signal_file().map(SignalFile::file_name),
             Some("standby.signal")

@@ -40,8 +40,8 @@ pub struct ScanOptions {
     pub exclude: Vec<String>,
     /// Configuration files outside of the data directory; see [`crate::external_config_files`].
     pub external_config: Vec<PathBuf>,
-    /// Whether the segments in `pg_wal` are wanted, as in a backup of a stopped server.
-    pub wal_inside: bool,
+    /// Whether no server runs: what lies in `pg_wal` is wanted then, and unlogged relations, which nobody resets at the next start.
+    pub stopped: bool,
     /// The data directory of a standby, to read what replication keeps the same from there; see [`is_replicated`].
     pub standby: Option<PathBuf>,
 }
@@ -130,6 +130,7 @@ pub struct Scan {
     owners: Owners,
     tablespaces: Vec<TablespaceLink>,
     skipped: Vec<Skipped>,
+    stopped: bool,
     roots: VecDeque<Root>,
     stack: Vec<Level>,
     /// Found with the last entry and due next.
@@ -140,8 +141,14 @@ pub struct Scan {
 #[derive(Debug)]
 enum Root {
     Config(RelPath, PathBuf),
-    Directory { path: RelPath, source: PathBuf, only: Option<OsString> },
+    Directory {
+        path: RelPath,
+        source: PathBuf,
+        only: Option<OsString>,
+    },
     Control,
+    /// A WAL segment, met on the way and due behind the control file.
+    Segment(RelPath, PathBuf),
 }
 
 /// A directory that the walk is in.
@@ -158,8 +165,8 @@ struct Level {
 
 impl Scan {
     /// Begins a scan. Entries come in the order of [`RelPath`]: `config/…`, `pg_data` and what is in it, each linked tablespace
-    /// `pg_tblspc/<oid>` with its directory of this version and catalog; the control file last. Only a link and what it leads to
-    /// have the same path.
+    /// `pg_tblspc/<oid>` with its directory of this version and catalog; the control file; the segments in `pg_wal`, where these are wanted.
+    /// Only a link and what it leads to have the same path.
     ///
     /// # Errors
     /// When `pg_data` is no data directory of this version, when a tablespace's link leads nowhere.
@@ -189,11 +196,12 @@ impl Scan {
         Ok(Self {
             pg_data,
             standby: standby.transpose()?,
-            rules: Exclusions::new(&options.exclude, options.wal_inside),
+            rules: Exclusions::new(&options.exclude, options.stopped),
             places,
             owners: Owners::default(),
             tablespaces,
             skipped: Vec::new(),
+            stopped: options.stopped,
             roots,
             stack: Vec::new(),
             due: None,
@@ -229,7 +237,13 @@ impl Scan {
                     Some(name) => {
                         let path = level.path.join(name.as_bytes())?;
                         let source = level.source.join(&name);
-                        self.visit(path, source)?
+                        match path.is_wal_segment() {
+                            true => {
+                                self.roots.push_back(Root::Segment(path, source));
+                                None
+                            }
+                            false => self.visit(path, source)?,
+                        }
                     }
                 },
             };
@@ -273,7 +287,14 @@ impl Scan {
                 let meta = std::fs::metadata(&source).map_err(Error::io("examine", &source))?;
                 Ok(Some(self.file(RelPath::new(RelPath::PG_CONTROL)?, source, &meta)))
             }
+            Root::Segment(path, source) => self.segment(path, source),
         }
+    }
+
+    /// A file with the name of a WAL segment, if it is one that is wanted.
+    fn segment(&mut self, path: RelPath, source: PathBuf) -> Result<Option<ScanEntry>> {
+        let is_directory = existing(std::fs::metadata(&source), &source)?.is_some_and(|meta| meta.is_dir());
+        if is_directory || self.rules.skips_file(&path) { Ok(None) } else { self.visit(path, source) }
     }
 
     /// What there is to say about a name in a directory.
@@ -365,7 +386,7 @@ impl Scan {
         }
         names.sort_unstable();
         let relations = holds_relations(&path);
-        let unlogged = if relations { unlogged_relations(&names) } else { HashSet::new() };
+        let unlogged = if relations && !self.stopped { unlogged_relations(&names) } else { HashSet::new() };
         self.stack.push(Level {
             path,
             source: source.to_owned(),

@@ -1,13 +1,17 @@
 //! Backup: a running cluster copied while it is written to, with the WAL that makes it consistent.
 
+mod complete;
 mod copy;
 mod gather;
 mod label;
+mod offline;
 mod prior;
 mod read;
 mod resume;
 mod standby;
 mod target;
+mod wal;
+mod watched;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
@@ -16,29 +20,25 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use pgbr_codec::Compression;
-use pgbr_manifest::manifest::{
-    Body, ClusterFacts as ManifestFacts, Database, DatabaseRef, Layer, MANIFEST_FORMAT, Sizes, Span, Summary,
-    Tablespace,
-};
-use pgbr_manifest::{BackupId, BackupLabel, BackupType, StanzaName, WalSegmentName};
-use pgbr_pg::{
-    FinishedBackup, PageContext, RunningBackup, Scan, ScanOptions, UpperLsn, external_config_files,
-};
+use pgbr_manifest::manifest::{ClusterFacts as ManifestFacts, Database, Sizes, Span, Tablespace};
+use pgbr_manifest::{BackupLabel, BackupType, StanzaName, WalSegmentName};
+use pgbr_pg::{PageContext, RunningBackup, Scan, ScanOptions, UpperLsn, external_config_files};
+use pgbr_repo::NewCluster;
 use tokio::task::JoinHandle;
 
-use self::copy::{Branch, Copied, CopyOptions, copy_cluster};
+use self::complete::{Complete, Labels, Parts, Times, complete};
+use self::copy::{Branch, CopyOptions, copy_cluster};
+use self::offline::Stopped;
+use self::standby::Standby;
 pub use self::standby::StandbyUse;
 pub(crate) use self::standby::find as find_servers;
-use self::standby::{Servers, Standby};
-use self::target::{Base, Target};
-use crate::cluster::{
-    ClusterAccess, Connected, check_archiving, check_identity, end_segment, segments_between, wait_for_wal,
-};
+use self::target::{Base, Ground, Target};
+use self::watched::{Cluster, Watched, manifest_facts};
+use crate::cluster::{ClusterAccess, Connected, check_identity, end_segment, segments_between, wait_for_wal};
 use crate::error::{Error, Result, with_causes};
 use crate::host::Host;
-use crate::load;
 use crate::observe::{Event, Observer};
-use crate::place::RepoAccess;
+use crate::place::{RepoAccess, StanzaPlace};
 use crate::writer::Writer;
 
 /// How often the server is asked how far its log has come.
@@ -57,6 +57,10 @@ pub struct BackupRequest {
     pub others: Vec<ClusterAccess>,
     /// Whether data files are read from a standby among them.
     pub standby: StandbyUse,
+    /// Whether a server runs that is asked; else the cluster must be stopped, and its own WAL is part of the backup.
+    pub online: bool,
+    /// Whether a stopped cluster is backed up although a `postmaster.pid` that nobody uses is left in it.
+    pub force: bool,
     /// The type that is wanted. Diff and incr become a full where there is no prior backup to build on.
     pub kind: BackupType,
     /// How to compress.
@@ -71,6 +75,8 @@ pub struct BackupRequest {
     pub start_fast: bool,
     /// Whether to see that the WAL is in the archive. Without it a backup may not be restorable.
     pub archive_check: bool,
+    /// Whether the WAL that makes it consistent is read back from the archive and becomes part of it. Means nothing without `archive_check`.
+    pub archive_copy: bool,
     /// Whether `archive_mode` must be on.
     pub archive_mode_check: bool,
     /// How long to wait for WAL.
@@ -220,22 +226,22 @@ pub async fn backup(host: &Host, mut request: BackupRequest) -> Result<Backups> 
             Err(error) => failed.add(&own, repo.number, error)?,
         }
     }
-    let clusters: Vec<_> = [&request.cluster].into_iter().chain(&request.others).collect();
-    let Servers { access, primary, standby } = find_servers(host, &clusters, request.standby).await?;
-    request.cluster = access;
+    let cluster = Cluster::find(host, &mut request).await?;
     let mut known = Vec::new();
     for (repo, own, place) in places {
-        match check_identity(&place.stanza, &primary.identity()) {
+        let fits =
+            check_identity(&place.stanza, &cluster.identity()).and_then(|()| can_copy_wal(&place, &request));
+        match fits {
             Ok(()) => known.push((repo, own, place)),
             Err(error) => failed.add(&own, repo.number, error)?,
         }
     }
-    check_cluster(&primary, &request)?;
-    let timeline = primary.session.timeline_id().await?;
-    let now = manifest_facts(&primary.facts, &primary.control, timeline);
+    cluster.check(&request)?;
+    let (identity, now) = (cluster.identity(), cluster.facts().await?);
+    let ground = Ground { request: &request, system_id: identity.system_id, now: &now };
     let mut bases = Vec::new();
     for (repo, own, place) in known {
-        let base = Base::lay(repo.number, own.clone(), place, repo.pack_size, &request, &primary, &now);
+        let base = Base::lay(repo.number, own.clone(), place, repo.pack_size, &ground);
         match base.await {
             Ok(base) => bases.push(base),
             Err(error) => failed.add(&own, repo.number, error)?,
@@ -243,7 +249,7 @@ pub async fn backup(host: &Host, mut request: BackupRequest) -> Result<Backups> 
     }
     let time = label::time(host, bases.iter().filter_map(Base::newest));
     let (targets, writers) = (Vec::new(), Vec::new());
-    let mut run = Run { host, request: &request, standby, now, targets, failed, writers };
+    let mut run = Run { host, request: &request, identity, now, targets, failed, writers };
     for base in bases {
         let (own, number) = (base.host().clone(), base.number());
         match base.name(time, request.resume).await {
@@ -251,7 +257,7 @@ pub async fn backup(host: &Host, mut request: BackupRequest) -> Result<Backups> 
             Err(error) => run.failed.add(&own, number, error)?,
         }
     }
-    let made = Box::pin(run.all(primary)).await;
+    let made = Box::pin(run.all(cluster)).await;
     if let Err(error) = &made {
         for target in run.targets {
             target.give_up(error).await;
@@ -264,25 +270,22 @@ pub async fn backup(host: &Host, mut request: BackupRequest) -> Result<Backups> 
     Ok(Backups { made: made?, failed: run.failed.list, writers: run.writers })
 }
 
-fn check_cluster(connected: &Connected, request: &BackupRequest) -> Result<()> {
-    if connected.facts.in_recovery {
-        return Err(Error::Standby);
+/// WAL that becomes part of a backup is read from the archive.
+fn can_copy_wal(place: &StanzaPlace, request: &BackupRequest) -> Result<()> {
+    match request.archive_copy && !place.repo.reads() {
+        true => Err(Error::Repo(pgbr_repo::Error::WriteOnly {
+            doing: "copy WAL from the archive into the backup (option --archive-copy)".to_owned(),
+        })),
+        false => Ok(()),
     }
-    if connected.facts.wal_level == "minimal" {
-        return Err(Error::Unfit { reason: "wal_level is minimal".to_owned() });
-    }
-    if request.archive_check {
-        check_archiving(&connected.facts, &request.archive_program, request.archive_mode_check)?;
-    }
-    Ok(())
 }
 
 /// One run of a backup.
 struct Run<'a> {
     host: &'a Host,
     request: &'a BackupRequest,
-    /// Where data files are read from, if not from the primary.
-    standby: Option<Standby>,
+    /// Which cluster it is.
+    identity: NewCluster,
     /// The cluster as it is now.
     now: ManifestFacts,
     /// The repositories in which it can still succeed.
@@ -311,26 +314,23 @@ impl Failed {
     }
 }
 
-/// Everything that the manifest needs.
-struct Complete {
-    summary: Summary,
-    body: Body,
-    report: BackupReport,
-}
-
 /// What a pass over all files found, besides what is in the repositories.
 struct Pass {
-    /// Of each repository.
-    copied: Vec<Result<Copied>>,
+    /// What each repository got, to be closed.
+    copied: Vec<Result<Branch>>,
     tablespaces: Vec<(u32, PathBuf)>,
     skipped: Vec<String>,
 }
 
 impl Run<'_> {
     /// From the first word to the last manifest.
-    async fn all(&mut self, connected: Connected) -> Result<Vec<BackupReport>> {
+    async fn all(&mut self, cluster: Cluster) -> Result<Vec<BackupReport>> {
         self.each(async |target| target.announce().await).await?;
-        self.copy(connected).await?;
+        let parts = match cluster {
+            Cluster::Online { primary, standby } => self.copy_online(*primary, standby).await?,
+            Cluster::Offline(stopped) => self.copy_offline(&stopped).await?,
+        };
+        self.close(&parts).await?;
         self.each(async |target| target.ready().await).await?;
         let mut made = Vec::new();
         for mut target in std::mem::take(&mut self.targets) {
@@ -369,14 +369,74 @@ impl Run<'_> {
         Ok(())
     }
 
-    /// From the start of the backup to the last durable pack, with all WAL in the archives.
-    async fn copy(&mut self, connected: Connected) -> Result<()> {
+    /// From the start of the backup to its stop, with all WAL in the archives.
+    async fn copy_online(&mut self, connected: Connected, standby: Option<Standby>) -> Result<Parts> {
         let Connected { session, facts, control, .. } = connected;
         let started_at = self.host.now_seconds();
         let databases = session.databases().await?;
         let names = session.tablespaces().await?;
         let config_files = external_config_files(&facts);
+        let running = self.start(session).await?;
+        if let Some(standby) = &standby {
+            standby.wait_for_start(self.host, &running, self.request.archive_timeout).await?;
+        }
+
+        let copy_start_ns = self.host.clock.now_ns();
+        let watched = Watched::Running(&running, standby.as_ref());
+        let (tablespaces, skipped) = self.copy_files(&watched, &config_files).await?;
+
+        let begun = Instant::now();
+        self.host.tell(Event::BackupStopping);
+        if let Some(standby) = &standby {
+            standby.check_end(running.timeline()).await?;
+        }
+        let (start_lsn, start_time) = (running.start_lsn(), running.start_time());
+        let finished = running.stop().await?;
+        if let Some(standby) = &standby {
+            // A promotion that had begun shows itself a moment later.
+            standby.check(finished.timeline).await?;
+        }
         let size = facts.wal_segment_size;
+        let segments = segments_between(finished.timeline, start_lsn, finished.stop_lsn, size)
+            .ok_or(Error::Internal { what: "a backup needs more WAL than can be" })?;
+        let (Some(first), Some(last)) = (segments.first().copied(), segments.last().copied()) else {
+            return Err(Error::Internal { what: "a backup without WAL" });
+        };
+        self.host.tell(Event::BackupStopped { lsn: finished.stop_lsn, segment: last });
+        if self.request.archive_check {
+            self.wait_for_wal(&segments).await?;
+        }
+        self.step("stop", begun);
+
+        let name = |oid| names.iter().find(|t| t.oid == oid).map(|t| t.name.clone()).unwrap_or_default();
+        Ok(Parts {
+            cluster: manifest_facts(&facts, &control, finished.timeline),
+            standby: standby.is_some(),
+            skipped,
+            tablespaces: tablespaces.iter().map(|(oid, path)| tablespace(*oid, name(*oid), path)).collect(),
+            databases: databases
+                .into_iter()
+                .map(|d| Database { oid: d.oid, name: d.name, template: d.is_template })
+                .collect(),
+            config_files: config_files.iter().map(|p| p.to_string_lossy().into_owned()).collect(),
+            copy_start_ns,
+            lsn: Span { start: start_lsn, stop: finished.stop_lsn },
+            wal: Span { start: first, stop: last },
+            copied_wal: if self.request.archive_copy { segments } else { Vec::new() },
+            times: Times {
+                host: Span { start: started_at, stop: self.host.now_seconds() },
+                server: Span { start: start_time, stop: finished.stop_time },
+            },
+            labels: Some(Labels {
+                backup_label: finished.label_file,
+                tablespace_map: finished.tablespace_map,
+            }),
+        })
+    }
+
+    /// Begins the backup on the server, which archives.
+    async fn start(&mut self, session: pgbr_pg::Session) -> Result<RunningBackup> {
+        let size = self.now.wal_segment_size;
         // When this does not arrive in the archive, waiting at the end would be in vain.
         let ended = if self.request.archive_check { Some(end_segment(&session, size).await?) } else { None };
         self.host.tell(Event::BackupStarting { fast: self.request.start_fast });
@@ -398,67 +458,47 @@ impl Run<'_> {
         if let Some(ended) = ended {
             self.wait_for_wal(&[ended]).await?;
         }
-        if let Some(standby) = &self.standby {
-            standby.wait_for_start(self.host, &running, self.request.archive_timeout).await?;
-        }
+        Ok(running)
+    }
 
-        let begun = Instant::now();
-        let copy_start_ns = self.host.clock.now_ns();
-        let (tablespaces, skipped) = self.copy_files(&running, &facts, &control, &config_files).await?;
-        self.step("copy", begun);
-
-        let begun = Instant::now();
-        self.host.tell(Event::BackupStopping);
-        if let Some(standby) = &self.standby {
-            standby.check_end(running.timeline()).await?;
-        }
-        let (start_lsn, start_time) = (running.start_lsn(), running.start_time());
-        let finished = running.stop().await?;
-        if let Some(standby) = &self.standby {
-            // A promotion that had begun shows itself a moment later.
-            standby.check(finished.timeline).await?;
-        }
-        let segments = segments_between(finished.timeline, start_lsn, finished.stop_lsn, size)
-            .ok_or(Error::Internal { what: "a backup needs more WAL than can be" })?;
-        let last = *segments.last().ok_or(Error::Internal { what: "a backup without WAL" })?;
-        self.host.tell(Event::BackupStopped { lsn: finished.stop_lsn, segment: last });
-        if self.request.archive_check {
-            self.wait_for_wal(&segments).await?;
-        }
-        self.step("stop", begun);
-
-        let wal = Span { start: segment, stop: last };
-        let times = Times {
-            host: Span { start: started_at, stop: self.host.now_seconds() },
-            server_start: start_time,
-        };
-        let tablespaces = tablespaces.iter().map(|(oid, path)| Tablespace {
-            oid: *oid,
-            name: names.iter().find(|t| t.oid == *oid).map(|t| t.name.clone()).unwrap_or_default(),
-            location: path.to_string_lossy().into_owned(),
-        });
-        let lsn = Span { start: start_lsn, stop: finished.stop_lsn };
-        let parts = Parts {
-            system_id: facts.system_id,
-            version: facts.version,
-            cluster: manifest_facts(&facts, &control, finished.timeline),
-            standby: self.standby.is_some(),
+    /// Copies a cluster that nobody may start meanwhile.
+    async fn copy_offline(&mut self, stopped: &Stopped) -> Result<Parts> {
+        let (started_at, copy_start_ns) = (self.host.now_seconds(), self.host.clock.now_ns());
+        let (tablespaces, skipped) = self.copy_files(&Watched::Stopped(stopped), &[]).await?;
+        stopped.check()?;
+        Ok(Parts {
+            cluster: stopped.facts(),
+            standby: false,
             skipped,
-            tablespaces: tablespaces.collect(),
-            databases: databases
-                .into_iter()
-                .map(|d| Database { oid: d.oid, name: d.name, template: d.is_template })
+            tablespaces: tablespaces
+                .iter()
+                .map(|(oid, path)| tablespace(*oid, String::new(), path))
                 .collect(),
-            config_files: config_files.iter().map(|p| p.to_string_lossy().into_owned()).collect(),
+            databases: Vec::new(),
+            config_files: Vec::new(),
             copy_start_ns,
-            lsn,
-            wal,
-            times,
-            finished,
-        };
-        for target in &mut self.targets {
-            target.complete = Some(complete(target, &parts, self.request)?);
-        }
+            lsn: stopped.lsn(),
+            wal: stopped.wal(),
+            copied_wal: Vec::new(),
+            times: Times {
+                host: Span { start: started_at, stop: self.host.now_seconds() },
+                server: stopped.server_time(self.host),
+            },
+            labels: None,
+        })
+    }
+
+    /// Adds the WAL that the backup is to bring, and waits until all is durable.
+    async fn close(&mut self, parts: &Parts) -> Result<()> {
+        let begun = Instant::now();
+        let (identity, request) = (self.identity, self.request);
+        self.each(async |target| {
+            let copied = target.close(&parts.copied_wal, parts.cluster.wal_segment_size, request).await?;
+            target.complete = Some(complete(target, copied, parts, identity, request)?);
+            Ok(())
+        })
+        .await?;
+        self.step("close", begun);
         Ok(())
     }
 
@@ -473,12 +513,11 @@ impl Run<'_> {
     /// Copies; where it turns out that the times of files cannot be trusted, all over again with every file read.
     async fn copy_files(
         &mut self,
-        running: &RunningBackup,
-        facts: &pgbr_pg::ClusterFacts,
-        control: &pgbr_pg::ControlFile,
+        watched: &Watched<'_>,
         config_files: &[PathBuf],
     ) -> Result<(Vec<(u32, PathBuf)>, Vec<String>)> {
-        let upper = UpperLsn::new(running.insert_lsn().await?);
+        let begun = Instant::now();
+        let upper = UpperLsn::new(watched.upper().await?);
         let estimate = Arc::new(AtomicU64::new(0));
         self.start_estimate(Arc::clone(&estimate));
         self.each(async |target| target.adopt().await).await?;
@@ -487,17 +526,17 @@ impl Run<'_> {
             let options = CopyOptions {
                 threads: self.request.threads,
                 compression: self.request.compression,
-                pages: self.page_context(running, &upper, facts, control),
-                segment_pages: control.relseg_size,
+                pages: self.page_context(watched, &upper),
+                segment_pages: self.now.segment_pages,
                 estimate: Arc::clone(&estimate),
             };
             let scan = ScanOptions {
                 pg_data: self.request.cluster.pg_data.clone(),
-                version: facts.version,
+                version: self.identity.version,
                 exclude: self.request.exclude.clone(),
                 external_config: config_files.to_vec(),
-                wal_inside: false,
-                standby: self.standby.as_ref().map(|standby| standby.pg_data().to_owned()),
+                stopped: !self.request.online,
+                standby: watched.standby().map(|standby| standby.pg_data().to_owned()),
             };
             let trusts = |target: &Target| !distrusted && target.trust(self.request, &self.now);
             let branches: Result<Vec<_>> = self
@@ -505,7 +544,7 @@ impl Run<'_> {
                 .iter()
                 .map(|target| target.branch(self.request.threads, trusts(target)))
                 .collect();
-            match self.copy_once(running, &upper, options, scan, branches?).await {
+            match self.copy_once(watched, &upper, options, scan, branches?).await {
                 Err(Error::Distrust { path, why }) if !distrusted => {
                     self.host.warn(format!("file '{path}': {why}; all files are read (option --delta)"));
                     self.each(async |target| target.begin_anew().await).await?;
@@ -515,29 +554,25 @@ impl Run<'_> {
                 Ok(Pass { copied, tablespaces, skipped }) => {
                     let mut copied = copied.into_iter();
                     self.each(async |target| {
-                        target.copied = copied.next().transpose()?;
+                        target.copied = copied.next().transpose()?.map(Box::new);
                         Ok(())
                     })
                     .await?;
+                    self.step("copy", begun);
                     return Ok((tablespaces, skipped));
                 }
             }
         }
     }
 
-    fn page_context(
-        &self,
-        running: &RunningBackup,
-        upper: &UpperLsn,
-        facts: &pgbr_pg::ClusterFacts,
-        control: &pgbr_pg::ControlFile,
-    ) -> Option<Arc<PageContext>> {
-        let check = self.request.checksum_page.unwrap_or(facts.data_checksums) && facts.data_checksums;
+    fn page_context(&self, watched: &Watched<'_>, upper: &UpperLsn) -> Option<Arc<PageContext>> {
+        let have = self.now.data_checksums;
+        let check = self.request.checksum_page.unwrap_or(have) && have;
         check.then(|| {
             Arc::new(PageContext {
-                start_lsn: running.start_lsn(),
+                start_lsn: watched.replayed_from(),
                 upper_lsn: upper.clone(),
-                block_size: control.block_size,
+                block_size: self.now.block_size,
                 segment_start: 0,
             })
         })
@@ -546,7 +581,7 @@ impl Run<'_> {
     /// One pass over all files, in touch with the server.
     async fn copy_once(
         &self,
-        running: &RunningBackup,
+        watched: &Watched<'_>,
         upper: &UpperLsn,
         options: CopyOptions,
         scan: ScanOptions,
@@ -563,7 +598,7 @@ impl Run<'_> {
             Ok(Pass { copied, tablespaces, skipped })
         };
         let mut copying = tokio::task::spawn_blocking(work);
-        let kept = keep_in_touch(running, self.standby.as_ref(), upper, &mut copying).await;
+        let kept = keep_in_touch(watched, upper, &mut copying).await;
         match kept {
             Ok(pass) => pass,
             Err(lost) => {
@@ -589,158 +624,21 @@ impl Run<'_> {
     }
 }
 
-struct Times {
-    host: Span<i64>,
-    server_start: i64,
+/// A tablespace, whose name may not be known.
+fn tablespace(oid: u32, name: String, location: &Path) -> Tablespace {
+    Tablespace { oid, name, location: location.to_string_lossy().into_owned() }
 }
 
-/// What is known when the backup has stopped.
-struct Parts {
-    system_id: pgbr_manifest::SystemId,
-    version: pgbr_manifest::PgVersion,
-    cluster: ManifestFacts,
-    /// Whether data files came from a standby.
-    standby: bool,
-    skipped: Vec<String>,
-    tablespaces: Vec<Tablespace>,
-    databases: Vec<Database>,
-    config_files: Vec<String>,
-    copy_start_ns: i64,
-    lsn: Span<pgbr_manifest::Lsn>,
-    wal: Span<WalSegmentName>,
-    times: Times,
-    finished: FinishedBackup,
-}
-
-/// What the manifest of one repository says.
-fn complete(target: &mut Target, run: &Parts, request: &BackupRequest) -> Result<Complete> {
-    let copied = target.copied.take().ok_or(Error::Internal { what: "a backup without a copy" })?;
-    let Copied { gathered, bad_files, data, index } = copied;
-    let (written, adopted) = (gathered.written, &target.adopted);
-    let id = BackupId(target.host.random()?);
-    let totals = gathered.totals;
-    let stored_delta = index.stored + adopted.stored;
-    let before = target.chain.first().map_or(0, |prior| prior.summary.sizes.stored);
-    let sizes =
-        Sizes { database: totals.bytes, delta: totals.changed, stored: before + stored_delta, stored_delta };
-    let current = target.place.stanza.current();
-    let summary = Summary {
-        format: MANIFEST_FORMAT,
-        id,
-        label: target.label,
-        kind: target.kind,
-        prior: target.chain.first().map(|prior| prior.summary.label),
-        program: target.host.program.clone(),
-        database: DatabaseRef { id: current.number, system_id: run.system_id, version: run.version },
-        time: run.times.host,
-        server_time_us: Span { start: run.times.server_start, stop: run.finished.stop_time },
-        lsn: run.lsn,
-        wal: run.wal,
-        sizes,
-        entries: totals.entries,
-        error: totals.bad_pages > 0,
-        annotation: request.annotation.clone(),
-    };
-    let layer = Layer {
-        attempt: target.attempt,
-        data_lanes: vec![data.salt],
-        data_key_mode: load::data_key_mode(target.place.repo.keyring(), data.mode),
-        index_lane: index.salt,
-        index_packs: index.sizes,
-        data_packs: data.packs,
-        index: written.index,
-        frames: data.frames,
-        stream: data.stream,
-        key_id: *target.place.repo.keyring().key_id().as_bytes(),
-    };
-    let body = Body {
-        format: MANIFEST_FORMAT,
-        id,
-        parent: target.facts.parent.clone(),
-        hash_key: target.facts.hash_key.clone(),
-        copy_start_ns: run.copy_start_ns,
-        layers: adopted.layers.iter().cloned().chain([layer]).collect(),
-        resolved_entries: written.entries,
-        resolved_digest: written.digest,
-        cluster: run.cluster.clone(),
-        tablespaces: run.tablespaces.clone(),
-        links: gathered.links,
-        databases: run.databases.clone(),
-        tablespace_map: (!run.finished.tablespace_map.is_empty())
-            .then(|| run.finished.tablespace_map.clone()),
-        backup_label: Some(run.finished.label_file.clone()),
-        config_files: run.config_files.clone(),
-        bad_pages: totals.bad_pages,
-        options: options(request, run.standby),
-    };
-    let report = BackupReport {
-        repo: target.number,
-        label: target.label,
-        kind: target.kind,
-        prior: summary.prior,
-        sizes,
-        files: totals.files,
-        changed_files: totals.changed_files,
-        unread_files: totals.unread,
-        resumed: (adopted.raw > 0).then(|| Resumed {
-            stored: adopted.stored,
-            raw: adopted.raw,
-            again: adopted.raw.saturating_sub(totals.reused),
-        }),
-        bad_pages: totals.bad_pages,
-        bad_files,
-        skipped: run.skipped.clone(),
-        wal: run.wal,
-        requests: BTreeMap::new(),
-    };
-    Ok(Complete { summary, body, report })
-}
-
-fn options(request: &BackupRequest, standby: bool) -> BTreeMap<String, String> {
-    BTreeMap::from([
-        ("archive-check".to_owned(), request.archive_check.to_string()),
-        ("backup-standby".to_owned(), standby.to_string()),
-        (
-            "checksum-page".to_owned(),
-            request.checksum_page.map_or_else(|| "auto".to_owned(), |c| c.to_string()),
-        ),
-        ("compress-level".to_owned(), request.compression.level().to_string()),
-        ("compress-type".to_owned(), request.compression.codec().to_string()),
-        ("online".to_owned(), "true".to_owned()),
-    ])
-}
-
-fn manifest_facts(
-    facts: &pgbr_pg::ClusterFacts,
-    control: &pgbr_pg::ControlFile,
-    timeline: pgbr_manifest::TimelineId,
-) -> ManifestFacts {
-    ManifestFacts {
-        catalog_version: control.catalog_version,
-        control_version: control.control_version,
-        block_size: control.block_size,
-        segment_pages: control.relseg_size,
-        wal_segment_size: facts.wal_segment_size,
-        data_checksums: facts.data_checksums,
-        timeline,
-        data_directory: facts.data_directory.to_string_lossy().into_owned(),
-    }
-}
-
-/// Waits for the copy. Meanwhile the server says how far its log has come, and with that, that the backup is still on.
+/// Waits for the copy. Meanwhile the server says how far its log has come, and with that, that the backup is still on; or nobody starts it.
 async fn keep_in_touch(
-    running: &RunningBackup,
-    standby: Option<&Standby>,
+    watched: &Watched<'_>,
     upper: &UpperLsn,
     copying: &mut JoinHandle<Result<Pass>>,
 ) -> Result<Result<Pass>> {
     loop {
         tokio::select! {
             done = &mut *copying => return done.map_err(|_| Error::Internal { what: "the copy thread panicked" }),
-            () = tokio::time::sleep(PULSE) => upper.advance(running.insert_lsn().await?),
-        }
-        if let Some(standby) = standby {
-            standby.check(running.timeline()).await?;
+            () = tokio::time::sleep(PULSE) => upper.advance(watched.look().await?),
         }
     }
 }

@@ -204,6 +204,33 @@ pub enum Error {
         /// The newest timeline.
         newest: TimelineId,
     },
+    /// A backup of a stopped cluster was asked for, and a `postmaster.pid` is there that no process uses.
+    #[error(
+        "--no-online passed but postmaster.pid exists - looks like PostgreSQL is running. Shut down PostgreSQL and try again, or use \
+         --force. ('{}')",
+        path.display()
+    )]
+    NotStopped {
+        /// The data directory.
+        path: PathBuf,
+    },
+    /// A backup of a stopped cluster was asked for, and a server runs.
+    #[error(
+        "--no-online passed but PostgreSQL is running on '{}' (process {pid}): files that it writes while they are copied make no backup",
+        path.display()
+    )]
+    StillRunning {
+        /// The data directory.
+        path: PathBuf,
+        /// Its process.
+        pid: i32,
+    },
+    /// A server was started while the files of a stopped cluster were copied.
+    #[error("PostgreSQL was started on '{}' while it was backed up with --no-online", path.display())]
+    Started {
+        /// The data directory.
+        path: PathBuf,
+    },
     /// A server runs on the directory to restore to.
     #[error("unable to restore while PostgreSQL is running ('{}' exists)", path.display())]
     Running {

@@ -77,6 +77,8 @@ pub(crate) struct Point {
     pub(crate) stop: u64,
     /// Where it is consistent.
     pub(crate) lsn: Lsn,
+    /// Whether it brings these segments in its own `pg_wal`.
+    pub(crate) inside: bool,
 }
 
 /// What recovery from a backup finds.
@@ -143,6 +145,9 @@ fn reach(shelf: &Shelf, points: &[Point], point: &Point, size: WalSegmentSize) -
 const MAX_LACKS: usize = 100;
 
 fn lacking(shelf: &Shelf, point: &Point) -> Vec<(u64, Lack)> {
+    if point.inside {
+        return Vec::new();
+    }
     let rows = shelf.rows.get(&point.timeline);
     let (mut number, mut lacks) = (point.start, Vec::new());
     while number <= point.stop && lacks.len() < MAX_LACKS {
@@ -276,7 +281,18 @@ mod tests {
     /// The first with this number of day.
     fn point(day: u32, timeline: TimelineId, start: u64, stop: u64) -> Point {
         let label = format!("202611{day:02}-120000F").parse().unwrap();
-        Point { label, timeline, start, stop, lsn: Lsn::new((stop << 24) + 100) }
+        Point { label, timeline, start, stop, lsn: Lsn::new((stop << 24) + 100), inside: false }
+    }
+
+    #[test]
+    fn what_a_backup_brings_need_not_be_in_the_archive() {
+        let (brings, needs) = (Point { inside: true, ..point(1, ONE, 3, 4) }, point(2, ONE, 3, 4));
+        for (rows, last) in [(vec![], 4), (vec![(1, 5..=9)], 9), (vec![(1, 3..=6)], 6)] {
+            let reached = plan_reach(&shelf(&rows, &[]), &[brings, needs], WalSegmentSize::DEFAULT);
+            assert!(reached[0].lacks.is_empty());
+            assert_eq!(reached[0].ways, [Way { to: ONE, last: (ONE, last), end: End::Archive }]);
+            assert_eq!(reached[1].ways.is_empty(), last != 6, "{rows:?}");
+        }
     }
 
     fn ends(shelf: &Shelf, points: &[Point]) -> Vec<Vec<(u32, u64, End)>> {

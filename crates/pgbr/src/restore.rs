@@ -29,7 +29,6 @@ use pgbr_manifest::{BackupLabel, Lsn, PgVersion, StanzaName, WalSegmentName};
 use pgbr_pg::{
     RecoveryAction, RecoveryGoal, RecoveryPlan, SignalFile, TablespaceMapEntry, render_tablespace_map,
 };
-use pgbr_pgbackrest::DbVersion;
 use pgbr_repo::{Error as RepoError, Pin, PinKind, Requests};
 use tokio::runtime::Handle;
 
@@ -381,7 +380,7 @@ async fn decide(host: &Host, sides: Sides, request: &RestoreRequest, chosen: &Ch
     let directory = origin.tablespace_directory();
     let plan = plan_places(&request.places, origin.outside(), directory, selection)?;
     let plan = Plan { preserve: request.goal == RecoveryGoal::Preserve, ..plan };
-    let recovery = plan_recovery(host, request, origin.version())?;
+    let recovery = plan_recovery(host, request, &origin)?;
     recovery.settings()?;
     Ok(Decided { origin, plan, recovery, left_out })
 }
@@ -449,7 +448,7 @@ fn write_files(
     }
 }
 
-fn plan_recovery(host: &Host, request: &RestoreRequest, version: DbVersion) -> Result<RecoveryPlan> {
+fn plan_recovery(host: &Host, request: &RestoreRequest, origin: &Origin) -> Result<RecoveryPlan> {
     let now = jiff::Timestamp::from_nanosecond(i128::from(host.clock.now_ns())).unwrap_or_default();
     let when = now.to_zoned(host.zone.clone()).strftime("%Y-%m-%d %H:%M:%S").to_string();
     Ok(RecoveryPlan {
@@ -460,7 +459,8 @@ fn plan_recovery(host: &Host, request: &RestoreRequest, version: DbVersion) -> R
         restore_command: request.restore_command.clone(),
         archive_off: request.archive_off,
         options: request.recovery_options.clone(),
-        before_12: version.is_before(12),
+        before_12: origin.version().is_before(12),
+        wal_inside: origin.wal_inside(),
         program: request.program.clone(),
         when,
     })

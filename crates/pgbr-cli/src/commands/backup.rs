@@ -101,12 +101,6 @@ fn pages(file: &BadFile) -> String {
 
 fn build(context: &Context, host: &Host, keys: &[u16]) -> Result<BackupRequest, CliError> {
     let settings = &context.settings;
-    if !settings.get_bool("online") {
-        return Err(CliError::new(
-            ErrorCode::FeatureNotSupported,
-            "backup of a stopped cluster is not supported yet",
-        ));
-    }
     let kind = settings.get_str("type").unwrap_or("incr").parse::<BackupType>();
     let repo = |(key, access)| {
         let pack_size = settings.indexed("repo", key, "pack-size").as_size();
@@ -121,6 +115,8 @@ fn build(context: &Context, host: &Host, keys: &[u16]) -> Result<BackupRequest, 
         cluster: request::cluster(settings, &context.env, &context.log)?,
         others: request::other_clusters(settings, &context.env, &context.log)?,
         standby: request::standby(settings),
+        online: settings.get_bool("online"),
+        force: settings.get_bool("force"),
         kind: kind.map_err(|e| CliError::new(ErrorCode::OptionInvalidValue, e.to_string()))?,
         compression: request::compression(settings)?,
         delta: settings.get_bool("delta"),
@@ -128,6 +124,7 @@ fn build(context: &Context, host: &Host, keys: &[u16]) -> Result<BackupRequest, 
         threads: request::threads(settings),
         start_fast: settings.get_bool("start-fast"),
         archive_check: settings.get_bool("archive-check"),
+        archive_copy: settings.get_bool("archive-copy"),
         archive_mode_check: settings.get_bool("archive-mode-check"),
         archive_timeout: request::archive_timeout(settings),
         checksum_page: settings.entry("checksum-page").as_bool(),

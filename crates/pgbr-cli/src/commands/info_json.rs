@@ -241,6 +241,8 @@ fn in_full(
 
 fn backup(shown: &Shown<'_>, of: ShownBackup<'_>) -> Value {
     let (backup, references) = (of.summary, of.references());
+    // What was stopped needs no WAL, and pgBackRest tells none.
+    let wal = (!backup.offline).then_some(backup.wal);
     let mut value = json!({
         "label": backup.label.to_string(),
         "type": backup.kind.to_string(),
@@ -248,8 +250,7 @@ fn backup(shown: &Shown<'_>, of: ShownBackup<'_>) -> Value {
         "reference": if references.is_empty() { Value::Null } else { json!(references) },
         "error": backup.error,
         "timestamp": {"start": backup.time.start, "stop": backup.time.stop},
-        "lsn": {"start": backup.lsn.start.to_string(), "stop": backup.lsn.stop.to_string()},
-        "archive": {"start": backup.wal.start.to_string(), "stop": backup.wal.stop.to_string()},
+        "archive": {"start": wal.map(|wal| wal.start.to_string()), "stop": wal.map(|wal| wal.stop.to_string())},
         "backrest": {"format": 5, "version": shown.version.unwrap_or(&backup.program)},
         "database": {"id": backup.database.id, "repo-key": of.repo.key},
         "info": {
@@ -259,6 +260,10 @@ fn backup(shown: &Shown<'_>, of: ShownBackup<'_>) -> Value {
         },
     });
     let Some(fields) = value.as_object_mut() else { return value };
+    if !backup.offline {
+        let lsn = json!({"start": backup.lsn.start.to_string(), "stop": backup.lsn.stop.to_string()});
+        fields.insert("lsn".to_owned(), lsn);
+    }
     if !backup.annotation.is_empty() {
         fields.insert("annotation".to_owned(), json!(backup.annotation));
     }

@@ -230,8 +230,11 @@ fn backup(text: &mut String, of: ShownBackup<'_>, zone: &TimeZone) -> std::fmt::
     writeln!(text, "\n        {} backup: {}", backup.kind, backup.label)?;
     let (start, stop) = (time(backup.time.start, zone), time(backup.time.stop, zone));
     writeln!(text, "            timestamp start/stop: {start} / {stop}")?;
-    writeln!(text, "            wal start/stop: {} / {}", backup.wal.start, backup.wal.stop)?;
-    if in_full.is_some() {
+    match backup.offline {
+        true => writeln!(text, "            wal start/stop: n/a")?,
+        false => writeln!(text, "            wal start/stop: {} / {}", backup.wal.start, backup.wal.stop)?,
+    }
+    if in_full.is_some() && !backup.offline {
         writeln!(text, "            lsn start/stop: {} / {}", backup.lsn.start, backup.lsn.stop)?;
     }
     let sizes = &backup.sizes;

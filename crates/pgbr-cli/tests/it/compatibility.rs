@@ -91,10 +91,6 @@ fn states(rule: &OptionRule) -> String {
     for (state, commands) in by_state.iter().filter(|(state, _)| *state != most) {
         parts.push(format!("{}: {state}", quoted(commands)));
     }
-    for command in known() {
-        let lacks = rule.lacks_for(command).filter(|_| rule.valid_for(command));
-        parts.extend(lacks.map(|what| format!("`{}`: not there yet: {what}", command.name())));
-    }
     if rule.refused {
         parts.push("refused wherever it is set".to_owned());
     }

@@ -7,6 +7,7 @@ mod away;
 mod bad_input;
 mod bad_objects;
 mod bad_stores;
+mod brought_wal;
 mod browse;
 mod command_line;
 mod compatibility;

@@ -48,7 +48,7 @@ impl Fixture {
             version: PgVersion::V15,
             exclude: Vec::new(),
             external_config: Vec::new(),
-            wal_inside: false,
+            stopped: false,
             standby: None,
         }
     }
@@ -181,10 +181,28 @@ fn wal_can_be_part_of_it() {
     let fixture = Fixture::new();
     fixture.file("data/pg_wal/000000010000000000000001", "");
     fixture.file("data/pg_wal/archive_status/x.done", "");
-    let scan = Scan::open(ScanOptions { wal_inside: true, ..fixture.options() }).unwrap();
-    let more =
-        ["pg_data/pg_wal/", "pg_data/pg_wal/000000010000000000000001", "pg_data/pg_wal/archive_status/"];
-    assert_eq!(words(scan), with(&more));
+    // An odd directory of such a name is none.
+    fixture.file("data/pg_wal/000000010000000000000002/x", "");
+    // Nobody resets what is unlogged when a cluster is started that was shut down.
+    fixture.file("data/base/5/70001", "u");
+    fixture.file("data/base/5/70001_init", "");
+    let scan = Scan::open(ScanOptions { stopped: true, ..fixture.options() }).unwrap();
+    let wanted = [
+        "pg_data/",
+        "pg_data/PG_VERSION",
+        "pg_data/base/",
+        "pg_data/base/5/",
+        "pg_data/base/5/70001",
+        "pg_data/base/5/70001_init",
+        "pg_data/global/",
+        "pg_data/global/pg_filenode.map",
+        "pg_data/pg_tblspc/",
+        "pg_data/pg_wal/",
+        "pg_data/pg_wal/archive_status/",
+        "pg_data/global/pg_control",
+        "pg_data/pg_wal/000000010000000000000001",
+    ];
+    assert_eq!(words(scan), wanted);
 }
 
 #[test]

@@ -23,6 +23,7 @@ fn plan(source: &Cluster, goal: RecoveryGoal) -> RecoveryPlan {
         archive_off: true,
         options: Vec::new(),
         before_12: false,
+        wal_inside: false,
         program: "pgbr".to_owned(),
         when: "2026-11-22 13:27:29".to_owned(),
     }

@@ -34,7 +34,7 @@ pub(crate) fn scan_options(cluster: &Cluster) -> ScanOptions {
         version: version(cluster),
         exclude: Vec::new(),
         external_config: Vec::new(),
-        wal_inside: false,
+        stopped: false,
         standby: None,
     }
 }

@@ -25,7 +25,7 @@ use crate::load::LayerNodes;
 use crate::observe::Event;
 use crate::packs::{DataPacked, DataPacks, IndexPacked, IndexPacks};
 use crate::pool::{Ordered, Pool, Urgency};
-use crate::run::{FrameRow, RUN};
+use crate::run::{FrameRow, RUN, hash_grains};
 
 /// Jobs under way for each worker, of each of the two kinds.
 const DEPTH: usize = 3;
@@ -111,13 +111,14 @@ struct Sealed {
 }
 
 /// Copies all that `scan` finds. The control file is read when everything else was. A branch whose repository fails is lost, and the
-/// others go on; what fails for all of them is the error of the whole.
+/// others go on; what fails for all of them is the error of the whole. The branches are to be closed ([`Branch::finish`]); WAL may be added
+/// before that.
 pub(crate) fn copy_cluster(
     host: &Host,
     scan: &mut impl Entries,
     options: &CopyOptions,
     branches: Vec<Branch>,
-) -> Result<Vec<Result<Copied>>> {
+) -> Result<Vec<Result<Branch>>> {
     let lens = Lens {
         keys: branches.iter().map(|branch| branch.key.clone()).collect(),
         pages: options.pages.clone(),
@@ -140,7 +141,7 @@ pub(crate) fn copy_cluster(
         true_size: None,
     };
     copy.all(scan)?;
-    Ok(copy.branches.into_iter().map(|branch| branch.and_then(Branch::finish)).collect())
+    Ok(copy.branches)
 }
 
 fn start_workers(options: &CopyOptions, lens: &Lens, sealers: &Arc<[Sealer]>) -> Result<Pool<Job, Output>> {
@@ -352,9 +353,17 @@ impl Copy<'_> {
             Some(entry) => Some(entry),
             None => scan.next().transpose()?,
         };
-        let path = entry.as_ref().map(|entry| &entry.path);
+        // What a parent has behind the last entry are segments: whether these are gone is said when the branch is closed.
+        let end;
+        let path = match &entry {
+            Some(entry) => &entry.path,
+            None => {
+                end = RelPath::new(RelPath::PG_CONTROL)?;
+                &end
+            }
+        };
         for number in 0..self.branches.len() {
-            if self.branch(number, |branch| branch.pass(path, number, works))? == Some(false) {
+            if self.branch(number, |branch| branch.pass(Some(path), number, works))? == Some(false) {
                 self.due = entry;
                 return Ok(None);
             }
@@ -763,8 +772,73 @@ impl Branch {
         }
     }
 
-    /// Closes index and packs, and waits until all of them are stored.
-    fn finish(self) -> Result<Copied> {
+    /// Adds a WAL segment behind all that was copied, in the order of their names. `compressor`: of the frames.
+    pub(super) fn add_segment(
+        &mut self,
+        path: RelPath,
+        content: &[u8],
+        mtime_ns: i64,
+        compressor: &mut Compressor,
+    ) -> Result<()> {
+        self.pass_segments(Some(&path))?;
+        let meta = self.gather.wal_meta().ok_or_else(|| Error::Unfit {
+            reason: format!("it has no '{}' that WAL could be copied to", RelPath::PG_WAL),
+        })?;
+        let (size, flags) = (content.len() as u64, FileFlags { whole: true, ..FileFlags::default() });
+        let record = FileRecord { path, meta, size, mtime_ns, ctime_ns: 0, inode: 0, flags };
+        self.gather.begin(&mut self.index, Arc::new(record), None, false)?;
+        for run in content.chunks(RUN) {
+            let mut frames = Vec::new();
+            let hashes = hash_grains(&self.key, run);
+            self.gather
+                .run(&mut self.index, run, hashes, &Expected::default(), &[], |frame| frames.push(frame))?;
+            self.seal_here(frames, run, compressor)?;
+        }
+        self.gather.end(&mut self.index, size, None).map(drop)
+    }
+
+    /// Passes over what the parent has before a segment, or over all that is left: it is gone. What it has of the segment is of no use.
+    fn pass_segments(&mut self, path: Option<&RelPath>) -> Result<()> {
+        loop {
+            let mut works = Vec::new();
+            let passed = self.pass(path, 0, &mut works)?;
+            for work in works {
+                if let Work::Removed { path, .. } = work {
+                    self.gather.removed(&mut self.index, path)?;
+                }
+            }
+            if passed {
+                break;
+            }
+        }
+        let (Some(path), Some(parent)) = (path, &mut self.parent) else { return Ok(()) };
+        while let Some(entry) = parent.reader.take(path)? {
+            if matches!(entry, Entry::File(_)) {
+                parent.reader.end()?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Seals frames on this thread; one without content is all of `run`.
+    fn seal_here(&mut self, frames: Vec<RawFrame>, run: &[u8], compressor: &mut Compressor) -> Result<()> {
+        let sealer = self.data.sealer();
+        for RawFrame { number, raw, rows } in frames {
+            let raw = raw.as_deref().unwrap_or(run);
+            let frame = sealer.seal(compressor, FrameKind::Data, number, raw)?;
+            let raw_len = u32::try_from(raw.len()).unwrap_or(u32::MAX);
+            self.seals.issue();
+            self.pack(Sealed { number, raw_len, frame, rows })?;
+        }
+        Ok(())
+    }
+
+    /// Closes index and packs, and waits until all of them are stored. `compressor`: of what was added last.
+    pub(super) fn finish(mut self, compressor: &mut Compressor) -> Result<Copied> {
+        self.pass_segments(None)?;
+        let mut frames = Vec::new();
+        self.gather.last_frame(|frame| frames.push(frame));
+        self.seal_here(frames, &[], compressor)?;
         let Self { gather, data, mut index, bad_files, .. } = self;
         let gathered = gather.finish(&mut index)?;
         let data = data.finish(&mut index)?;

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use pgbr_manifest::diff::{EntryWriter, Outcome, ParentFile, Written};
-use pgbr_manifest::index::{BadPages, Fields, FileRecord, Record};
+use pgbr_manifest::index::{BadPages, Fields, FileRecord, Meta, Record};
 use pgbr_manifest::manifest::Link;
 use pgbr_manifest::merge::Known;
 use pgbr_manifest::{GRAIN, HashKey, RelPath};
@@ -69,6 +69,8 @@ pub(crate) struct Gather {
     row_bytes: usize,
     file: Option<OpenFile>,
     links: Vec<Link>,
+    /// Mode and owner of `pg_wal`, once it was there.
+    wal_directory: Option<Meta>,
     pub(crate) totals: Totals,
 }
 
@@ -116,6 +118,7 @@ impl Gather {
             row_bytes: 0,
             file: None,
             links: Vec::new(),
+            wal_directory: None,
             totals: Totals::default(),
         }
     }
@@ -129,7 +132,12 @@ impl Gather {
     pub(crate) fn entry(&mut self, packs: &mut IndexPacks, record: Record, same: bool) -> Result<()> {
         self.totals.entries += 1;
         match record {
-            Record::Directory { path, meta } => self.entries.directory(packs, path, meta, same),
+            Record::Directory { path, meta } => {
+                if path.as_bytes() == RelPath::PG_WAL.as_bytes() {
+                    self.wal_directory = Some(meta.clone());
+                }
+                self.entries.directory(packs, path, meta, same)
+            }
             Record::Link { path, meta, target } => {
                 let text = |bytes| String::from_utf8_lossy(bytes).into_owned();
                 if self.links.len() >= MAX_LINKS {
@@ -143,6 +151,11 @@ impl Gather {
             }
             _ => Err(Error::Internal { what: "an entry is a directory or a link" }),
         }
+    }
+
+    /// What a file in `pg_wal` has for mode and owner; none where there is no such directory.
+    pub(crate) fn wal_meta(&self) -> Option<Meta> {
+        self.wal_directory.clone().map(|meta| Meta { mode: meta.mode & 0o660, ..meta })
     }
 
     /// A file that was not read: it is the parent's.

@@ -4,16 +4,16 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use bytes::Bytes;
-use pgbr_codec::seal_manifest;
+use pgbr_codec::{Compressor, seal_manifest};
 use pgbr_manifest::merge::Merge;
-use pgbr_manifest::{BackupLabel, BackupType, HashKey, LabelTime};
+use pgbr_manifest::{BackupLabel, BackupType, HashKey, LabelTime, SystemId, WalSegmentName, WalSegmentSize};
 use pgbr_repo::{Lease, Pin, PinKind, RunFacts};
 use tokio::runtime::Handle;
 
 use super::copy::{Branch, Copied, Parent};
 use super::resume::{self, Adopted, Broken};
+use super::wal;
 use super::{BackupReport, BackupRequest, Complete, ManifestFacts, label, prior};
-use crate::cluster::Connected;
 use crate::error::{Error, Result};
 use crate::held::{Held, pin_in_doubt};
 use crate::host::Host;
@@ -40,6 +40,14 @@ pub(super) struct Base {
     grounds: Grounds,
 }
 
+/// What is to be backed up.
+pub(super) struct Ground<'a> {
+    pub(super) request: &'a BackupRequest,
+    pub(super) system_id: SystemId,
+    /// The cluster as it is now.
+    pub(super) now: &'a ManifestFacts,
+}
+
 /// What a backup builds on.
 struct Grounds {
     kind: BackupType,
@@ -58,12 +66,10 @@ impl Base {
         host: Host,
         place: StanzaPlace,
         pack_size: usize,
-        request: &BackupRequest,
-        primary: &Connected,
-        now: &ManifestFacts,
+        ground: &Ground<'_>,
     ) -> Result<Self> {
         let lease = Held::lease(&host, &place).await?;
-        match Grounds::find(&host, &place.guarded(&lease), request, primary, now).await {
+        match Grounds::find(&host, &place.guarded(&lease), ground).await {
             Ok(grounds) => Ok(Self { number, host, place, pack_size, lease, grounds }),
             Err(error) => {
                 lease.release(&host).await;
@@ -125,17 +131,12 @@ impl Base {
 }
 
 impl Grounds {
-    async fn find(
-        host: &Host,
-        place: &StanzaPlace,
-        request: &BackupRequest,
-        primary: &Connected,
-        now: &ManifestFacts,
-    ) -> Result<Self> {
+    async fn find(host: &Host, place: &StanzaPlace, ground: &Ground<'_>) -> Result<Self> {
+        let Ground { request, system_id, now } = *ground;
         let pg_data = &request.cluster.pg_data;
         let chain = prior::choose(host, place, pg_data, request.kind, now).await?.unwrap_or_default();
         let kind = if chain.is_empty() { BackupType::Full } else { request.kind };
-        let mut facts = run_facts(host, &chain, now, primary.facts.system_id)?;
+        let mut facts = run_facts(host, &chain, now, system_id)?;
         // Nobody else makes one while the lease is held.
         let newest = place.backups.list_labels().await?.into_iter().max_by_key(|label| label.time());
         let broken = match request.resume {
@@ -152,12 +153,7 @@ impl Grounds {
 }
 
 /// What a run on top of `chain` says of itself.
-fn run_facts(
-    host: &Host,
-    chain: &[Backup],
-    now: &ManifestFacts,
-    system_id: pgbr_manifest::SystemId,
-) -> Result<RunFacts> {
+fn run_facts(host: &Host, chain: &[Backup], now: &ManifestFacts, system_id: SystemId) -> Result<RunFacts> {
     let hash_key = match chain.first() {
         Some(prior) => prior.body.hash_key.clone(),
         None => HashKey::from_bytes(host.random()?),
@@ -208,8 +204,8 @@ pub(super) struct Target {
     pub(super) facts: RunFacts,
     /// What was made of that.
     pub(super) adopted: Arc<Adopted>,
-    /// What is in the repository when all is copied.
-    pub(super) copied: Option<Copied>,
+    /// What is on its way to the repository when all is copied.
+    pub(super) copied: Option<Box<Branch>>,
     /// And when all is known.
     pub(super) complete: Option<Complete>,
 }
@@ -331,6 +327,23 @@ impl Target {
         let sources: Vec<_> = sources.into_iter().map(warmed).collect();
         let copy_start_ns = self.chain.first().map_or(0, |prior| prior.body.copy_start_ns);
         (!sources.is_empty()).then(|| Parent::new(Merge::new(sources), broken, copy_start_ns, trust))
+    }
+
+    /// Adds the WAL that the backup is to bring, and waits until all is durable.
+    pub(super) async fn close(
+        &mut self,
+        segments: &[WalSegmentName],
+        size: WalSegmentSize,
+        request: &BackupRequest,
+    ) -> Result<Copied> {
+        let branch = self.copied.take().ok_or(Error::Internal { what: "a backup without a copy" })?;
+        let compressor = Compressor::new(request.compression)?;
+        let added = wal::add(&self.host, &self.place, (branch, compressor), segments, size).await;
+        let (branch, mut compressor) = added?;
+        let close = move || branch.finish(&mut compressor);
+        tokio::task::spawn_blocking(close)
+            .await
+            .map_err(|_| Error::Internal { what: "closing a backup panicked" })?
     }
 
     /// The commit: one create of the manifest, after everything that it names is durable.

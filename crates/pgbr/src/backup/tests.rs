@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use object_store::ObjectStore;
 use object_store::memory::InMemory;
-use pgbr_codec::{Cipher, Compression};
+use pgbr_codec::{Cipher, Compression, Compressor};
 use pgbr_manifest::manifest::Layer;
 use pgbr_manifest::merge::{Item, Merge};
 use pgbr_manifest::{
@@ -196,7 +196,7 @@ impl World {
             version: PgVersion::V15,
             exclude: Vec::new(),
             external_config: Vec::new(),
-            wal_inside: false,
+            stopped: false,
             standby: None,
         })
         .unwrap()
@@ -407,9 +407,25 @@ impl Chain {
     }
 
     /// What was stored becomes a layer, or what a broken run has left.
-    fn end(&mut self, begun: Begun, copied: Copied, rng: &mut Rng, breaks: bool) -> (u64, Digest) {
+    fn end(&mut self, begun: Begun, copied: Branch, rng: &mut Rng, breaks: bool) -> (u64, Digest) {
+        self.end_with(begun, copied, &BTreeMap::new(), rng, breaks)
+    }
+
+    /// The same with WAL segments added.
+    fn end_with(
+        &mut self,
+        begun: Begun,
+        mut copied: Branch,
+        segments: &BTreeMap<RelPath, Vec<u8>>,
+        rng: &mut Rng,
+        breaks: bool,
+    ) -> (u64, Digest) {
         let Begun { attempt, adopted } = begun;
-        let Copied { gathered, data, index, .. } = copied;
+        let mut compressor = Compressor::new(options().compression).unwrap();
+        for (path, content) in segments {
+            copied.add_segment(path.clone(), content, 1, &mut compressor).unwrap();
+        }
+        let Copied { gathered, data, index, .. } = copied.finish(&mut compressor).unwrap();
         let written = gathered.written;
         if breaks {
             self.break_off(attempt, rng);
@@ -696,3 +712,51 @@ async fn passes(store: &Chain) {
 
 /// How many worlds are looked at. 150 were, once.
 const SEEDS: u64 = 8;
+
+#[test]
+fn segments_come_and_go_with_resumes_and_increments() {
+    for seed in 0..12 {
+        let mut rng = Rng::new(seed);
+        let (world, mut chain) = (World::new(seed), Chain::new());
+        fs::create_dir_all(world.at("data/pg_wal")).unwrap();
+        let name = |number: usize| {
+            RelPath::new(format!("{}/00000001000000000000000{number}", RelPath::PG_WAL)).unwrap()
+        };
+        let mut seen: BTreeMap<RelPath, Vec<u8>> = BTreeMap::new();
+        for round in 0..8 {
+            let mut segments = BTreeMap::new();
+            for number in 0..5 {
+                if rng.one_in(2) {
+                    continue;
+                }
+                let path = name(number);
+                // One that was there before, or another of the same name; as long as several runs, one grain, or nothing.
+                let old = seen.get(&path).filter(|_| rng.one_in(2)).cloned();
+                let size: usize = [0, 100, 8192, (3 << 20) + 5][rng.below(4)];
+                let byte = u8::try_from(rng.below(3)).unwrap();
+                let content = old.unwrap_or_else(|| {
+                    (0..size).map(|n| byte.wrapping_mul((n / 8192 % 251).try_into().unwrap())).collect()
+                });
+                seen.insert(path.clone(), content.clone());
+                segments.insert(path, content);
+            }
+            let (branch, begun) = chain.begin(true);
+            let mut scan = world.scan().filter(|entry| !is_special(entry));
+            let copied =
+                copy_cluster(&chain.host, &mut scan, &options(), vec![branch]).unwrap().remove(0).unwrap();
+            let breaks = round < 7 && rng.one_in(3);
+            let said = chain.end_with(begun, copied, &segments, &mut rng, breaks);
+            if breaks {
+                continue;
+            }
+            let mut wanted = chain.actual(&world);
+            for (path, content) in &segments {
+                let (size, hashes) = (content.len() as u64, hash_grains(&chain.key, content));
+                wanted.insert(path.clone(), vec![Node::File { size, hashes }]);
+            }
+            let found = chain.resolved(said);
+            assert_same(&found, &wanted, &BTreeSet::new(), &format!("seed {seed}, round {round}"));
+            assert_eq!(found.keys().filter(|path| path.is_wal_segment()).count(), segments.len());
+        }
+    }
+}

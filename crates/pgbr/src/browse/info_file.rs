@@ -55,24 +55,28 @@ pub(super) fn backup_info(history: &[ClusterId], backups: &[Summary], program: &
 
 /// A backup's line. Sizes are those that `info` shows.
 fn entry(backup: &Summary, all: &[Summary]) -> Value {
+    // What was stopped needs no WAL, and pgBackRest writes none.
+    let wal = (!backup.offline).then_some(backup.wal);
     let mut value = json!({
         "backrest-format": FORMAT,
         "backrest-version": backup.program,
-        "backup-archive-start": backup.wal.start.to_string(),
-        "backup-archive-stop": backup.wal.stop.to_string(),
+        "backup-archive-start": wal.map(|wal| wal.start.to_string()),
+        "backup-archive-stop": wal.map(|wal| wal.stop.to_string()),
         "backup-error": backup.error,
         "backup-info-repo-size": backup.sizes.stored,
         "backup-info-repo-size-delta": backup.sizes.stored_delta,
         "backup-info-size": backup.sizes.database,
         "backup-info-size-delta": backup.sizes.delta,
-        "backup-lsn-start": backup.lsn.start.to_string(),
-        "backup-lsn-stop": backup.lsn.stop.to_string(),
         "backup-timestamp-start": backup.time.start,
         "backup-timestamp-stop": backup.time.stop,
         "backup-type": backup.kind.to_string(),
         "db-id": backup.database.id,
     });
     let Some(fields) = value.as_object_mut() else { return value };
+    if !backup.offline {
+        fields.insert("backup-lsn-start".to_owned(), json!(backup.lsn.start.to_string()));
+        fields.insert("backup-lsn-stop".to_owned(), json!(backup.lsn.stop.to_string()));
+    }
     if !backup.annotation.is_empty() {
         fields.insert("backup-annotation".to_owned(), json!(backup.annotation));
     }

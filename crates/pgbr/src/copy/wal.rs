@@ -16,9 +16,9 @@ enum Moved {
     Present,
 }
 
-/// The files that a backup needs to become consistent: its segments.
+/// The files that a backup needs to become consistent and does not bring: its segments.
 pub(super) fn needed(backup: &Backup) -> Result<Vec<WalFileName>> {
-    if backup.body.backup_label.is_none() {
+    if backup.summary.wal_inside || backup.body.backup_label.is_none() {
         return Ok(Vec::new());
     }
     let (summary, size) = (&backup.summary, backup.body.cluster.wal_segment_size);

@@ -51,6 +51,7 @@ fn points(found: &Found) -> Vec<Point> {
             start,
             stop,
             lsn: Lsn::new((stop << 24) + 99),
+            inside: false,
         }
     };
     (0..1600).zip(&found.backups).map(point).collect()

@@ -108,7 +108,7 @@ impl Origin {
         }
     }
 
-    /// The WAL that it needs; none where the cluster was stopped.
+    /// The WAL that it needs; none where nobody knows, as of a cluster that was stopped.
     pub(crate) fn needed(&self) -> Option<Needed> {
         match self {
             Self::Ours(ours) => {
@@ -119,9 +119,18 @@ impl Origin {
                     stop: summary.wal.stop,
                     consistent: summary.lsn.stop,
                     size: cluster.wal_segment_size,
+                    inside: summary.wal_inside,
                 })
             }
             Self::Theirs(their, _) => their.needed(),
+        }
+    }
+
+    /// Whether the WAL that it needs lies in its `pg_wal`.
+    pub(crate) fn wal_inside(&self) -> bool {
+        match self {
+            Self::Ours(ours) => ours.newest.summary.wal_inside,
+            Self::Theirs(their, _) => their.wal_inside(),
         }
     }
 
@@ -130,7 +139,8 @@ impl Origin {
         match self {
             Self::Ours(ours) => {
                 let newest = &ours.newest;
-                newest.body.backup_label.is_some().then_some(newest.summary.wal.start)
+                let inside = newest.summary.wal_inside || newest.body.backup_label.is_none();
+                (!inside).then_some(newest.summary.wal.start)
             }
             Self::Theirs(their, _) => their.first_segment(),
         }

@@ -60,6 +60,8 @@ pub(crate) struct Needed {
     /// Where it is consistent.
     pub(crate) consistent: Lsn,
     pub(crate) size: WalSegmentSize,
+    /// Whether the backup brings them, so that the archive is asked for what follows.
+    pub(crate) inside: bool,
 }
 
 /// Follows the row of segments from the first that `backup` needs.
@@ -77,6 +79,9 @@ pub(crate) async fn look(
     };
     let (start, stop) = (number(first)?, number(needed.stop)?);
     let (mut next, mut last) = (start, None);
+    if needed.inside {
+        (next, last) = (stop.saturating_add(1), Some(needed.stop));
+    }
     loop {
         host.stop.check()?;
         let found = way.segments_of_log(archives, next).await?;

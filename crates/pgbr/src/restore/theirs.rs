@@ -106,13 +106,20 @@ impl TheirBackup {
         Outside { tablespaces: &self.tablespaces, links: &self.links }
     }
 
-    /// The WAL that it needs; none where the cluster was stopped, or where it brings its own.
+    /// The WAL that it needs; none where the cluster was stopped.
     pub(crate) fn needed(&self) -> Option<Needed> {
         let wal = &self.manifest().wal;
         let (label, size): (_, WalSegmentSize) = (self.label(), self.segment_size);
         let (start, stop): (WalSegmentName, WalSegmentName) = (wal.start?, wal.stop?);
         let consistent: Lsn = wal.stop_lsn?;
-        Some(Needed { label, start, stop, consistent, size })
+        let inside = self.manifest().options.archive_copy;
+        Some(Needed { label, start, stop, consistent, size, inside })
+    }
+
+    /// Whether the WAL that it needs lies in its `pg_wal`.
+    pub(crate) fn wal_inside(&self) -> bool {
+        let options = &self.manifest().options;
+        options.archive_copy || !options.online
     }
 
     /// The first segment that recovery needs of the archive.

@@ -90,7 +90,8 @@ impl Verify<'_> {
                 continue;
             };
             let (timeline, lsn) = (stop.timeline(), summary.lsn.stop);
-            let point = Point { label, timeline, start: first, stop: last, lsn };
+            let inside = summary.wal_inside;
+            let point = Point { label, timeline, start: first, stop: last, lsn, inside };
             points.entry(id).or_default().push(point);
         }
         let of = |id: ArchiveId| Archive {

@@ -253,6 +253,8 @@ fn summary(label: BackupLabel, id: BackupId, prior: Option<BackupLabel>, number:
             stop: Lsn::new((u64::from(number * 4 + 2) << 24) + 0x100),
         },
         wal: Span { start: segment(number * 4 + 1), stop: segment(number * 4 + 2) },
+        wal_inside: false,
+        offline: false,
         sizes: Sizes::default(),
         entries: 1,
         error: false,

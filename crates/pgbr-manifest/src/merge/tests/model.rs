@@ -8,7 +8,20 @@ use crate::{Digest, RelPath};
 
 const G: u64 = GRAIN as u64;
 /// Names whose order is not that of their bytes once they are in a path.
-const NAMES: [&str; 9] = ["a", "a-b", "a.b", "a0", "b", "global", "pg_control", "\u{1}", "zz"];
+const NAMES: [&str; 12] = [
+    "a",
+    "a-b",
+    "a.b",
+    "a0",
+    "b",
+    "global",
+    "pg_control",
+    "pg_wal",
+    "00000001000000000000000A",
+    "00000001000000000000000B",
+    "\u{1}",
+    "zz",
+];
 
 /// A grain: a number that stands for what it holds (0: zeros), and its length in bytes.
 pub(super) type Grain = (u64, u64);
@@ -178,7 +191,7 @@ impl Disk {
     pub(super) fn new(most_grains: u64, seed: u32) -> Self {
         let mut disk = Self { nodes: BTreeMap::new(), now: 1_000_000_000_000, most_grains, last: 100 };
         let mut dice = Dice::new(seed.into());
-        for path in ["pg_data", "pg_data/global"] {
+        for path in ["pg_data", "pg_data/global", "pg_data/pg_wal"] {
             let body = Lies::Directory(Self::meta(&mut dice));
             disk.nodes.insert(RelPath::new(path).unwrap(), Node { link: None, body });
         }

@@ -366,6 +366,8 @@ impl Chain {
             server_time_us: Span { start: 1, stop: 2 },
             lsn: Span { start: Lsn::new(0x200_0028), stop: Lsn::new(0x200_0100) },
             wal: Span { start: segment, stop: segment },
+            wal_inside: false,
+            offline: false,
             sizes: Sizes::default(),
             entries: resolved_entries,
             error: false,
