@@ -13,6 +13,7 @@ fn plan(goal: RecoveryGoal, text: &str) -> RecoveryPlan {
         archive_off: true,
         options: vec![("recovery-end-command".to_owned(), text.to_owned())],
         before_12: false,
+        wal_inside: false,
         program: "pgbr".to_owned(),
         when: "2026-11-22 13:27:29".to_owned(),
     }
