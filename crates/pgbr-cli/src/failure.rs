@@ -45,7 +45,8 @@ fn code(error: &Error) -> ErrorCode {
         Error::Internal { .. } => ErrorCode::Assert,
         Error::OtherCluster { .. } => ErrorCode::BackupMismatch,
         Error::OtherDirectory { .. } | Error::Unfit { .. } => ErrorCode::DbMismatch,
-        Error::ArchiveDisabled { .. } => ErrorCode::ArchiveDisabled,
+        Error::ArchiveDisabled => ErrorCode::ArchiveDisabled,
+        Error::ArchiveAlways => ErrorCode::FeatureNotSupported,
         Error::ArchiveCommand { .. } => ErrorCode::ArchiveCommandInvalid,
         Error::Standby => ErrorCode::DbInvalid,
         Error::NoServer { .. } | Error::TwoPrimaries { .. } | Error::StandbyLost { .. } => {
@@ -266,7 +267,8 @@ fn hints(error: &Error, flavor: Flavor) -> Vec<String> {
             format!("after pg_upgrade, use '{program} stanza-upgrade'; the segment is archived then."),
         ],
         Error::OtherDirectory { .. } => one("the pg1-path and pg1-port settings likely reference different clusters.".to_owned()),
-        Error::ArchiveDisabled { .. } => one("archive_mode must be set to on, and the server restarted.".to_owned()),
+        Error::ArchiveDisabled => one("archive_mode must be set to on, and the server restarted.".to_owned()),
+        Error::ArchiveAlways => one("set archive_mode to on and restart the server, or allow it by --no-archive-mode-check: a segment that is archived twice is then seen to be the same.".to_owned()),
         Error::ArchiveCommand { expected, .. } => one(format!("set archive_command = '{expected} --stanza=STANZA archive-push %p'.")),
         Error::ArchiveTimeout { .. } => vec![
             "check the archive_command to ensure that all options are correct (especially --stanza).".to_owned(),
