@@ -14,8 +14,17 @@ const SFTP: &[&str] = &[
     "use type s3, azure or gcs, or posix on a file system of the other host that is mounted here (NFS).",
 ];
 
+/// Why no version is forced on what is of another one.
+const FORKS: &[&str] = &[
+    "a version stands for the form of control file, WAL, pages and directories of tablespaces: of a cluster that has others, files might be missing in a backup.",
+    "the version is that of pg_control and of the server; clusters of what is no released PostgreSQL are not taken.",
+];
+
 /// Why options that are about a connection to the server do nothing for commands that have none.
 const NO_SERVER: &str = "the command does not connect to the server";
+
+/// Why options that are about a cluster do nothing for commands that look at the repository alone.
+const NO_CLUSTER: &str = "the cluster is not looked at";
 
 /// Every option, sorted by name.
 #[rustfmt::skip]
@@ -116,7 +125,7 @@ pub static OPTIONS: [OptionRule; 236] = [
     opt("pg-port", Integer, WITH_DB, "PostgreSQL port.").pg().default("5432").range("0", "65535").needs("pg-path", &[]).was(&["db-port", "db?-port"]).own(&[own(STANZA_DELETE).no_effect(NO_SERVER)]),
     opt("pg-socket-path", Text, WITH_DB, "PostgreSQL unix socket path.").pg().needs("pg-path", &[]).was(&["db-socket-path", "db?-socket-path"]).own(&[own(STANZA_DELETE).no_effect(NO_SERVER)]),
     opt("pg-user", Text, WITH_DB, "PostgreSQL database user.").pg().needs("pg-path", &[]).own(&[own(STANZA_DELETE).no_effect(NO_SERVER)]),
-    opt("pg-version-force", Text, ARCHIVE_GET | ARCHIVE_PUSH | BACKUP | CHECK | MANIFEST | RESTORE | STANZA_CREATE | STANZA_DELETE | STANZA_UPGRADE | VERIFY, "Force PostgreSQL version.").stanza().listed(Maintainer).not_yet(),
+    opt("pg-version-force", Text, ARCHIVE_GET | ARCHIVE_PUSH | BACKUP | CHECK | MANIFEST | RESTORE | STANZA_CREATE | STANZA_DELETE | STANZA_UPGRADE | VERIFY, "Force PostgreSQL version.").stanza().listed(Maintainer).refused_because(FORKS).own(&[own(ARCHIVE_GET).no_effect("WAL is found by its name"), own(RESTORE | VERIFY).no_effect("what is in the repository is of a known version"), own(MANIFEST | STANZA_DELETE).no_effect(NO_CLUSTER)]),
     opt("pgbackrest-remove", Boolean, EXPIRE, "Remove all backups and WAL that pgBackRest has of the stanza.").default("n").ours(),
     opt("priority", Integer, ALL, "Set process priority.").global().range("-20", "19"),
     opt("process", Integer, ROLES_ONLY, "Process number of a local/remote child.").range("0", "1024").internal().not_yet(),
