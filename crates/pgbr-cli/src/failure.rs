@@ -68,7 +68,7 @@ fn code(error: &Error) -> ErrorCode {
         Error::MissingPath { .. } => ErrorCode::PathMissing,
         Error::Map { what, .. } if what.starts_with("link") => ErrorCode::LinkMap,
         Error::Map { .. } => ErrorCode::TablespaceMap,
-        Error::HistoryMissing { .. } => ErrorCode::FileMissing,
+        Error::HistoryMissing { .. } | Error::UnknownFile { .. } => ErrorCode::FileMissing,
         Error::NoDatabase { .. } => ErrorCode::DbMissing,
         Error::Database { .. } => ErrorCode::DbInvalid,
         Error::Damaged { .. } | Error::BadWitness { .. } | Error::BadExport { .. } => ErrorCode::FileInvalid,
@@ -285,6 +285,7 @@ fn hints(error: &Error, flavor: Flavor) -> Vec<String> {
         Error::StandbyChanged { .. } | Error::StandbyLost { .. } => one("nothing of this backup is listed: run it again.".to_owned()),
         Error::ServerRunning { .. } => one("shut down PostgreSQL and try again, or use --force.".to_owned()),
         Error::UnknownBackup { .. } => one(format!("'{program} info' lists the backup sets.")),
+        Error::UnknownFile { .. } => one("files are named as manifest names them without a filter, as pg_data/PG_VERSION.".to_owned()),
         Error::Manifest(pgbr::ManifestError::Clock { .. }) => vec![
             "nothing was removed: set the clock right and run expire again.".to_owned(),
             format!("a backup made by a clock that was ahead can be removed with '{program} expire --set=LABEL'."),

@@ -188,6 +188,14 @@ pub enum Error {
         /// Its name.
         label: BackupLabel,
     },
+    /// A file that was named is not in the backup.
+    #[error("unable to find '{name}' in the manifest of backup set '{label}'")]
+    UnknownFile {
+        /// The backup.
+        label: BackupLabel,
+        /// The file.
+        name: String,
+    },
     /// A server runs on the data directory of a stanza that is to be removed.
     #[error("unable to delete stanza '{stanza}' while PostgreSQL is running ('{}' exists)", path.display())]
     ServerRunning {

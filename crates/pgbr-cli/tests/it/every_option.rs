@@ -94,6 +94,7 @@ const SHOWN: &[(&str, &str)] = &[
     ("recovery-option", "recovery::settings_of_the_recovery_are_as_given"),
     ("recovery-window", "window::a_lost_segment_cuts_the_moments_in_two"),
     ("recurse", "browse::nothing_that_is_needed_is_removed"),
+    ("reference", "manifest::ours_are_told_in_the_same_form"),
     ("repo", "several_repos::commands_work_on_all_repositories_and_a_backup_on_the_first"),
     ("repo-azure-account", "effects::what_a_store_is_asked"),
     ("repo-azure-container", "effects::what_a_store_is_asked"),
