@@ -13,18 +13,8 @@ main() {
     mkdir -p "$dir"
     exec 9>"$dir/.patroni.lock"
     flock 9
-    [ -f "$dir/patroni/.complete" ] && [ "$(cat "$dir/patroni/.complete")" = "${PATRONI[*]}" ] || install "$dir/patroni"
+    pip_install "$dir/patroni" "${PATRONI[@]}"
     say "Patroni: ${PATRONI[0]} in $dir/patroni"
-}
-
-install() {
-    apt_install python3 python3-venv
-    rm -rf "$1"
-    /usr/bin/python3 -m venv "$1" || die "could not make a Python environment in $1"
-    say "pip install ${PATRONI[*]}"
-    quietly "$1/bin/python" -m pip install --quiet --disable-pip-version-check "${PATRONI[@]}" || die "could not install ${PATRONI[*]}"
-    chmod -R u+rwX,go+rX,go-w "$1"
-    echo "${PATRONI[*]}" >"$1/.complete"
 }
 
 main

@@ -21,22 +21,9 @@ main() {
     mkdir -p "$dir"
     exec 9>"$dir/.lock"
     flock 9
-    # A directory counts once this names what is in it; a half-made one is made anew.
-    is_there "$dir/moto" "${MOTO[*]}" || install_moto "$dir/moto"
+    pip_install "$dir/moto" "${MOTO[@]}"
     is_there "$dir/azurite" "$AZURITE" || install_azurite "$dir/azurite"
     say "object stores: ${MOTO[0]} and $AZURITE in $dir"
-}
-
-is_there() { [ -f "$1/.complete" ] && [ "$(cat "$1/.complete")" = "$2" ]; }
-
-# The system's own Python, not one of a user's home: the operator of the tests has to be able to run it.
-install_moto() {
-    apt_install python3 python3-venv
-    rm -rf "$1"
-    /usr/bin/python3 -m venv "$1" || die "could not make a Python environment in $1"
-    say "pip install ${MOTO[*]}"
-    quietly "$1/bin/python" -m pip install --quiet --disable-pip-version-check "${MOTO[@]}" || die "could not install ${MOTO[*]}"
-    finish "$1" "${MOTO[*]}"
 }
 
 install_azurite() {
@@ -54,12 +41,7 @@ install_azurite() {
         die "could not install ${wanted[*]}"
     printf '#!/bin/sh\nexec %s %s "$@"\n' "$node" "$1/node_modules/azurite/dist/src/blob/main.js" >"$1/azurite-blob"
     chmod 0755 "$1/azurite-blob"
-    finish "$1" "$AZURITE"
-}
-
-finish() {
-    chmod -R u+rwX,go+rX,go-w "$1"
-    echo "$2" >"$1/.complete"
+    complete "$1" "$AZURITE"
 }
 
 main

@@ -67,6 +67,29 @@ stores_dir() {
     fi
 }
 
+# Whether a directory has what it is to have. It counts once it says so itself; a half-made one is made anew.
+is_there() { [ -f "$1/.complete" ] && [ "$(cat "$1/.complete")" = "$2" ]; }
+
+# Lets everybody use a directory, and says what is in it.
+complete() {
+    chmod -R u+rwX,go+rX,go-w "$1"
+    echo "$2" >"$1/.complete"
+}
+
+# Makes a Python environment in a directory, with the packages that are named. The system's own Python, not one of a user's home: the
+# operator of the tests has to be able to run it.
+pip_install() {
+    local dir=$1
+    shift
+    ! is_there "$dir" "$*" || return 0
+    apt_install python3 python3-venv
+    rm -rf "$dir"
+    /usr/bin/python3 -m venv "$dir" || die "could not make a Python environment in $dir"
+    say "pip install $*"
+    quietly "$dir/bin/python" -m pip install --quiet --disable-pip-version-check "$@" || die "could not install $*"
+    complete "$dir" "$*"
+}
+
 # Builds the program that users get, and prints its path.
 build_release() {
     command -v cargo >/dev/null || die "cargo is not on PATH: install Rust first"

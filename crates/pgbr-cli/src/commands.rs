@@ -12,6 +12,7 @@ mod info;
 mod info_json;
 mod info_text;
 mod keys;
+mod manifest;
 mod repo;
 mod repo_copy;
 mod requests;
@@ -51,6 +52,7 @@ pub(crate) async fn run(context: &Context, host: &Host) -> Outcome {
         Command::KeyExport => keys::export(context, host).await,
         Command::KeyImport => keys::import(context, host).await,
         Command::KeyList => keys::list(context, host).await,
+        Command::Manifest => manifest::run(context, host).await,
         Command::RepoCopy => repo_copy::run(context, host).await,
         Command::RepoGet => repo::get(context, host).await,
         Command::RepoLs => repo::ls(context).await,

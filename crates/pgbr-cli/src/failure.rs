@@ -45,7 +45,8 @@ fn code(error: &Error) -> ErrorCode {
         Error::Internal { .. } => ErrorCode::Assert,
         Error::OtherCluster { .. } => ErrorCode::BackupMismatch,
         Error::OtherDirectory { .. } | Error::Unfit { .. } => ErrorCode::DbMismatch,
-        Error::ArchiveDisabled { .. } => ErrorCode::ArchiveDisabled,
+        Error::ArchiveDisabled => ErrorCode::ArchiveDisabled,
+        Error::ArchiveAlways => ErrorCode::FeatureNotSupported,
         Error::ArchiveCommand { .. } => ErrorCode::ArchiveCommandInvalid,
         Error::Standby => ErrorCode::DbInvalid,
         Error::NoServer { .. } | Error::TwoPrimaries { .. } | Error::StandbyLost { .. } => {
@@ -71,7 +72,7 @@ fn code(error: &Error) -> ErrorCode {
         Error::MissingPath { .. } => ErrorCode::PathMissing,
         Error::Map { what, .. } if what.starts_with("link") => ErrorCode::LinkMap,
         Error::Map { .. } => ErrorCode::TablespaceMap,
-        Error::HistoryMissing { .. } => ErrorCode::FileMissing,
+        Error::HistoryMissing { .. } | Error::UnknownFile { .. } => ErrorCode::FileMissing,
         Error::NoDatabase { .. } => ErrorCode::DbMissing,
         Error::Database { .. } => ErrorCode::DbInvalid,
         Error::Damaged { .. } | Error::BadWitness { .. } | Error::BadExport { .. } => ErrorCode::FileInvalid,
@@ -270,7 +271,8 @@ fn hints(error: &Error, flavor: Flavor) -> Vec<String> {
             format!("after pg_upgrade, use '{program} stanza-upgrade'; the segment is archived then."),
         ],
         Error::OtherDirectory { .. } => one("the pg1-path and pg1-port settings likely reference different clusters.".to_owned()),
-        Error::ArchiveDisabled { .. } => one("archive_mode must be set to on, and the server restarted.".to_owned()),
+        Error::ArchiveDisabled => one("archive_mode must be set to on, and the server restarted.".to_owned()),
+        Error::ArchiveAlways => one("set archive_mode to on and restart the server, or allow it by --no-archive-mode-check: a segment that is archived twice is then seen to be the same.".to_owned()),
         Error::ArchiveCommand { expected, .. } => one(format!("set archive_command = '{expected} --stanza=STANZA archive-push %p'.")),
         Error::ArchiveTimeout { .. } => vec![
             "check the archive_command to ensure that all options are correct (especially --stanza).".to_owned(),
@@ -287,6 +289,7 @@ fn hints(error: &Error, flavor: Flavor) -> Vec<String> {
         Error::StandbyChanged { .. } | Error::StandbyLost { .. } => one("nothing of this backup is listed: run it again.".to_owned()),
         Error::ServerRunning { .. } => one("shut down PostgreSQL and try again, or use --force.".to_owned()),
         Error::UnknownBackup { .. } => one(format!("'{program} info' lists the backup sets.")),
+        Error::UnknownFile { .. } => one("files are named as manifest names them without a filter, as pg_data/PG_VERSION.".to_owned()),
         Error::Manifest(pgbr::ManifestError::Clock { .. }) => vec![
             "nothing was removed: set the clock right and run expire again.".to_owned(),
             format!("a backup made by a clock that was ahead can be removed with '{program} expire --set=LABEL'."),

@@ -145,6 +145,7 @@ fn mark(support: Support) -> Option<String> {
         Support::Works => None,
         Support::NoEffect(_) => Some("no effect".to_owned()),
         Support::NotYet => Some("not supported yet".to_owned()),
+        Support::Refused(_) => Some("not supported".to_owned()),
     }
 }
 
@@ -202,6 +203,7 @@ fn facts(rule: &OptionRule, command: Command) -> Vec<String> {
         Support::Works => {}
         Support::NoEffect(reason) => facts.push(format!("The option is accepted without effect: {reason}.")),
         Support::NotYet => facts.push("The option is not supported yet.".to_owned()),
+        Support::Refused(why) => facts.push(format!("The option is not supported: {}", why.join(" "))),
     }
     facts
 }

@@ -134,6 +134,8 @@ pub enum Support {
     NoEffect(&'static str),
     /// Not yet: refused on the command line; elsewhere refused only where the entry says `refused`.
     NotYet,
+    /// No, and ignoring it would risk data: refused wherever it is set, for these reasons.
+    Refused(&'static [&'static str]),
 }
 
 /// All that is known of one option.
@@ -397,6 +399,10 @@ impl OptionRule {
     const fn refused(mut self) -> Self {
         self.support = Support::NotYet;
         self.refused = true;
+        self
+    }
+    const fn refused_because(mut self, why: &'static [&'static str]) -> Self {
+        self.support = Support::Refused(why);
         self
     }
     const fn refused_values(mut self, values: &'static [&'static str], why: &'static [&'static str]) -> Self {

@@ -480,7 +480,7 @@ impl One<'_> {
         }
     }
 
-    /// Refuses what is not supported yet, unless it says no more than the default.
+    /// Refuses what is not supported, unless it says no more than the default.
     fn check_support(&self, setting: &Setting) -> Result<(), CliError> {
         let rule = self.rule;
         let on_command_line = setting.source == Source::CommandLine;
@@ -489,10 +489,18 @@ impl One<'_> {
         let support = rule.support_for(self.line.command);
         let option = support == Support::NotYet && (on_command_line || rule.refused) && !is_default;
         let value = rule.refused_values.iter().any(|refused| *refused == setting.display);
-        if self.line.help || !(option || value) {
+        if self.line.help {
             return Ok(());
         }
         let name = self.name();
+        if let Support::Refused(why) = support {
+            let message = format!("option '{name}' is not supported");
+            let error = CliError::new(ErrorCode::FeatureNotSupported, message);
+            return Err(why.iter().copied().fold(error, CliError::hint));
+        }
+        if !(option || value) {
+            return Ok(());
+        }
         if value {
             let message = format!("option '{name}' with value '{}' is not supported", setting.display);
             let error = CliError::new(ErrorCode::FeatureNotSupported, message);

@@ -25,7 +25,7 @@ pub struct CheckRequest {
     pub standby: StandbyUse,
     /// Whether WAL has to arrive in the archive.
     pub archive_check: bool,
-    /// Whether `archive_mode` must be on.
+    /// Whether to refuse `archive_mode=always`.
     pub archive_mode_check: bool,
     /// How long to wait for it.
     pub archive_timeout: Duration,
@@ -61,10 +61,11 @@ pub async fn check(host: &Host, request: CheckRequest) -> Result<CheckReport> {
     if !request.archive_check {
         return Ok(CheckReport { segment: None, standby: connected.facts.in_recovery });
     }
-    check_archiving(&connected.facts, &request.archive_program, request.archive_mode_check)?;
+    // How a standby archives is of no interest while it is one.
     if connected.facts.in_recovery {
         return Ok(CheckReport { segment: None, standby: true });
     }
+    check_archiving(&connected.facts, &request.archive_program, request.archive_mode_check)?;
     let segment = end_segment(&connected.session, connected.facts.wal_segment_size).await?;
     wait_for_wal(host, &place, &pg_data, &[segment], request.archive_timeout).await?;
     Ok(CheckReport { segment: Some(segment), standby: false })

@@ -90,15 +90,14 @@ pub(crate) fn check_identity(stanza: &Stanza, cluster: &NewCluster) -> Result<()
     })
 }
 
-/// Sees that the server archives, and by a command that calls this program.
+/// Sees that the server archives, and by a command that calls this program; with `mode_check` that its standbys do not, too.
 pub(crate) fn check_archiving(facts: &ClusterFacts, program: &str, mode_check: bool) -> Result<()> {
-    if mode_check && facts.archive_mode == "off" {
-        return Err(Error::ArchiveDisabled { reason: "archive_mode is off".to_owned() });
+    match facts.archive_mode.as_str() {
+        "off" => return Err(Error::ArchiveDisabled),
+        "always" if mode_check => return Err(Error::ArchiveAlways),
+        _ => {}
     }
-    if facts.archive_mode != "off"
-        && facts.archive_library.is_empty()
-        && !facts.archive_command.contains(program)
-    {
+    if facts.archive_library.is_empty() && !facts.archive_command.contains(program) {
         return Err(Error::ArchiveCommand {
             command: facts.archive_command.clone(),
             expected: program.to_owned(),

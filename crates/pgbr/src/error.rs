@@ -102,11 +102,11 @@ pub enum Error {
         expected: PathBuf,
     },
     /// The server does not archive.
-    #[error("the server does not archive its WAL: {reason}")]
-    ArchiveDisabled {
-        /// The setting at fault.
-        reason: String,
-    },
+    #[error("archive_mode must be enabled")]
+    ArchiveDisabled,
+    /// The server archives as a standby, too, and nobody said that this is meant.
+    #[error("archive_mode=always not supported")]
+    ArchiveAlways,
     /// The server's `archive_command` does not call this program.
     #[error("archive_command '{command}' must contain '{expected}'")]
     ArchiveCommand {
@@ -187,6 +187,14 @@ pub enum Error {
     UnknownBackup {
         /// Its name.
         label: BackupLabel,
+    },
+    /// A file that was named is not in the backup.
+    #[error("unable to find '{name}' in the manifest of backup set '{label}'")]
+    UnknownFile {
+        /// The backup.
+        label: BackupLabel,
+        /// The file.
+        name: String,
     },
     /// A server runs on the data directory of a stanza that is to be removed.
     #[error("unable to delete stanza '{stanza}' while PostgreSQL is running ('{}' exists)", path.display())]

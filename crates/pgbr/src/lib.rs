@@ -1,7 +1,7 @@
 //! Backup, restore and WAL archiving for PostgreSQL as plain functions: the engine of pgbr.
 //!
 //! One function a command: [`stanza_create`], [`stanza_upgrade`], [`stanza_delete`], [`check`], [`backup()`], [`annotate()`], [`archive_push`],
-//! [`archive_get`], [`restore()`], [`drill()`], [`expire()`], [`info`], [`repo_copy`], [`verify()`]. Most work on one repository: with several, call them for each ([`combine_info`] puts
+//! [`archive_get`], [`restore()`], [`drill()`], [`expire()`], [`info`], [`manifest()`], [`repo_copy`], [`verify()`]. Most work on one repository: with several, call them for each ([`combine_info`] puts
 //! what [`info`] says of them together, [`restore_source`] finds out whether one can serve a restore). Each takes a [`Host`] (clock, randomness, a listener) and a request of plain data, and gives a report. Nothing here reads a config file or an
 //! environment variable, or prints. They run in a tokio runtime; what costs CPU runs on threads of its own.
 //!
@@ -40,6 +40,7 @@ mod host;
 mod info;
 mod keys;
 mod load;
+mod manifest;
 mod observe;
 mod packs;
 mod place;
@@ -89,6 +90,10 @@ pub use keys::{
     ExportedKey, ImportReport, KeyChange, KeyReport, KeySlot, key_change, key_export, key_import, key_list,
 };
 pub use load::{Backup, load, summaries};
+pub use manifest::{
+    BackupManifest, BlockAmount, BlockCount, Blocking, BlocksOf, Bundling, FileBlocks, FileBytes, FileMap,
+    FilesAsked, InBundle, ManifestFile, ManifestRequest, ManifestTime, manifest,
+};
 pub use observe::{Event, Observer, Silent};
 pub use pgbr_pgbackrest::{BackupEntry as TheirBackup, Error as TheirError};
 pub use place::{RepoAccess, RepoPlace, StanzaPlace};

@@ -14,8 +14,17 @@ const SFTP: &[&str] = &[
     "use type s3, azure or gcs, or posix on a file system of the other host that is mounted here (NFS).",
 ];
 
+/// Why no version is forced on what is of another one.
+const FORKS: &[&str] = &[
+    "a version stands for the form of control file, WAL, pages and directories of tablespaces: of a cluster that has others, files might be missing in a backup.",
+    "the version is that of pg_control and of the server; clusters of what is no released PostgreSQL are not taken.",
+];
+
 /// Why options that are about a connection to the server do nothing for commands that have none.
 const NO_SERVER: &str = "the command does not connect to the server";
+
+/// Why options that are about a cluster do nothing for commands that look at the repository alone.
+const NO_CLUSTER: &str = "the cluster is not looked at";
 
 /// Every option, sorted by name.
 #[rustfmt::skip]
@@ -112,11 +121,11 @@ pub static OPTIONS: [OptionRule; 236] = [
     opt("pg-host-type", Choice, WITH_PG_HOST, "PostgreSQL host protocol type.").pg().anywhere().default("ssh").values(&["ssh", "tls"]).needs("pg-host", &[]).not_yet(),
     opt("pg-host-user", Text, WITH_PG_HOST, "PostgreSQL host logon user when pg-host is set.").pg().default("postgres").needs("pg-host-type", &["ssh"]).was(&["db-user", "db?-user"]).not_yet(),
     opt("pg-local", Boolean, ARCHIVE_GET | ARCHIVE_PUSH | BACKUP | CHECK | MANIFEST | RESTORE | STANZA_CREATE | STANZA_DELETE | STANZA_UPGRADE, "PostgreSQL is local.").pg().default("n").internal().not_yet(),
-    opt("pg-path", Path, ARCHIVE_GET | ARCHIVE_PUSH | BACKUP | CHECK | MANIFEST | RESTORE | STANZA_CREATE | STANZA_DELETE | STANZA_UPGRADE, "PostgreSQL data directory.").pg().required().was(&["db-path", "db?-path"]).own(&[own(ARCHIVE_PUSH | MANIFEST).optional(), own(CHECK).needs("stanza", &[])]),
+    opt("pg-path", Path, ARCHIVE_GET | ARCHIVE_PUSH | BACKUP | CHECK | MANIFEST | RESTORE | STANZA_CREATE | STANZA_DELETE | STANZA_UPGRADE, "PostgreSQL data directory.").pg().required().was(&["db-path", "db?-path"]).own(&[own(ARCHIVE_PUSH | MANIFEST).optional(), own(MANIFEST).no_effect(NO_CLUSTER), own(CHECK).needs("stanza", &[])]),
     opt("pg-port", Integer, WITH_DB, "PostgreSQL port.").pg().default("5432").range("0", "65535").needs("pg-path", &[]).was(&["db-port", "db?-port"]).own(&[own(STANZA_DELETE).no_effect(NO_SERVER)]),
     opt("pg-socket-path", Text, WITH_DB, "PostgreSQL unix socket path.").pg().needs("pg-path", &[]).was(&["db-socket-path", "db?-socket-path"]).own(&[own(STANZA_DELETE).no_effect(NO_SERVER)]),
     opt("pg-user", Text, WITH_DB, "PostgreSQL database user.").pg().needs("pg-path", &[]).own(&[own(STANZA_DELETE).no_effect(NO_SERVER)]),
-    opt("pg-version-force", Text, ARCHIVE_GET | ARCHIVE_PUSH | BACKUP | CHECK | MANIFEST | RESTORE | STANZA_CREATE | STANZA_DELETE | STANZA_UPGRADE | VERIFY, "Force PostgreSQL version.").stanza().listed(Maintainer).not_yet(),
+    opt("pg-version-force", Text, ARCHIVE_GET | ARCHIVE_PUSH | BACKUP | CHECK | MANIFEST | RESTORE | STANZA_CREATE | STANZA_DELETE | STANZA_UPGRADE | VERIFY, "Force PostgreSQL version.").stanza().listed(Maintainer).refused_because(FORKS).own(&[own(ARCHIVE_GET).no_effect("WAL is found by its name"), own(RESTORE | VERIFY).no_effect("what is in the repository is of a known version"), own(MANIFEST | STANZA_DELETE).no_effect(NO_CLUSTER)]),
     opt("pgbackrest-remove", Boolean, EXPIRE, "Remove all backups and WAL that pgBackRest has of the stanza.").default("n").ours(),
     opt("priority", Integer, ALL, "Set process priority.").global().range("-20", "19"),
     opt("process", Integer, ROLES_ONLY, "Process number of a local/remote child.").range("0", "1024").internal().not_yet(),
@@ -127,7 +136,7 @@ pub static OPTIONS: [OptionRule; 236] = [
     opt("recovery-option", Hash, DRILL | RESTORE, "Set an option in postgresql.auto.conf or recovery.conf.").global().needs("type", &["default", "immediate", "lsn", "name", "time", "standby", "xid"]).listed(Command).own(&[own(DRILL).needs("type", &["default", "immediate", "lsn", "name", "time", "xid"])]),
     opt("recovery-window", Boolean, INFO, "Show to which moments one can go back.").global().default("y").listed(Command).ours(),
     opt("recurse", Boolean, REPO_LS | REPO_RM, "Include all subpaths in output.").default("n").own(&[own(REPO_RM).help("Remove all sub file/paths.")]),
-    opt("reference", Text, MANIFEST, "Filter on reference.").not_yet(),
+    opt("reference", Text, MANIFEST, "Filter on reference."),
     opt("remote-type", Choice, ROLES_ONLY, "What a remote/local child serves (pg or repo).").values(&["pg", "repo"]).internal().not_yet(),
     opt("repo", Integer, ANNOTATE | ARCHIVE_GET | BACKUP | DRILL | EXPIRE | INFO | KEY_ADD | KEY_CHANGE | KEY_EXPORT | KEY_IMPORT | KEY_LIST | KEY_REMOVE | KEY_ROTATE | MANIFEST | REPO_COPY | REPO_GET | REPO_LS | REPO_RM | RESTORE | STANZA_DELETE | VERIFY, "Set repository.").range("1", "256").listed(Repository).own(&[own(BACKUP).help("Set repository, or several at once: 1,2 or all.")]),
     opt("repo-azure-account", Text, WITH_REPO, "Azure repository account.").repo().required().secret().needs("repo-type", &["azure"]),

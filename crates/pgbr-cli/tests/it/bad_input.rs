@@ -167,8 +167,18 @@ fn a_server_that_does_not_answer_or_does_not_archive() {
     rig.cluster.set_conf("archive_mode", "off");
     rig.cluster.restart();
     for command in [&["check"][..], &BACKUP] {
-        rig.refused(87, &["archive_mode"], command.iter().copied());
+        for mode_check in ["--archive-mode-check", "--no-archive-mode-check"] {
+            let args = command.iter().copied().chain([mode_check]);
+            rig.refused(87, &["archive_mode must be enabled"], args);
+        }
     }
+    rig.pgbr.ok(["check", "--no-archive-check"]);
+    rig.cluster.set_conf("archive_mode", "always");
+    rig.cluster.restart();
+    for command in [&["check"][..], &BACKUP] {
+        rig.refused(67, &["archive_mode=always not supported"], command.iter().copied());
+    }
+    // What is refused without that option is tried with it.
     rig.refused(82, &["WAL segment 0000000100000000"], ["check", "--no-archive-mode-check"]);
     assert_eq!(rig.labels(), [""; 0]);
 

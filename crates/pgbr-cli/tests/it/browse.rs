@@ -2,11 +2,13 @@
 
 use std::fs;
 use std::path::Path;
+use std::process::Command;
 
-use pgbr_testkit::Pgbr;
+use pgbr_testkit::{Cluster, PgBackRest, Pgbr};
 use serde_json::{Value, json};
 
-use crate::rig::{PASS, Rig, said};
+use crate::info_theirs::{ours, try_ours};
+use crate::rig::{MAJOR, PASS, Rig, said};
 
 fn listed(pgbr: &Pgbr, args: &[&str]) -> Value {
     let words = ["repo-ls", "--output=json"];
@@ -212,4 +214,77 @@ fn give(rig: &Rig, path: &Path) {
             );
         }
     }
+}
+
+/// The list of backups that tools get has those of both, in a form that pgBackRest itself reads.
+#[test]
+fn the_list_has_backups_of_both() {
+    let cluster = Cluster::builder(MAJOR).conf("archive_mode", "on").start();
+    let sealed = vec![("cipher-type", "aes-256-cbc".to_owned()), ("cipher-pass", "a passphrase".to_owned())];
+    let theirs = PgBackRest::new("main", &cluster, &[vec![], sealed], &[]);
+    let archive = |command: &str| {
+        cluster.sql("postgres", &format!("alter system set archive_command = '{command}'"));
+        cluster.sql("postgres", "select pg_reload_conf()");
+    };
+    archive(&theirs.archive_command(""));
+    theirs.ok(["stanza-create"]);
+    for number in ["1", "2"] {
+        theirs.ok(["backup", "--type=full", "--annotation=who=they", &format!("--repo={number}")]);
+        theirs.ok(["backup", "--type=incr", &format!("--repo={number}")]);
+    }
+    let real = fs::read_to_string(theirs.repository(1).join("backup/main/backup.info")).expect("it is there");
+    assert_eq!(ours(&theirs, &["repo-get", "--repo=1", "backup/main/backup.info"]), real, "theirs alone");
+
+    let link = theirs.scratch().path().join("pgbackrest");
+    let config = theirs.scratch().path().join("pgbackrest.conf");
+    archive(&format!("{} --config={} --stanza=main archive-push %p", link.display(), config.display()));
+    for number in ["1", "2"] {
+        let made = try_ours(&theirs, &["backup", "--type=full", &format!("--repo={number}")]);
+        assert!(made.success(), "{made:#?}");
+    }
+    for (number, name) in [(1, "backup.info"), (1, "backup.info.copy"), (2, "backup.info")] {
+        let repo = format!("--repo={number}");
+        let list = ours(&theirs, &["repo-get", &repo, &format!("backup/main/{name}")]);
+        let told = parsed(&ours(&theirs, &["info", "--output=json", &repo]));
+        let labels: Vec<_> = told[0]["backup"]
+            .as_array()
+            .expect("a list")
+            .iter()
+            .map(|backup| backup["label"].as_str().expect("a label").to_owned())
+            .collect();
+        assert_eq!(labels.len(), 3, "{told:#}");
+        assert!(!list.contains("cipher-pass"), "that would be the key to all that is encrypted");
+        if number == 1 {
+            for line in real.lines().filter(|line| !line.starts_with("backrest-")) {
+                assert!(list.lines().any(|found| found == line), "'{line}' is missing: {list}");
+            }
+        }
+        // In the place of its own list pgBackRest takes it: checksum, clusters and entries are right.
+        let elsewhere = theirs.scratch().dir(&format!("read-{name}-{number}"));
+        let copied =
+            Command::new("cp").arg("-Rp").arg(theirs.repository(1).join(".")).arg(&elsewhere).status();
+        assert!(copied.expect("cp runs").success());
+        for file in ["backup.info", "backup.info.copy"] {
+            fs::write(elsewhere.join("backup/main").join(file), &list).expect("it can be written");
+        }
+        let path = format!("--repo1-path={}", elsewhere.display());
+        let read = parsed(&theirs.ok(["info", "--output=json", "--repo=1", &path]).stdout);
+        let read: Vec<_> =
+            read[0]["backup"].as_array().expect("a list").iter().map(|b| &b["label"]).collect();
+        assert_eq!(read, labels.iter().collect::<Vec<_>>());
+    }
+    // What of theirs cannot be read hides none of ours.
+    for file in ["backup.info", "backup.info.copy"] {
+        fs::write(theirs.repository(1).join("backup/main").join(file), "damaged").expect("it can be written");
+    }
+    let alone = try_ours(&theirs, &["repo-get", "--repo=1", "backup/main/backup.info"]);
+    assert!(
+        alone.success() && said(&alone).contains("the backups of pgBackRest are left out: "),
+        "{alone:#?}"
+    );
+    assert_eq!(alone.stdout.matches("\"backup-type\":").count(), 1, "{alone:#?}");
+}
+
+fn parsed(text: &str) -> Value {
+    serde_json::from_str(text).unwrap_or_else(|error| panic!("{error}: {text}"))
 }

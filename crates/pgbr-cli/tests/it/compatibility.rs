@@ -73,6 +73,9 @@ fn state(support: Support, ours: bool) -> String {
         Support::Works => "works".to_owned(),
         Support::NoEffect(reason) => format!("no effect: {reason}"),
         Support::NotYet => "not there yet".to_owned(),
+        Support::Refused(why) => {
+            format!("refused wherever it is set: {}", why.first().map_or("", |why| why.trim_end_matches('.')))
+        }
     }
 }
 

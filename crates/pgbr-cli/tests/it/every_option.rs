@@ -1,11 +1,12 @@
-//! For every option that works, a test that fails if the option is ignored; and that all others are accepted or refused as the table says.
+//! For every option that works or is refused for good, a test that fails if the option is ignored; and that all others are accepted or refused as
+//! the table says.
 
 use std::collections::BTreeSet;
 use std::fs;
 use std::path::{Path, PathBuf};
 
 use pgbr_cli::options::{
-    Allow, COMMANDS, Command, Kind, Needs, OPTIONS, OptionRule, Section, Support, key_name,
+    Allow, COMMANDS, Command, CommandRule, Kind, Needs, OPTIONS, OptionRule, Section, Support, key_name,
 };
 use pgbr_cli::settings::Settings;
 
@@ -85,6 +86,7 @@ const SHOWN: &[(&str, &str)] = &[
     ("pg-port", "effects::where_a_server_is_and_how_long_it_may_take"),
     ("pg-socket-path", "effects::where_a_server_is_and_how_long_it_may_take"),
     ("pg-user", "effects::where_a_server_is_and_how_long_it_may_take"),
+    ("pg-version-force", "values::what_is_not_supported"),
     ("pgbackrest-remove", "their_rest::it_is_told_once_ours_is_enough_and_removed_by_name"),
     ("priority", "effects::how_a_process_runs_and_where_it_tells"),
     ("process-max", "effects::how_a_process_runs_and_where_it_tells"),
@@ -93,6 +95,7 @@ const SHOWN: &[(&str, &str)] = &[
     ("recovery-option", "recovery::settings_of_the_recovery_are_as_given"),
     ("recovery-window", "window::a_lost_segment_cuts_the_moments_in_two"),
     ("recurse", "browse::nothing_that_is_needed_is_removed"),
+    ("reference", "manifest::ours_are_told_in_the_same_form"),
     ("repo", "several_repos::commands_work_on_all_repositories_and_a_backup_on_the_first"),
     ("repo-azure-account", "effects::what_a_store_is_asked"),
     ("repo-azure-container", "effects::what_a_store_is_asked"),
@@ -188,7 +191,8 @@ const CONFIG: &str = "[global]\nrepo1-azure-account=a\nrepo1-azure-container=c\n
 fn every_option_that_works_has_one() {
     let works = |rule: &&OptionRule| {
         let mut commands = COMMANDS.iter().filter(|known| rule.valid_for(known.command));
-        commands.any(|known| rule.support_for(known.command) == Support::Works)
+        let support = |known: &CommandRule| rule.support_for(known.command);
+        commands.any(|known| matches!(support(known), Support::Works | Support::Refused(_)))
     };
     let works: BTreeSet<&str> = OPTIONS.iter().filter(works).map(|rule| rule.name).collect();
     assert!(SHOWN.is_sorted_by(|one, two| one.0 < two.0), "they are sorted, and none is there twice");

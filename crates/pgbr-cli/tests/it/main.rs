@@ -28,6 +28,7 @@ mod kills;
 mod layouts;
 mod listing;
 mod majors;
+mod manifest;
 mod model;
 mod monitoring;
 mod no_links;

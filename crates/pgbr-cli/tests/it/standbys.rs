@@ -208,6 +208,7 @@ fn after_a_failover_the_backup_follows_the_primary() {
     standby.set_override("archive_mode", "always");
     standby.start();
     pgbr.set_cluster(2, &standby);
+    pgbr.set("global", "archive-mode-check", "n");
     pgbr.set("global", "backup-standby", "prefer");
     world.backup();
     world.mark();

@@ -234,7 +234,7 @@ fn indexes_in_use() {
 }
 
 #[test]
-fn what_is_not_supported_yet() {
+fn what_is_not_supported() {
     let host = fails(with_config("info", "[global]\nrepo2-host=h\n"));
     assert_eq!(host, (67, "option 'repo2-host' is not supported yet".into()));
     for result in [with_config("info", "[global]\nrepo1-type=sftp\n"), run("info --repo1-type=sftp")] {
@@ -247,8 +247,20 @@ fn what_is_not_supported_yet() {
     let remote = fails(with_config(check, "[demo]\npg1-path=/p\npg1-host=h\n"));
     assert_eq!(remote, (67, "option 'pg1-host' is not supported yet".into()));
     assert_eq!(fails(run("check --report")), (31, "option 'report' is not supported yet".into()));
+    let forced = "[demo]\npg1-path=/p\npg-version-force=15\n";
+    for command in ["check", "backup", "archive-push", "stanza-create", "stanza-upgrade"] {
+        for result in [
+            with_config(&format!("{command} --stanza=demo"), forced),
+            run(&format!("{command} --stanza=demo --pg1-path=/p --pg-version-force=15")),
+        ] {
+            let (code, text) = fails(result);
+            assert_eq!(code, 67, "{command}: {text}");
+            assert!(text.starts_with("option 'pg-version-force' is not supported\nHINT: "), "{text}");
+        }
+    }
+    assert!(with_config("restore --stanza=demo", forced).is_ok(), "what was backed up comes back");
     // Harmless in a file, and harmless when it says no more than the default.
-    let harmless = "[global]\npg-version-force=15\nrepo1-local=n\nrepo1-type=posix\nbackup-standby=n\n[demo]\npg1-path=/p\n";
+    let harmless = "[global]\nrepo1-local=n\nrepo1-type=posix\nbackup-standby=n\n[demo]\npg1-path=/p\n";
     assert!(with_config(check, harmless).is_ok());
     assert!(run("check --no-repo1-local").is_ok());
 }

@@ -3,15 +3,17 @@
 use object_store::path::Path;
 use pgbr_codec::open_record;
 use pgbr_manifest::{ArchiveId, BackupLabel, StanzaName, WalFileName};
+use pgbr_pgbackrest::BackupInfo as TheirList;
 use pgbr_repo::{BackupStore, ParsedKey, Repo, Stanza, WalGet, WalStore};
 
-use super::info_file::{archive_info, backup_info};
+use super::info_file::{agree, archive_info, backup_info};
 use super::view::Aim;
 use super::{Browser, RepoPath};
-use crate::error::{Error, Result};
+use crate::error::{Error, Result, with_causes};
 use crate::host::Host;
 use crate::load::summaries;
 use crate::place::RepoAccess;
+use crate::theirs::Theirs;
 
 /// The largest file that is given, in bytes: a WAL segment of 1 GiB, and what sealing adds to it.
 const MAX_FILE: u64 = (1 << 30) + (1 << 20);
@@ -52,7 +54,13 @@ pub async fn repo_get(host: &Host, request: RepoGetRequest) -> Result<Option<Rep
     }
     let repo = request.repo.open(host).await?;
     match (target.aim, parsed) {
-        (Some(Aim::Info { stanza, backup, .. }), _) => plain(info(host, &repo, &stanza, backup).await?),
+        (Some(Aim::Info { stanza, backup, .. }), _) => match backup {
+            true => plain(backup_list(host, &request.repo, &repo, &stanza).await?),
+            false => {
+                let opened = Stanza::open(&repo, &stanza).await?;
+                plain(archive_info(opened.history(), &host.program).into_bytes())
+            }
+        },
         (Some(Aim::Manifest { stanza, label }), _)
         | (None, Some(ParsedKey::Manifest { stanza, label, .. })) => {
             plain(manifest(&repo, &stanza, &label).await?)
@@ -72,11 +80,9 @@ pub async fn repo_get(host: &Host, request: RepoGetRequest) -> Result<Option<Rep
     }
 }
 
-async fn info(host: &Host, repo: &Repo, stanza: &StanzaName, backup: bool) -> Result<Vec<u8>> {
+/// The list of backups: ours, and those of pgBackRest beside them, for who watches the path has to see all that can be restored.
+async fn backup_list(host: &Host, access: &RepoAccess, repo: &Repo, stanza: &StanzaName) -> Result<Vec<u8>> {
     let opened = Stanza::open(repo, stanza).await?;
-    if !backup {
-        return Ok(archive_info(opened.history(), &host.program).into_bytes());
-    }
     let mut backups = Vec::new();
     for (label, summary) in summaries(&BackupStore::new(repo, stanza)).await? {
         match summary {
@@ -84,7 +90,23 @@ async fn info(host: &Host, repo: &Repo, stanza: &StanzaName, backup: bool) -> Re
             Err(error) => host.warn(format!("backup {label} cannot be read: {error}")),
         }
     }
-    Ok(backup_info(opened.history(), &backups, &host.program).into_bytes())
+    let theirs = match their_list(access, stanza).await {
+        Ok(Some(list)) if !agree(opened.history(), &list) => {
+            host.warn("the backups of pgBackRest are left out: by the same number it means another cluster");
+            None
+        }
+        Ok(list) => list,
+        Err(error) => {
+            host.warn(format!("the backups of pgBackRest are left out: {}", with_causes(&error)));
+            None
+        }
+    };
+    Ok(backup_info(opened.history(), &backups, theirs.as_ref(), &host.program).into_bytes())
+}
+
+async fn their_list(access: &RepoAccess, stanza: &StanzaName) -> Result<Option<TheirList>> {
+    let Some(theirs) = Theirs::look(access).await?.map(Theirs::or_plain) else { return Ok(None) };
+    theirs.list(stanza).await
 }
 
 /// The JSON of a manifest's summary: the rest of it is for programs, and holds a key.

@@ -364,17 +364,15 @@ impl Worker<'_> {
 
     /// Makes it of the backup, and of what is `found` where it is stored as blocks.
     fn make(&mut self, found: Option<&std::fs::File>) -> Result<Made> {
-        if let Some(map) = self.backup.block_map(self.file)?.filter(|_| found.is_some() || self.is_dry()) {
-            let made = self.make_of_blocks(found, &map)?;
+        let map = self.backup.block_map(self.file)?;
+        if let Some(map) = map.as_ref().filter(|_| found.is_some() || self.is_dry()) {
+            let made = self.make_of_blocks(found, map)?;
             // A block that has the beginning of a checksum can still be another one.
             if self.is_dry() || found.is_some_and(|found| self.is_right_after(found)) {
                 return Ok(made);
             }
         }
-        let mut fetched = BTreeMap::new();
-        if self.file.size > 0 {
-            self.fetch_of_file(&mut fetched)?;
-        }
+        let fetched = if self.file.size > 0 { self.fetch_of_file(map.as_ref())? } else { BTreeMap::new() };
         let kept = if self.is_dry() { 0 } else { self.copy()? };
         Ok(Made { kept, fetched })
     }
@@ -388,13 +386,15 @@ impl Worker<'_> {
     }
 
     /// Counts what is read of a file that is made anew.
-    fn fetch_of_file(&self, fetched: &mut BTreeMap<BackupLabel, u64>) -> Result<()> {
-        let Some(map) = self.backup.block_map(self.file)? else {
+    fn fetch_of_file(&self, map: Option<&BlockMap>) -> Result<BTreeMap<BackupLabel, u64>> {
+        let mut fetched = BTreeMap::new();
+        let Some(map) = map else {
             fetched.insert(self.backup.manifest().owner(self.file), self.file.stored_size);
-            return Ok(());
+            return Ok(fetched);
         };
         let distinct: BTreeSet<SuperBlock> = map.runs().iter().map(|run| run.super_block).collect();
-        distinct.iter().try_for_each(|block| self.count(fetched, block))
+        distinct.iter().try_for_each(|block| self.count(&mut fetched, block))?;
+        Ok(fetched)
     }
 
     fn count(&self, fetched: &mut BTreeMap<BackupLabel, u64>, block: &SuperBlock) -> Result<()> {

@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use pgbr_manifest::{StanzaName, WalFileName};
-use pgbr_pgbackrest::{Archive, ArchiveCluster, ArchiveId, Cluster, Stanza, WalObject};
+use pgbr_pgbackrest::{Archive, ArchiveCluster, ArchiveId, BackupInfo, Cluster, Stanza, WalObject};
 use pgbr_repo::{Error as RepoError, Store};
 
 use super::{TheirWal, Theirs, there};
@@ -50,9 +50,16 @@ impl Theirs {
     /// # Errors
     /// As [`Theirs::backups`].
     pub(crate) async fn listed_clusters(&self, stanza: &StanzaName) -> Result<Vec<Cluster>> {
-        let listed = |stanza: &Stanza| there(stanza.backup_info());
-        let listed = self.of_stanza(stanza, listed).await?;
-        Ok(listed.map(|list| list.info.history).unwrap_or_default())
+        Ok(self.list(stanza).await?.map(|list| list.history).unwrap_or_default())
+    }
+
+    /// The list of the backups of a stanza as it stands there; none where there is no list.
+    ///
+    /// # Errors
+    /// As [`Theirs::backups`].
+    pub(crate) async fn list(&self, stanza: &StanzaName) -> Result<Option<BackupInfo>> {
+        let listed = self.of_stanza(stanza, |stanza: &Stanza| there(stanza.backup_info())).await?;
+        Ok(listed.map(|list| list.info))
     }
 }
 

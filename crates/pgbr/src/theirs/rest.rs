@@ -7,6 +7,7 @@
 use std::collections::HashSet;
 use std::fs;
 use std::io;
+use std::ops::ControlFlow;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
@@ -270,30 +271,13 @@ impl TheirRest {
 }
 
 fn count_files(root: &Path, rest: &mut TheirRest) -> Result<()> {
-    let (mut left, mut seen) = (vec![root.to_owned()], HashSet::new());
-    while let Some(directory) = left.pop() {
-        let entries = match fs::read_dir(&directory) {
-            Err(error) if is_missing(&error) => continue,
-            entries => entries.map_err(Error::io("list", &directory))?,
-        };
-        for entry in entries {
-            let entry = entry.map_err(Error::io("list", &directory))?;
-            let about = match entry.metadata() {
-                Err(error) if is_missing(&error) => continue,
-                about => about.map_err(Error::io("look at", &entry.path()))?,
-            };
-            if about.is_dir() {
-                left.push(entry.path());
-                continue;
-            }
-            let again = about.nlink() > 1 && !seen.insert((about.dev(), about.ino()));
-            let bytes = if about.is_file() && !again { about.len() } else { 0 };
-            if !rest.add(bytes) {
-                return Ok(());
-            }
-        }
-    }
-    Ok(())
+    let mut seen = HashSet::new();
+    let count = |_: &Path, about: &fs::Metadata| {
+        let again = about.nlink() > 1 && !seen.insert((about.dev(), about.ino()));
+        let bytes = if about.is_file() && !again { about.len() } else { 0 };
+        if rest.add(bytes) { Ok(ControlFlow::Continue(())) } else { Ok(ControlFlow::Break(())) }
+    };
+    walk(root, count).map(drop)
 }
 
 /// Removes a directory with all in it: links, and not what they lead to.
@@ -302,6 +286,19 @@ fn remove_files(root: &Path) -> Result<()> {
         Err(error) if is_missing(&error) => Ok(()),
         removed => removed.map_err(Error::io("remove", path)),
     };
+    let remove = |path: &Path, _: &fs::Metadata| {
+        gone(fs::remove_file(path), path)?;
+        Ok(ControlFlow::Continue(()))
+    };
+    // Each comes behind the one that it lies in.
+    walk(root, remove)?.iter().rev().try_for_each(|directory| gone(fs::remove_dir(directory), directory))
+}
+
+/// Shows all that lies below a directory and is none itself, until there was enough; gives the directories. What goes meanwhile is left out.
+fn walk(
+    root: &Path,
+    mut show: impl FnMut(&Path, &fs::Metadata) -> Result<ControlFlow<()>>,
+) -> Result<Vec<PathBuf>> {
     let (mut left, mut directories) = (vec![root.to_owned()], Vec::new());
     while let Some(directory) = left.pop() {
         let entries = match fs::read_dir(&directory) {
@@ -311,15 +308,20 @@ fn remove_files(root: &Path) -> Result<()> {
         for entry in entries {
             let entry = entry.map_err(Error::io("list", &directory))?;
             let path = entry.path();
-            match entry.file_type().map_err(Error::io("look at", &path))?.is_dir() {
-                true => left.push(path),
-                false => gone(fs::remove_file(&path), &path)?,
+            // Of a link itself, not of what it leads to.
+            let about = match entry.metadata() {
+                Err(error) if is_missing(&error) => continue,
+                about => about.map_err(Error::io("look at", &path))?,
+            };
+            if about.is_dir() {
+                left.push(path);
+            } else if show(&path, &about)?.is_break() {
+                return Ok(directories);
             }
         }
         directories.push(directory);
     }
-    // Each comes behind the one that it lies in.
-    directories.iter().rev().try_for_each(|directory| gone(fs::remove_dir(directory), directory))
+    Ok(directories)
 }
 
 fn sync_parent(path: &Path) -> Result<()> {

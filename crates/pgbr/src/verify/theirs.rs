@@ -1,14 +1,15 @@
 //! What pgBackRest has of a stanza beside ours: every file of each of its backups and every object of its WAL is read to its end.
 //!
 //! A file that several backups share is read once and counts for each of them. What pgBackRest removes or adds meanwhile is no finding.
+//! Manifests are opened one after the other, for that of a million files takes 280 MB.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use pgbr_manifest::{BackupLabel, TimelineId, WalFileName, WalSegmentName, WalSegmentSize};
 use pgbr_pgbackrest::{
-    Archive, ArchiveId, Backup, Backups, Content, Error as TheirError, File, Manifest, Objects, Stanza,
-    WalObject,
+    Archive, ArchiveId, Backup, BackupEntry, Backups, Content, Error as TheirError, File, Manifest, Objects,
+    Stanza, WalObject, WalRange,
 };
 use pgbr_repo::Store;
 use serde::Serialize;
@@ -124,6 +125,9 @@ pub(super) async fn verify_theirs(
             quick,
             threads,
             findings: Findings::default(),
+            of_files: Findings::default(),
+            done: 0,
+            total: 0,
             told: VerifiedTheirs { quick, ..VerifiedTheirs::default() },
         };
         let any = verify.run()?;
@@ -149,8 +153,32 @@ struct TheirVerify {
     quick: bool,
     threads: usize,
     findings: Findings,
+    /// What is found of files of backups, to be told behind what is found of WAL.
+    of_files: Findings,
+    /// Bytes of files of backups that were read.
+    done: u64,
+    /// Bytes that all of them have, as the list says.
+    total: u64,
     told: VerifiedTheirs,
 }
+
+/// What is kept of a backup once its manifest is closed.
+struct Needs {
+    wal: WalRange,
+    archive: ArchiveId,
+    /// Whether it brings its own WAL.
+    has_own: bool,
+}
+
+impl Needs {
+    fn of(manifest: &Manifest) -> Self {
+        let archive = ArchiveId::new(manifest.cluster.version, manifest.cluster.id);
+        Self { wal: manifest.wal, archive, has_own: manifest.options.archive_copy }
+    }
+}
+
+/// Backups whose manifests could be read.
+type Read = BTreeMap<BackupLabel, Needs>;
 
 /// A stored file of a backup: its object, and where in that it begins.
 type Spot = (String, u64);
@@ -171,18 +199,22 @@ impl TheirVerify {
         if let Some(error) = backups.as_ref().and_then(|backups| backups.info.from_copy.as_ref()) {
             self.findings.add(FindingKind::TheirCopy, object_of(error, "backup.info"), with_causes(error));
         }
-        let opened = match &backups {
-            Some(backups) => self.open_backups(backups)?,
-            None => BTreeMap::new(),
-        };
+        let listed = std::mem::take(&mut self.findings);
         let archive = self.loaded("archive.info", Stanza::archive)?.map(Arc::new);
         let found = backups.is_some() || archive.is_some();
         let shelves = match &archive {
-            Some(archive) => self.archive(archive, &opened)?,
+            Some(archive) => self.archive(archive, backups.as_ref())?,
             None => BTreeMap::new(),
         };
-        self.files(&opened)?;
-        self.needed_wal(&opened, &shelves);
+        let of_wal = std::mem::replace(&mut self.findings, listed);
+        let read = match &backups {
+            Some(backups) => self.backups(backups)?,
+            None => Read::new(),
+        };
+        self.findings.take(of_wal);
+        let of_files = std::mem::take(&mut self.of_files);
+        self.findings.take(of_files);
+        self.needed_wal(&read, &shelves);
         self.told.backups.sort_by_key(|backup| (backup.label.time(), backup.label));
         Ok(found || !self.told.backups.is_empty())
     }
@@ -208,53 +240,61 @@ impl TheirVerify {
         backups.is_some_and(listed)
     }
 
-    /// Reads the manifests. Backups that are listed and have none, and those that are being made, are told at once.
-    fn open_backups(&mut self, backups: &Backups) -> Result<BTreeMap<BackupLabel, Arc<Backup>>> {
-        let wanted = |label: BackupLabel| self.set.is_none_or(|set| set == label);
-        let listed: Vec<_> = backups
-            .info
-            .info
-            .backups
+    /// Looks at all backups, oldest first, so that each file is read with the backup that stores it. Those that are being made are told, too.
+    fn backups(&mut self, backups: &Backups) -> Result<Read> {
+        let listed = &backups.info.info.backups;
+        let wanted: BTreeMap<BackupLabel, &BackupEntry> = listed
             .iter()
-            .map(|entry| entry.label)
-            .filter(|label| wanted(*label))
+            .filter(|entry| self.set.is_none_or(|set| set == entry.label))
+            .map(|entry| (entry.label, entry))
             .collect();
-        let mut opened = BTreeMap::new();
-        for label in listed {
+        let stored = |entry: &BackupEntry| match self.set {
+            Some(_) => entry.sizes.stored,
+            None => entry.sizes.stored_delta,
+        };
+        self.total = wanted.values().map(|entry| stored(entry)).fold(0, u64::saturating_add);
+        let (mut read, mut damage) = (Read::new(), Damage::new());
+        for label in wanted.into_keys() {
             self.host.stop.check()?;
-            match self.stanza.backup(&backups.info.info, label) {
-                Ok(backup) => {
-                    if let Some(error) = backup.from_copy() {
-                        let object = object_of(error, "backup.manifest");
-                        let number = self.findings.add(FindingKind::TheirCopy, object, with_causes(error));
-                        self.findings.limits(number, label);
-                    }
-                    opened.insert(label, Arc::new(backup));
-                }
-                Err(error) if error.is_not_found() => {
-                    // It may have expired since the list was read.
-                    if self.is_listed(label)? {
-                        let object = object_of(&error, "backup.manifest");
-                        let number = self.findings.add(FindingKind::TheirManifest, object, "it is missing");
-                        self.findings.hurts(number, label);
-                        self.tell(label, BackupStatus::ManifestMissing, None, Vec::new());
-                    }
-                }
-                Err(error) => {
-                    let error = self.judge(error)?;
-                    let object = object_of(&error, "backup.manifest");
-                    let number = self.findings.add(FindingKind::TheirManifest, object, with_causes(&error));
-                    self.findings.hurts(number, label);
-                    self.tell(label, BackupStatus::Invalid, None, Vec::new());
-                }
+            if let Some(backup) = self.opened(backups, label)? {
+                self.files(&backup, &read, &mut damage)?;
+                read.insert(label, Needs::of(backup.manifest()));
             }
         }
-        let newest = opened.keys().max().copied();
+        let newest = read.keys().max().copied();
         let at_work = backups.unfinished.iter().copied().filter(|label| Some(*label) > newest);
         for label in at_work.take(if self.set.is_none() { MAX_NAMED } else { 0 }) {
             self.tell(label, BackupStatus::InProgress, None, Vec::new());
         }
-        Ok(opened)
+        Ok(read)
+    }
+
+    /// Reads a manifest. A backup that is listed and has none that can be read is told at once.
+    fn opened(&mut self, backups: &Backups, label: BackupLabel) -> Result<Option<Arc<Backup>>> {
+        let error = match self.stanza.backup(&backups.info.info, label) {
+            Ok(backup) => {
+                if let Some(error) = backup.from_copy() {
+                    let object = object_of(error, "backup.manifest");
+                    let number = self.findings.add(FindingKind::TheirCopy, object, with_causes(error));
+                    self.findings.limits(number, label);
+                }
+                return Ok(Some(Arc::new(backup)));
+            }
+            Err(error) => error,
+        };
+        let object = object_of(&error, "backup.manifest");
+        let (status, text) = if !error.is_not_found() {
+            (BackupStatus::Invalid, with_causes(&self.judge(error)?))
+        } else if self.is_listed(label)? {
+            (BackupStatus::ManifestMissing, "it is missing".to_owned())
+        } else {
+            // It has expired since the list was read.
+            return Ok(None);
+        };
+        let number = self.findings.add(FindingKind::TheirManifest, object, text);
+        self.findings.hurts(number, label);
+        self.tell(label, status, None, Vec::new());
+        Ok(None)
     }
 
     fn is_listed(&self, label: BackupLabel) -> Result<bool> {
@@ -284,40 +324,27 @@ impl TheirVerify {
         });
     }
 
-    /// Looks at the files of all backups, oldest first, so that each is read with the backup that stores it.
-    fn files(&mut self, opened: &BTreeMap<BackupLabel, Arc<Backup>>) -> Result<()> {
-        let mut damage = Damage::new();
-        let total = opened
-            .values()
-            .map(|backup| stored(backup.manifest(), &opened.keys().collect()))
-            .fold(0, u64::saturating_add);
-        for (label, backup) in opened {
-            let manifest = backup.manifest();
-            // What an older one stores was looked at with that.
-            let is_due = |file: &File| file.reference.is_none_or(|of| !opened.contains_key(&of));
-            let due: Vec<usize> = (0..manifest.files.len())
-                .filter(|at| manifest.files.get(*at).is_some_and(|file| file.size > 0 && is_due(file)))
-                .collect();
-            let found = if self.quick { self.sizes(backup, &due)? } else { self.read(backup, due, total)? };
-            if !self.settle(backup, found, &mut damage)? {
-                continue;
-            }
-            let mut damaged = Vec::new();
-            let files = self.count(backup, &damage, &mut damaged);
-            let hurt = files.valid != files.checked;
-            let status = if hurt { BackupStatus::Invalid } else { BackupStatus::Valid };
-            self.tell(*label, status, Some(files), damaged);
+    /// Looks at the files of a backup, but for those that an older one stores, which were looked at with that.
+    fn files(&mut self, backup: &Arc<Backup>, read: &Read, damage: &mut Damage) -> Result<()> {
+        let manifest = backup.manifest();
+        let is_due = |file: &File| file.reference.is_none_or(|of| !read.contains_key(&of));
+        let due: Vec<usize> = (0..manifest.files.len())
+            .filter(|at| manifest.files.get(*at).is_some_and(|file| file.size > 0 && is_due(file)))
+            .collect();
+        let found = if self.quick { self.sizes(backup, &due)? } else { self.read(backup, due)? };
+        if !self.settle(backup, found, damage)? {
+            return Ok(());
         }
+        let mut damaged = Vec::new();
+        let files = self.count(backup, damage, &mut damaged);
+        let hurt = files.valid != files.checked;
+        let status = if hurt { BackupStatus::Invalid } else { BackupStatus::Valid };
+        self.tell(manifest.label, status, Some(files), damaged);
         Ok(())
     }
 
     /// Reads files to their ends, on all cores; gives those that are damaged.
-    fn read(
-        &mut self,
-        backup: &Arc<Backup>,
-        due: Vec<usize>,
-        total: u64,
-    ) -> Result<Vec<(usize, TheirError)>> {
+    fn read(&mut self, backup: &Arc<Backup>, due: Vec<usize>) -> Result<Vec<(usize, TheirError)>> {
         let (of, mut found) = (Arc::clone(backup), Vec::new());
         let work = move |at: usize, buffer: &mut [u8]| {
             let Some(file) = of.manifest().files.get(at) else { return (at, Ok(())) };
@@ -327,10 +354,11 @@ impl TheirVerify {
         in_parallel(&host, self.threads, due, work, |(at, result)| {
             if let Some(file) = backup.manifest().files.get(at) {
                 self.told.bytes = self.told.bytes.saturating_add(file.stored_size);
+                self.done = self.done.saturating_add(file.stored_size);
                 self.told.files += 1;
             }
-            let done = self.told.bytes;
-            self.host.tell(Event::Progress { done, total: total.max(done) });
+            let (done, total) = (self.done, self.total.max(self.done));
+            self.host.tell(Event::Progress { done, total });
             if let Err(error) = result {
                 found.push((at, error));
             }
@@ -392,7 +420,7 @@ impl TheirVerify {
             let Some(file) = backup.manifest().files.get(at) else { continue };
             let error = self.judge(error)?;
             let text = format!("'{}': {}", file.path, with_causes(&error));
-            let number = self.findings.add(FindingKind::TheirFile, object_of(&error, ""), text);
+            let number = self.of_files.add(FindingKind::TheirFile, object_of(&error, ""), text);
             if let Some(spot) = spot(backup, file) {
                 damage.insert(spot, (cause(&error), number));
             }
@@ -408,7 +436,7 @@ impl TheirVerify {
             let wrong = spot.and_then(|spot| damage.get(&spot)).copied();
             counts.add(wrong.map(|(cause, _)| cause));
             if let Some((_, number)) = wrong {
-                self.findings.hurts(number, backup.manifest().label);
+                self.of_files.hurts(number, backup.manifest().label);
                 if damaged.len() < MAX_NAMED {
                     damaged.push(file.path.to_string());
                 }
@@ -429,13 +457,15 @@ impl TheirVerify {
     fn archive(
         &mut self,
         archive: &Arc<Archive>,
-        opened: &BTreeMap<BackupLabel, Arc<Backup>>,
+        backups: Option<&Backups>,
     ) -> Result<BTreeMap<ArchiveId, (WalSegmentSize, Shelf)>> {
         if let Some(error) = &archive.info.from_copy {
             self.findings.add(FindingKind::TheirCopy, object_of(error, "archive.info"), with_causes(error));
         }
         // Of one backup only what it needs and what follows.
-        let from = self.set.and_then(|set| opened.get(&set)?.manifest().wal.start);
+        let listed = backups.map_or(&[][..], |backups| &backups.info.info.backups);
+        let from =
+            listed.iter().find(|entry| Some(entry.label) == self.set).and_then(|entry| entry.wal.start);
         let mut shelves = BTreeMap::new();
         for id in archive.ids()? {
             let mut objects = archive.histories(id)?;
@@ -516,19 +546,13 @@ impl TheirVerify {
     }
 
     /// Sees that each backup finds the WAL that makes it consistent, unless it brings its own.
-    fn needed_wal(
-        &mut self,
-        opened: &BTreeMap<BackupLabel, Arc<Backup>>,
-        shelves: &BTreeMap<ArchiveId, (WalSegmentSize, Shelf)>,
-    ) {
-        for (label, backup) in opened {
-            let manifest = backup.manifest();
-            let (Some(start), Some(stop)) = (manifest.wal.start, manifest.wal.stop) else { continue };
-            if manifest.options.archive_copy || !self.told.backups.iter().any(|told| told.label == *label) {
+    fn needed_wal(&mut self, read: &Read, shelves: &BTreeMap<ArchiveId, (WalSegmentSize, Shelf)>) {
+        for (label, needs) in read {
+            let (Some(start), Some(stop)) = (needs.wal.start, needs.wal.stop) else { continue };
+            if needs.has_own || !self.told.backups.iter().any(|told| told.label == *label) {
                 continue;
             }
-            let id = ArchiveId::new(manifest.cluster.version, manifest.cluster.id);
-            let lacks = match shelves.get(&id) {
+            let lacks = match shelves.get(&needs.archive) {
                 Some((size, shelf)) => first_missing(start, stop, *size, shelf),
                 None => Some(start),
             };
@@ -541,12 +565,6 @@ impl TheirVerify {
             }
         }
     }
-}
-
-/// Bytes that are stored by the backups that are looked at.
-fn stored(manifest: &Manifest, looked_at: &BTreeSet<&BackupLabel>) -> u64 {
-    let own = manifest.files.iter().filter(|file| file.reference.is_none_or(|of| !looked_at.contains(&of)));
-    own.map(|file| file.stored_size).fold(0, u64::saturating_add)
 }
 
 fn spot(backup: &Backup, file: &File) -> Option<Spot> {

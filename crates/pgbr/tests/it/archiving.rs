@@ -1,6 +1,6 @@
 //! WAL files and several repositories: how many requests a file costs, and what is kept on this host in between.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
@@ -52,21 +52,8 @@ impl Rig {
         (1..).zip(&self.stores).map(|(key, store)| (key, access(store))).collect()
     }
 
-    /// A segment of 1 MiB as the server leaves it.
     fn segment(&self, number: u32, system: u64) -> PathBuf {
-        let path = self.dir.path().join(name(number));
-        let mut bytes = Vec::new();
-        bytes.extend(PgVersion::V15.wal_magic().to_le_bytes());
-        bytes.extend(2_u16.to_le_bytes());
-        bytes.extend(1_u32.to_le_bytes());
-        bytes.extend((u64::from(number) << 20).to_le_bytes());
-        bytes.extend([0; 8]);
-        bytes.extend(system.to_le_bytes());
-        bytes.extend((1_u32 << 20).to_le_bytes());
-        bytes.extend(8192_u32.to_le_bytes());
-        bytes.resize(1 << 20, u8::try_from(number % 251).unwrap());
-        std::fs::write(&path, bytes).unwrap();
-        path
+        segment(self.dir.path(), number, system)
     }
 
     async fn push(&self, file: PathBuf) -> pgbr::Result<Vec<(u16, PushOutcome)>> {
@@ -117,8 +104,26 @@ fn passphrase() -> Passphrase {
     Passphrase::generated(&[7; 32])
 }
 
-fn name(number: u32) -> String {
+/// The name of a segment.
+pub(crate) fn name(number: u32) -> String {
     format!("0000000100000000{number:08X}")
+}
+
+/// A segment of 1 MiB as a server of version 15 leaves it.
+pub(crate) fn segment(directory: &Path, number: u32, system: u64) -> PathBuf {
+    let mut bytes = Vec::new();
+    bytes.extend(PgVersion::V15.wal_magic().to_le_bytes());
+    bytes.extend(2_u16.to_le_bytes());
+    bytes.extend(1_u32.to_le_bytes());
+    bytes.extend((u64::from(number) << 20).to_le_bytes());
+    bytes.extend([0; 8]);
+    bytes.extend(system.to_le_bytes());
+    bytes.extend((1_u32 << 20).to_le_bytes());
+    bytes.extend(8192_u32.to_le_bytes());
+    bytes.resize(1 << 20, u8::try_from(number % 251).unwrap());
+    let path = directory.join(name(number));
+    std::fs::write(&path, bytes).unwrap();
+    path
 }
 
 fn memory(number: usize) -> Store {

@@ -2,7 +2,7 @@
 
 use std::fmt::Write;
 use std::os::unix::fs::PermissionsExt;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -17,6 +17,7 @@ use pgbr_pgbackrest::Checksum;
 use pgbr_repo::{NewCluster, Requests};
 use pgbr_testkit::{Fault, FaultStore};
 
+use crate::archiving::{name, segment};
 use crate::world::World;
 
 const SYSTEM: u64 = 77;
@@ -158,27 +159,6 @@ fn info(clusters: &[(u32, u64, &str)]) -> String {
     let hashed = format!("{{{}}}", hashed.trim_end_matches(','));
     let checksum = Checksum::of(hashed.as_bytes(), &mut [0; 4096]).unwrap();
     text + &format!("[backrest]\nbackrest-checksum=\"{checksum}\"\n")
-}
-
-fn name(number: u32) -> String {
-    format!("0000000100000000{number:08X}")
-}
-
-/// A segment of 1 MiB as a server of version 15 leaves it.
-fn segment(directory: &Path, number: u32, system: u64) -> PathBuf {
-    let mut bytes = Vec::new();
-    bytes.extend(PgVersion::V15.wal_magic().to_le_bytes());
-    bytes.extend(2_u16.to_le_bytes());
-    bytes.extend(1_u32.to_le_bytes());
-    bytes.extend((u64::from(number) << 20).to_le_bytes());
-    bytes.extend([0; 8]);
-    bytes.extend(system.to_le_bytes());
-    bytes.extend((1_u32 << 20).to_le_bytes());
-    bytes.extend(8192_u32.to_le_bytes());
-    bytes.resize(1 << 20, 0);
-    let path = directory.join(name(number));
-    std::fs::write(&path, bytes).unwrap();
-    path
 }
 
 #[tokio::test]
