@@ -50,7 +50,8 @@ fi
 step cargo fmt --all --check
 step scripts/check-arrows.sh
 step cargo clippy --workspace --all-targets -- -D warnings
-step env RUSTDOCFLAGS=-Dwarnings cargo doc --workspace --no-deps
+# With the examples, which need what tests need, the dependencies are those that clippy has checked: nothing is compiled for this alone.
+step env RUSTDOCFLAGS=-Dwarnings cargo doc --workspace --no-deps --lib --bins --examples
 step cargo test --workspace --no-run
 # The tests leave the processors idle for a good part of their time: fuzzing has the rest.
 fuzz=

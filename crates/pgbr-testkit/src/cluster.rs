@@ -14,9 +14,13 @@ use crate::install::PgInstall;
 use crate::operator::{as_operator, own};
 use crate::run::{Finished, free_port, run, wait_until};
 use crate::scratch::Scratch;
+use crate::template;
 
 /// The superuser of every cluster, whoever the operator is.
 pub(crate) const SUPERUSER: &str = "postgres";
+
+/// In MiB, as `initdb` itself has it.
+const DEFAULT_SEGSIZE: u32 = 16;
 
 /// Longer than anything here takes on a busy machine with two cores.
 const LIMIT: Duration = Duration::from_secs(180);
@@ -108,31 +112,25 @@ impl ClusterBuilder {
         cluster
     }
 
-    /// Makes the cluster and leaves it stopped.
+    /// Makes the cluster and leaves it stopped. Where nothing but checksums was asked for, `initdb` has run once in this process and the
+    /// cluster is a copy, with a system identifier of its own.
     ///
     /// # Panics
     /// When `initdb` fails.
     pub fn init(self) -> Cluster {
         let conf = self.conf.clone();
-        let (args, checksums, segsize) = (self.initdb_args.clone(), self.checksums, self.wal_segsize);
+        let args = self.words_for_initdb();
+        let special = !self.initdb_args.is_empty() || self.wal_segsize != DEFAULT_SEGSIZE;
         let cluster = self.place(false);
-        let mut command = cluster.program("initdb");
-        command.arg("-D").arg(&cluster.data).args([
-            "-U",
-            SUPERUSER,
-            "-A",
-            "trust",
-            "-E",
-            "UTF8",
-            "--locale=C",
-        ]);
-        command.arg("--no-sync").arg(format!("--wal-segsize={segsize}"));
-        match (checksums, cluster.install.major()) {
-            (true, _) => drop(command.arg("--data-checksums")),
-            (false, 18..) => drop(command.arg("--no-data-checksums")),
-            (false, _) => {}
+        let initdb = |data: &Path| {
+            succeed(cluster.program("initdb").arg("-D").arg(data).args(&args), "");
+        };
+        if special {
+            initdb(&cluster.data);
+        } else {
+            let key = format!("{} {}", cluster.bin("initdb").display(), args.join(" "));
+            template::copy(&key, &cluster.data, initdb);
         }
-        succeed(command.args(args), "");
         let defaults = [
             ("shared_buffers", "16MB"),
             ("max_connections", "40"),
@@ -147,6 +145,20 @@ impl ClusterBuilder {
             cluster.set_conf(&name, &value);
         }
         cluster
+    }
+
+    fn words_for_initdb(&self) -> Vec<String> {
+        let mut args: Vec<String> = ["-U", SUPERUSER, "-A", "trust", "-E", "UTF8", "--locale=C", "--no-sync"]
+            .map(str::to_owned)
+            .to_vec();
+        args.push(format!("--wal-segsize={}", self.wal_segsize));
+        match (self.checksums, self.install.major()) {
+            (true, _) => args.push("--data-checksums".to_owned()),
+            (false, 18..) => args.push("--no-data-checksums".to_owned()),
+            (false, _) => {}
+        }
+        args.extend(self.initdb_args.iter().cloned());
+        args
     }
 
     /// Makes an empty data directory with a socket directory and a log beside it, to restore into. When such a cluster
@@ -218,7 +230,7 @@ impl Cluster {
         ClusterBuilder {
             install: PgInstall::find(major),
             checksums: true,
-            wal_segsize: 16,
+            wal_segsize: DEFAULT_SEGSIZE,
             initdb_args: Vec::new(),
             conf: Vec::new(),
             tcp: false,

@@ -58,6 +58,7 @@ mod scratch;
 mod seed;
 mod stores;
 mod sweep;
+mod template;
 mod turns;
 
 pub use bench::Pgbench;

@@ -3,6 +3,7 @@
 mod proxy;
 mod stores;
 
+use std::collections::BTreeSet;
 use std::fs;
 use std::os::unix::fs::MetadataExt;
 use std::process::Command;
@@ -30,6 +31,31 @@ fn a_cluster_starts_answers_and_goes() {
         cluster.start();
         drop(cluster);
         assert!(!root.exists());
+    }
+}
+
+/// They are copies of what `initdb` made once.
+#[test]
+fn clusters_of_one_kind_are_told_apart_by_their_identifiers_and_are_sound() {
+    for install in PgInstall::all() {
+        let made = [(); 3].map(|()| Cluster::builder(install.major()).init());
+        let about = made.each_ref().map(|cluster| cluster.data_program("pg_controldata", &[]));
+        let parts = about.each_ref().map(|text| {
+            let (ours, others) =
+                text.lines().partition::<Vec<_>, _>(|line| line.contains("system identifier"));
+            assert_eq!(ours.len(), 1, "{text}");
+            (ours[0], others)
+        });
+        assert!(parts[0].1 == parts[1].1 && parts[1].1 == parts[2].1, "{about:#?}");
+        let identifiers = BTreeSet::from(parts.each_ref().map(|(identifier, _)| *identifier));
+        assert_eq!(identifiers.len(), 3, "{about:#?}");
+        // A server refuses a control file whose checksum is wrong, and WAL of another cluster.
+        made[0].start();
+        made[0].assert_clean();
+        let segment = |cluster: &Cluster| cluster.data_dir().join("pg_wal/000000010000000000000001");
+        fs::copy(segment(&made[1]), segment(&made[2])).expect("both are there");
+        let log = made[2].try_start().expect_err("the WAL is of another cluster");
+        assert!(log.contains("WAL file is from different database system"), "{log}");
     }
 }
 
