@@ -259,7 +259,7 @@ pub async fn backup(host: &Host, mut request: BackupRequest) -> Result<Backups> 
     }
     let made = Box::pin(run.all(cluster)).await;
     if let Err(error) = &made {
-        for target in run.targets {
+        for mut target in run.targets {
             target.give_up(error).await;
             target.release().await;
         }

@@ -7,6 +7,7 @@ use std::time::Duration;
 use pgbr_testkit::{Cluster, StopMode, wait_until};
 use serde_json::{Value, json};
 
+use crate::monitoring::assert_fits;
 use crate::rig::{Frozen, Rig, assert_one_error, restore_into, said};
 use crate::world::{World, last_mark, newest};
 
@@ -16,6 +17,7 @@ const LIMIT: Duration = Duration::from_secs(120);
 fn newest_entry(world: &World) -> Value {
     let info = world.pgbr.ok(["info", "--output=json", "--log-level-console=off"]);
     let info: Value = serde_json::from_str(&info).expect("info prints JSON");
+    assert_fits(&info);
     info[0]["backup"].as_array().and_then(|list| list.last()).cloned().expect("there is a backup")
 }
 

@@ -384,7 +384,9 @@ impl Target {
     }
 
     /// The run has failed, and nothing was committed: what it stored stays for the next run where that is wanted, and goes otherwise.
-    pub(super) async fn give_up(&self, error: &Error) {
+    pub(super) async fn give_up(&mut self, error: &Error) {
+        // What it has under way is not sent any more.
+        drop(self.copied.take());
         let packs = self.place.backups.list_packs(&self.label).await.unwrap_or_default();
         let keep =
             self.resume && !matches!(error, Error::Internal { .. }) && packs.iter().any(|pack| !pack.index);

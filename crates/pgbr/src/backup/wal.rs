@@ -45,16 +45,22 @@ pub(super) async fn add(
     let reads = segments.iter().map(|segment| read(place, *segment, size));
     let mut reads = stream::iter(reads).buffered(usize::try_from(at_once).unwrap_or(1));
     let mut lost = None;
-    while let Some(segment) = reads.next().await {
+    loop {
+        let segment = tokio::select! {
+            segment = reads.next() => segment,
+            stopped = host.stop.requested() => Some(Err(stopped)),
+        };
         match segment {
-            // Who does not take any more has failed.
-            Ok(segment) => match send.send(segment).await {
-                Ok(()) => {}
-                Err(_) => break,
-            },
-            Err(error) => {
+            None => break,
+            Some(Err(error)) => {
                 lost = Some(error);
                 break;
+            }
+            // Who does not take any more has failed.
+            Some(Ok(segment)) => {
+                if send.send(segment).await.is_err() {
+                    break;
+                }
             }
         }
     }
