@@ -77,7 +77,7 @@ pub struct BackupRequest {
     pub archive_check: bool,
     /// Whether the WAL that makes it consistent is read back from the archive and becomes part of it. Means nothing without `archive_check`.
     pub archive_copy: bool,
-    /// Whether `archive_mode` must be on.
+    /// Whether to refuse `archive_mode=always`.
     pub archive_mode_check: bool,
     /// How long to wait for WAL.
     pub archive_timeout: Duration,

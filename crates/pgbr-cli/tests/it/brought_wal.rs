@@ -62,6 +62,18 @@ fn a_stopped_cluster_is_backed_up_with_all_that_it_needs() {
     assert_eq!((&entry["archive"], entry.get("lsn")), (&json!({"start": null, "stop": null}), None));
     let text = world.pgbr.ok(["info"]);
     assert!(text.contains("wal start/stop: n/a"), "{text}");
+    let list = world.pgbr.ok(["repo-get", "backup/demo/backup.info"]);
+    let line = |label: &Value| {
+        let begin = format!("{}={{", label.as_str().expect("a label"));
+        list.lines().find(|line| line.starts_with(&begin)).unwrap_or_else(|| panic!("{begin}: {list}"))
+    };
+    assert!(
+        line(&json!(full)).contains("\"option-archive-copy\":false")
+            && line(&json!(full)).ends_with("\"option-online\":true}")
+    );
+    assert!(line(&entry["label"]).ends_with("\"option-online\":false}"), "{list}");
+    let manifest = world.pgbr.ok(["manifest", "--output=json"]);
+    assert!(manifest.contains("\"name\":\"pg_data/global/pg_control\""), "{manifest}");
     world.pgbr.ok(["verify"]);
 
     // As it was, and nothing is recovered.

@@ -151,14 +151,14 @@ fn entry(backup: &Summary, all: &[Summary]) -> Value {
         "backup-timestamp-stop": backup.time.stop,
         "backup-type": backup.kind.to_string(),
         "db-id": backup.database.id,
-        // pgBackRest reads no entry without these. What was in force is not in the summary: they are its defaults.
-        "option-archive-check": true,
-        "option-archive-copy": false,
+        // pgBackRest reads no entry without these. Where the summary does not say what was in force they are its defaults.
+        "option-archive-check": !backup.offline,
+        "option-archive-copy": backup.wal_inside && !backup.offline,
         "option-backup-standby": false,
         "option-checksum-page": true,
         "option-compress": true,
         "option-hardlink": false,
-        "option-online": true,
+        "option-online": !backup.offline,
     });
     let Some(fields) = value.as_object_mut() else { return value };
     if !backup.offline {
