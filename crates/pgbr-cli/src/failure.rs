@@ -233,7 +233,7 @@ fn hints(error: &Error, flavor: Flavor) -> Vec<String> {
         ],
         Error::PgBackRest(TheirError::WrongPassphrase { .. } | TheirError::Encrypted { .. }) => vec![
             "what pgBackRest has in the repository opens with the passphrase that it was made with.".to_owned(),
-            "set repo1-cipher-type and repo1-cipher-pass as they were for pgBackRest.".to_owned(),
+            "set repo1-cipher-type and repo1-cipher-pass as they were for pgBackRest, or its passphrase as repo1-pgbackrest-cipher-pass.".to_owned(),
         ],
         Error::Repo(RepoError::WalConflict { .. }) => vec![
             "do two clusters archive into the same stanza? what was archived first is kept.".to_owned(),

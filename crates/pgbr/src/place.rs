@@ -61,6 +61,8 @@ pub struct RepoAccess {
     pub place: RepoPlace,
     /// What opens it, where it is encrypted.
     pub passphrase: Option<Passphrase>,
+    /// What opens pgBackRest's backups and WAL beside it; none: the same.
+    pub their_passphrase: Option<Passphrase>,
     /// Directory for keys derived from passphrases, mode 0600; none: they are derived each time.
     pub key_cache: Option<PathBuf>,
     /// Whether a stanza that is not there is made from what pgBackRest has of it, by whoever opens it.
@@ -85,7 +87,7 @@ impl RepoAccess {
 
     /// A place, without encryption.
     pub const fn new(place: RepoPlace) -> Self {
-        Self { place, passphrase: None, key_cache: None, take_over: None }
+        Self { place, passphrase: None, their_passphrase: None, key_cache: None, take_over: None }
     }
 
     /// The same with what opens it, or what is to open it once it is made.

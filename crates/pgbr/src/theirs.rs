@@ -120,7 +120,8 @@ impl Theirs {
     /// The one in a store, whether or not there is one.
     fn at(store: Store, access: &RepoAccess) -> Self {
         let objects: Arc<dyn Objects> = Arc::new(StoreObjects::new(store.clone()));
-        let passphrase = access.passphrase.as_ref().map(|passphrase| Passphrase::new(passphrase.expose()));
+        let passphrase = access.their_passphrase.as_ref().or(access.passphrase.as_ref());
+        let passphrase = passphrase.map(|passphrase| Passphrase::new(passphrase.expose()));
         Self { store, repository: Repository::new(objects, passphrase), plain: None }
     }
 

@@ -28,7 +28,7 @@ const NO_CLUSTER: &str = "the cluster is not looked at";
 
 /// Every option, sorted by name.
 #[rustfmt::skip]
-pub static OPTIONS: [OptionRule; 236] = [
+pub static OPTIONS: [OptionRule; 237] = [
     opt("allow-root", Boolean, ALL, "Allow the command to run as the root user.").global().default("n").own(&[own(RESTORE).default("y")]),
     opt("annotation", Hash, ANNOTATE | BACKUP, "Annotate backup with user-defined key/value pairs.").global().listed(Command),
     opt("archive-async", Boolean, ARCHIVE_GET | ARCHIVE_PUSH, "Push/get WAL segments asynchronously.").global().default("n").listed(Command),
@@ -177,6 +177,7 @@ pub static OPTIONS: [OptionRule; 236] = [
     opt("repo-local", Boolean, WITH_REPO, "Repository is local.").repo().default("n").internal().not_yet(),
     opt("repo-pack-size", Size, BACKUP, "Target size of the packs that hold a backup.").repo().default("16MiB").range("1MiB", "128MiB").ours(),
     opt("repo-path", Path, WITH_REPO, "Path where backups and archive are stored.").repo().default_path("/var/lib/pgbackrest").was(&["repo-path"]),
+    opt("repo-pgbackrest-cipher-pass", Text, WITH_REPO, "Passphrase of what pgBackRest has in the repository, where it is another one.").repo().secret().ours(),
     opt("repo-retention-archive", Integer, BACKUP | EXPIRE, "Number of backups worth of continuous WAL to retain.").repo().range("1", "9999999").was(&["retention-archive"]),
     opt("repo-retention-archive-type", Choice, BACKUP | EXPIRE, "Backup type for WAL retention.").repo().default("full").values(&["full", "diff", "incr"]).was(&["retention-archive-type"]),
     opt("repo-retention-daily", Integer, BACKUP | EXPIRE, "Number of last days with a backup to keep the newest one of.").repo().range("1", "9999999").ours(),

@@ -44,13 +44,15 @@ pub(crate) fn repo_of(settings: &Settings, key: u16) -> Result<RepoAccess, CliEr
     let encrypted = one.text("cipher-type").is_some_and(|cipher| cipher != "none");
     let passphrase =
         one.entry("cipher-pass").as_secret().filter(|_| encrypted).map(|pass| Passphrase::new(pass.as_str()));
+    let theirs = one.entry("pgbackrest-cipher-pass").as_secret();
+    let their_passphrase = theirs.map(|pass| Passphrase::new(pass.as_str()));
     // What root keeps there, the operator's own commands could not use later.
     let root = rustix::process::geteuid().is_root();
     let key_cache = (encrypted && !root)
         .then(|| settings.entry("lock-path").as_path())
         .flatten()
         .map(|dir| dir.join("key"));
-    Ok(RepoAccess { place, passphrase, key_cache, take_over: take_over(settings) })
+    Ok(RepoAccess { place, passphrase, their_passphrase, key_cache, take_over: take_over(settings) })
 }
 
 /// Whether the command makes a stanza that is not there from what pgBackRest has of it: in the place of pgBackRest whatever writes to the stanza,

@@ -112,6 +112,7 @@ const SHOWN: &[(&str, &str)] = &[
     ("repo-gcs-user-project", "effects::what_a_store_is_asked"),
     ("repo-pack-size", "effects::what_a_backup_stores_and_what_expire_keeps"),
     ("repo-path", "several_repos::commands_work_on_all_repositories_and_a_backup_on_the_first"),
+    ("repo-pgbackrest-cipher-pass", "swap::the_same_encrypted_and_asynchronously"),
     ("repo-retention-archive", "effects::what_a_backup_stores_and_what_expire_keeps"),
     ("repo-retention-archive-type", "effects::what_a_backup_stores_and_what_expire_keeps"),
     ("repo-retention-daily", "effects::what_a_backup_stores_and_what_expire_keeps"),

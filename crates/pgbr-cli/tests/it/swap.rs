@@ -7,7 +7,7 @@ use std::os::unix::fs::symlink;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 
-use pgbr_testkit::{Cluster, Finished, PgBackRest, as_operator, run, runnable};
+use pgbr_testkit::{Cluster, Finished, PgBackRest, as_operator, own, run, runnable};
 
 use crate::rig::{LIMIT, MAJOR};
 
@@ -161,6 +161,7 @@ pub(crate) fn files(root: &Path) -> BTreeMap<PathBuf, Vec<u8>> {
 }
 
 fn taken_over(repository: Vec<(&'static str, String)>, options: &[(&str, String)]) {
+    let encrypted = !repository.is_empty();
     let swap = Swap::new(repository, options);
     swap.cluster.start();
     swap.cluster.sql("postgres", "create table rows (name text)");
@@ -211,6 +212,30 @@ fn taken_over(repository: Vec<(&'static str, String)>, options: &[(&str, String)
     }
     let info = everything(&swap.ok(&["info"]));
     assert_eq!(info.matches("full backup: ").count(), 2, "{info}");
+    if encrypted {
+        another_passphrase(&swap, &between);
+    }
+}
+
+/// Ours gets another passphrase; what pgBackRest made keeps its own.
+fn another_passphrase(swap: &Swap, between: &str) {
+    let [config, file] = ["pgbackrest.conf", "new"].map(|name| swap.theirs.scratch().path().join(name));
+    fs::write(&file, "a new one\n").expect("it is ours");
+    own(&file);
+    swap.ok(&[&format!("--new-cipher-pass-file={}", file.display()), "key-change"]);
+    let old = format!("repo1-cipher-pass={PASS}");
+    let text = fs::read_to_string(&config).expect("it is there");
+    assert!(text.contains(&old), "{text}");
+    let text = text.replace(&old, "repo1-cipher-pass=a new one");
+    fs::write(&config, &text).expect("it is ours");
+    let copy = Cluster::builder(MAJOR).empty();
+    let path = format!("--pg1-path={}", copy.data_dir().display());
+    let target = format!("--target={between}");
+    let restore = [path.as_str(), "--type=time", &target, "restore"];
+    swap.fails(&restore, 75, "the passphrase does not open");
+    let both = format!("repo1-cipher-pass=a new one\nrepo1-pgbackrest-cipher-pass={PASS}");
+    fs::write(&config, text.replace("repo1-cipher-pass=a new one", &both)).expect("it is ours");
+    assert_eq!(swap.rows_at(between), "a1 a2 a3 a4 b1 b2 b3 b4");
 }
 
 #[test]

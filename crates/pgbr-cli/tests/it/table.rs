@@ -18,7 +18,7 @@ fn names(wanted: impl Fn(&OptionRule) -> bool) -> Vec<&'static str> {
 #[test]
 fn names_are_sorted_and_bounded() {
     assert!(OPTIONS.is_sorted_by(|a, b| a.name < b.name));
-    assert_eq!((names(|r| !r.ours).len(), names(|r| r.ours).len()), (199, 37));
+    assert_eq!((names(|r| !r.ours).len(), names(|r| r.ours).len()), (199, 38));
     assert_eq!(COMMANDS.iter().filter(|rule| !rule.ours).count(), 22);
     for rule in &OPTIONS {
         assert!(rule.name.len() < 60 && !rule.name.starts_with("no-") && !rule.name.starts_with("reset-"));
@@ -44,7 +44,7 @@ fn how_many_there_are() {
     assert_eq!(names(|r| r.section == Section::CommandLine).len(), 33 + 19);
     assert_eq!(names(|r| r.section == Section::Stanza).len(), 14);
     assert_eq!(names(|r| r.group == Some(Group::Pg)).len(), 18);
-    assert_eq!(names(|r| r.group == Some(Group::Repo)).len(), 79 + 5);
+    assert_eq!(names(|r| r.group == Some(Group::Repo)).len(), 79 + 6);
     for (kind, count) in [
         (Kind::Boolean, 42 + 9),
         (Kind::Choice, 25 + 1),
@@ -53,42 +53,42 @@ fn how_many_there_are() {
         (Kind::List, 6 + 1),
         (Kind::Path, 16 + 7),
         (Kind::Size, 11 + 1),
-        (Kind::Text, 63 + 8),
+        (Kind::Text, 63 + 9),
         (Kind::Time, 5 + 4),
     ] {
         assert_eq!(names(|r| r.kind == kind).len(), count, "{kind:?}");
     }
     for (command, count) in [
-        (Command::Annotate, 93 + 2),
-        (Command::ArchiveGet, 105),
-        (Command::ArchivePush, 109),
-        (Command::Backup, 153 + 8),
-        (Command::Check, 114 + 3),
-        (Command::Drill, 114),
-        (Command::Expire, 102 + 7),
+        (Command::Annotate, 93 + 3),
+        (Command::ArchiveGet, 105 + 1),
+        (Command::ArchivePush, 109 + 1),
+        (Command::Backup, 153 + 9),
+        (Command::Check, 114 + 4),
+        (Command::Drill, 115),
+        (Command::Expire, 102 + 8),
         (Command::Help, 2),
-        (Command::Info, 95 + 1),
-        (Command::KeyAdd, 96),
-        (Command::KeyChange, 95),
-        (Command::KeyExport, 93),
-        (Command::KeyImport, 94),
-        (Command::KeyList, 92),
-        (Command::KeyRemove, 93),
-        (Command::KeyRotate, 95),
-        (Command::Manifest, 110),
-        (Command::RepoCopy, 102),
-        (Command::RepoGet, 93),
-        (Command::RepoLs, 95),
-        (Command::RepoRm, 91 + 1),
-        (Command::Restore, 117 + 3),
+        (Command::Info, 95 + 2),
+        (Command::KeyAdd, 97),
+        (Command::KeyChange, 96),
+        (Command::KeyExport, 94),
+        (Command::KeyImport, 95),
+        (Command::KeyList, 93),
+        (Command::KeyRemove, 94),
+        (Command::KeyRotate, 96),
+        (Command::Manifest, 110 + 1),
+        (Command::RepoCopy, 103),
+        (Command::RepoGet, 93 + 1),
+        (Command::RepoLs, 95 + 1),
+        (Command::RepoRm, 91 + 2),
+        (Command::Restore, 117 + 4),
         (Command::Server, 28),
         (Command::ServerPing, 23),
-        (Command::StanzaCreate, 113),
-        (Command::StanzaDelete, 113),
-        (Command::StanzaUpgrade, 112),
+        (Command::StanzaCreate, 113 + 1),
+        (Command::StanzaDelete, 113 + 1),
+        (Command::StanzaUpgrade, 112 + 1),
         (Command::Start, 15),
         (Command::Stop, 16),
-        (Command::Verify, 99 + 5),
+        (Command::Verify, 99 + 6),
         (Command::Version, 1),
     ] {
         assert_eq!(names(|r| r.valid_for(command)).len(), count, "{command:?}");
@@ -107,6 +107,7 @@ fn sets_that_matter() {
             "repo-azure-key",
             "repo-cipher-pass",
             "repo-gcs-key",
+            "repo-pgbackrest-cipher-pass",
             "repo-s3-key",
             "repo-s3-key-secret",
             "repo-s3-sse-customer-key",
