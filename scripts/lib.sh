@@ -90,6 +90,19 @@ pip_install() {
     complete "$dir" "$*"
 }
 
+# Makes a directory for what tests make, and prints its path. Who makes it has to remove it.
+#
+# ext4 takes its subdirectories for tops of trees of their own, and spreads them over the disk. Without that, clusters that come and go lie
+# in the same few groups of inodes, and where there is no journal each new file looks through all that were lately removed there: most of
+# the time of a restore.
+make_tests_dir() {
+    local dir
+    dir=$(mktemp -d /tmp/pgbr.XXXX) || die "no directory can be made in /tmp"
+    chmod 1777 "$dir"
+    chattr +T "$dir" 2>/dev/null || say "$dir is not on ext4: what the tests make is not spread over the disk"
+    echo "$dir"
+}
+
 # Builds the program that users get, and prints its path.
 build_release() {
     command -v cargo >/dev/null || die "cargo is not on PATH: install Rust first"

@@ -7,6 +7,7 @@
 #
 # Environment:
 #   PGBR_TEST_PG_MAJORS      PostgreSQL majors to test against (default "15")
+#   PGBR_TEST_TMP            where the tests make their directories (default: a directory in /tmp, made and removed here)
 #   RUST_TEST_THREADS        tests at a time (default: two for each processor)
 set -euo pipefail
 # shellcheck source=scripts/lib.sh
@@ -23,6 +24,11 @@ main() {
     done
     "$ROOT/scripts/setup-tests.sh"
     cd "$ROOT"
+    if [ -z "${PGBR_TEST_TMP:-}" ]; then
+        made=$(make_tests_dir)
+        trap 'rm -rf -- "$made" || true' EXIT
+        export PGBR_TEST_TMP=$made
+    fi
     cargo test -p pgbr-cli --test it -- "${@/%/::}"
     say "passed under the name $PGBR_TEST_NAME in $((SECONDS - start)) s"
 }

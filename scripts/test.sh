@@ -10,6 +10,7 @@
 #   PGBR_TEST_DENSE       1: crash sweeps that are sampled every day try everything
 #   PGBR_TEST_SEED        the seed that crash sweeps begin with (default 1)
 #   PGBR_TEST_CASE        a try of a crash sweep that is repeated alone, as one that fails is printed
+#   PGBR_TEST_TMP         where the tests make their directories (default: a directory in /tmp, made and removed here)
 #   PGBR_TEST_KILLS       how many commands are killed at random moments (default 8; PGBR_TEST_KILLS_SEED gives others)
 #   RUST_TEST_THREADS     tests at a time (default: two for each processor, as most wait for servers more than they compute)
 set -euo pipefail
@@ -38,8 +39,21 @@ step() {
     say "passed in $((SECONDS - start)) s: $*"
 }
 
+# Removes what is made here, and ends what was started.
+fuzz='' log='' made=''
+finish() {
+    [ -z "$fuzz" ] || kill -- "-$fuzz" 2>/dev/null || true
+    # Watchdogs of the tests may be removing the same.
+    rm -rf -- ${log:+"$log"} ${made:+"$made"} || true
+}
+trap finish EXIT
+
 cd "$ROOT"
 step scripts/setup-tests.sh
+if [ -z "${PGBR_TEST_TMP:-}" ]; then
+    made=$(make_tests_dir)
+    export PGBR_TEST_TMP=$made
+fi
 if [ -n "$crate" ]; then
     step cargo fmt -p "$crate" --check
     step cargo clippy -p "$crate" --all-targets -- -D warnings
@@ -54,10 +68,8 @@ step cargo clippy --workspace --all-targets -- -D warnings
 step env RUSTDOCFLAGS=-Dwarnings cargo doc --workspace --no-deps --lib --bins --examples
 step cargo test --workspace --no-run
 # The tests leave the processors idle for a good part of their time: fuzzing has the rest.
-fuzz=
 if [ "${PGBR_FUZZ_SECONDS:=5}" -gt 0 ]; then
     log=$(mktemp)
-    trap 'rm -f "$log"; [ -z "$fuzz" ] || kill -- "-$fuzz" 2>/dev/null || true' EXIT
     set -m
     (step nice -n 19 scripts/fuzz.sh "$PGBR_FUZZ_SECONDS") >"$log" 2>&1 &
     fuzz=$!

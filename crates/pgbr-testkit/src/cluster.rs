@@ -47,7 +47,8 @@ impl StopMode {
 }
 
 /// What a cluster is to be made with. By default: page checksums, 16 MiB WAL segments, UTF-8, C collation, `trust`
-/// authentication, only a Unix socket, `fsync=off`, 16 MiB of shared buffers, time zone UTC.
+/// authentication, only a Unix socket, `fsync=off`, WAL segments that are not written out when they are made, 16 MiB of shared buffers, time
+/// zone UTC.
 #[derive(Debug, Clone)]
 pub struct ClusterBuilder {
     install: PgInstall,
@@ -137,6 +138,8 @@ impl ClusterBuilder {
             ("timezone", "UTC"),
             ("log_timezone", "UTC"),
             ("log_line_prefix", "%m [%p] "),
+            // A new WAL segment is 16 MiB of zeros either way. Written out, it takes a switch of segments most of its time.
+            ("wal_init_zero", "off"),
         ];
         for (name, value) in defaults {
             cluster.set_conf(name, value);

@@ -67,7 +67,7 @@ pub use faults::{Fault, FaultStore, failures};
 pub use install::PgInstall;
 pub use name::{program_name, variable};
 pub use objects::Objects;
-pub use operator::{as_operator, operator_name, own};
+pub use operator::{as_operator, operator_name, own, words_of};
 pub use pgbackrest::PgBackRest;
 pub use pgbr::{Pgbr, runnable};
 pub use proxy::{Act, Proxy, Seen};

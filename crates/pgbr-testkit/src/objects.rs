@@ -80,7 +80,11 @@ impl Objects {
         match &self.0 {
             Place::Directory(root) => root.join(key).is_file(),
             Place::Bucket { store, prefix } => {
-                wait(store.head(&Key::from(format!("{prefix}/{key}")))).is_ok()
+                match wait(store.head(&Key::from(format!("{prefix}/{key}")))) {
+                    Ok(_) => true,
+                    Err(Error::NotFound { .. }) => false,
+                    Err(error) => panic!("{key}: {error}"),
+                }
             }
         }
     }

@@ -1,13 +1,18 @@
 //! The user that servers and pgbr run as: `postgres` when the tests run as root, else whoever runs them.
 
+use std::ffi::{OsStr, OsString};
 use std::os::unix::fs::chown;
-use std::os::unix::process::CommandExt;
 use std::path::Path;
 use std::process::Command;
 use std::sync::OnceLock;
 
+/// Runs a program as another user; of util-linux.
+const SWITCH: &str = "/usr/bin/setpriv";
+/// What divides its options from the program.
+const END: &str = "--";
+
 /// Makes `command` run as the operator, in `/`, in the C locale, without any variable that would steer PostgreSQL,
-/// pgBackRest or pgbr. Set the working directory or variables that the command does need after this call.
+/// pgBackRest or pgbr. Set the working directory, variables and standard streams of the command after this call.
 pub fn as_operator(command: &mut Command) -> &mut Command {
     let operator = operator();
     for (name, _) in std::env::vars_os() {
@@ -16,13 +21,37 @@ pub fn as_operator(command: &mut Command) -> &mut Command {
             command.env_remove(&name);
         }
     }
-    command.env("LC_ALL", "C.UTF-8").env("LANG", "C.UTF-8").current_dir("/");
     if let Some(ids) = &operator.switch_to {
-        // With a user id set and none of its own groups named, the standard library clears the groups of root.
-        command.uid(ids.uid).gid(ids.gid);
+        *command = switched(command, ids);
         command.env("HOME", "/tmp").env("USER", &operator.name).env("LOGNAME", &operator.name);
     }
+    command.env("LC_ALL", "C.UTF-8").env("LANG", "C.UTF-8").current_dir("/");
     command
+}
+
+/// The program of a command and its arguments, without what [`as_operator`] has put before them: for another program that is to run it.
+pub fn words_of(command: &Command) -> Vec<OsString> {
+    let words: Vec<OsString> =
+        std::iter::once(command.get_program()).chain(command.get_args()).map(OsStr::to_owned).collect();
+    match words.iter().position(|word| word == END) {
+        Some(end) if words[0] == SWITCH => words[end + 1..].to_vec(),
+        _ => words,
+    }
+}
+
+/// The same program as another user. Not by the standard library: it has to fork for that, and with it copies the page tables of a test
+/// process, which take longer than `setpriv` does. Without it, it spawns.
+fn switched(command: &Command, ids: &Ids) -> Command {
+    let mut by = Command::new(SWITCH);
+    by.arg(format!("--reuid={}", ids.uid)).arg(format!("--regid={}", ids.gid)).args(["--clear-groups", END]);
+    by.arg(command.get_program()).args(command.get_args());
+    for (name, value) in command.get_envs() {
+        match value {
+            Some(value) => by.env(name, value),
+            None => by.env_remove(name),
+        };
+    }
+    by
 }
 
 /// The operator's user name.
@@ -92,5 +121,33 @@ fn name_of(line: &str, uid: u32) -> Option<String> {
     match fields.as_slice() {
         [user, _, id, ..] if id.parse() == Ok(uid) => Some((*user).to_owned()),
         _ => None,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn words_are_those_of_the_program() {
+        let words = ["sh", "--", "-c", "id -un; id -Gn; pwd"];
+        let mut command = Command::new(words[0]);
+        command.arg(words[1]);
+        as_operator(&mut command).args(&words[2..]);
+        assert_eq!(words_of(&command), words);
+        assert_eq!(words_of(Command::new("sh").args(&words[1..])), words);
+    }
+
+    #[test]
+    fn the_operator_has_no_group_of_root() {
+        let mut command = Command::new("sh");
+        let finished = crate::run(
+            as_operator(&mut command).args(["-c", "id -un; id -Gn; pwd"]),
+            "",
+            std::time::Duration::from_secs(60),
+        );
+        let said: Vec<&str> = finished.stdout.lines().collect();
+        assert_eq!((said[0], said[2]), (operator_name(), "/"), "{finished:#?}");
+        assert!(!is_other_user() || said[1] == operator_name(), "{finished:#?}");
     }
 }

@@ -7,7 +7,7 @@ use std::path::Path;
 use std::process::Command;
 use std::time::Duration;
 
-use pgbr_testkit::{Pgbr, StopMode, as_operator, own, program_name, run};
+use pgbr_testkit::{Pgbr, StopMode, as_operator, own, program_name, run, words_of};
 
 use crate::rig::{LIMIT, PASS, Rig, STANZA, assert_one_error, assert_untouched, cluster, restore_into, said};
 
@@ -256,7 +256,7 @@ fn a_full_disk() {
     let words = rig.pgbr.command(BACKUP);
     let mut limited = Command::new("sh");
     as_operator(&mut limited).args(["-c", "trap '' XFSZ; ulimit -f 1024; exec \"$@\"", "sh"]);
-    limited.arg(words.get_program()).args(words.get_args());
+    limited.args(words_of(&words));
     let before = rig.snapshot_without_wal();
     let finished = run(&mut limited, "", LIMIT);
     assert_eq!(finished.code, Some(64), "{finished:#?}");

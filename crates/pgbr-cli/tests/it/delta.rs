@@ -8,7 +8,7 @@ use std::os::unix::fs::{MetadataExt, symlink};
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use pgbr_testkit::{Cluster, own};
+use pgbr_testkit::{Cluster, own, words_of};
 
 use crate::world::{World, control, last_mark, newest, set_mode};
 
@@ -288,9 +288,9 @@ fn more_files_than_a_process_may_open_are_mended() {
             own(&target.data_dir().join(&file));
         }
         let mut command = Command::new("prlimit");
-        command.arg("--nofile=256:256").arg(world.pgbr.binary());
+        command.arg("--nofile=256:256");
         let inner = world.pgbr.command(crate::world::restore_args(&target, &[option]));
-        command.args(inner.get_args());
+        command.args(words_of(&inner));
         inner.get_envs().for_each(|(name, value)| {
             if let Some(value) = value {
                 command.env(name, value);

@@ -9,7 +9,9 @@ use std::process::{Command, Stdio};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use pgbr_testkit::{Cluster, Finished, Pgbr, StoreKind, as_operator, own, run, variable, wait_until};
+use pgbr_testkit::{
+    Cluster, Finished, Pgbr, StoreKind, as_operator, own, run, variable, wait_until, words_of,
+};
 use serde_json::Value;
 
 use crate::flavor;
@@ -195,7 +197,7 @@ fn how_a_process_runs_and_where_it_tells() {
         // Whoever starts it lets nobody else read anything.
         let mut strict = Command::new("sh");
         as_operator(&mut strict).args(["-c", "umask 077; exec \"$@\"", "sh"]);
-        strict.arg(command.get_program()).args(command.get_args());
+        strict.args(words_of(&command));
         let finished = run(&mut strict, "", LIMIT);
         assert!(finished.success(), "{finished:#?}");
         (log(name), fs::read_to_string(log(name)).unwrap_or_default())

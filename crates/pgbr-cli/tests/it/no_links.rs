@@ -2,7 +2,7 @@
 
 use std::process::Command;
 
-use pgbr_testkit::{Pgbr, as_operator, run};
+use pgbr_testkit::{Pgbr, as_operator, run, words_of};
 
 use crate::rig::{LIMIT, Rig, restore_into};
 
@@ -12,7 +12,7 @@ fn create_without_links(pgbr: &Pgbr, error: &str) {
     let mut strace = Command::new("strace");
     as_operator(&mut strace).args(["--seccomp-bpf", "-f", "-e", "trace=linkat,prctl"]);
     strace.args(["-e", &format!("inject=linkat:error={error}"), "-e", "inject=prctl:retval=0"]);
-    strace.arg("-o").arg(pgbr.scratch().file("trace", "")).arg(create.get_program()).args(create.get_args());
+    strace.arg("-o").arg(pgbr.scratch().file("trace", "")).args(words_of(&create));
     let finished = run(&mut strace, "", LIMIT);
     assert!(finished.success(), "{error}: {finished:#?}");
 }

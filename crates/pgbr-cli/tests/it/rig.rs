@@ -166,7 +166,16 @@ impl Rig {
     pub(crate) fn still_archives(&self) {
         let segment = self.cluster.switch_wal();
         self.cluster.wait_archived(&segment);
-        assert!(self.objects().has(&self.wal_key(&segment)), "{segment} is not in the archive");
+        assert!(self.holds_wal(&segment), "{segment} is not in the archive");
+    }
+
+    /// Whether a segment is in the archive. In a store that was found not to create for one alone it has its digest behind its name: moto is
+    /// such a store when many ask at once.
+    fn holds_wal(&self, segment: &str) -> bool {
+        let mut names = self.names(&format!("archive/15-1/{}", &segment[..16])).into_iter();
+        names.any(|name| {
+            name.strip_prefix(segment).is_some_and(|rest| rest.is_empty() || rest.starts_with('-'))
+        })
     }
 
     /// Gets a closed WAL segment of the cluster into the archive, and gives its name.
@@ -181,7 +190,7 @@ impl Rig {
     pub(crate) fn wait_archived(&self, segment: &str) {
         self.cluster.switch_wal();
         self.cluster.wait_archived(segment);
-        assert!(self.objects().has(&self.wal_key(segment)), "{segment} is not in the archive");
+        assert!(self.holds_wal(segment), "{segment} is not in the archive");
     }
 
     /// Nothing of a backup is left over in the server: no session, and no label in the data directory.

@@ -2,9 +2,12 @@
 
 use std::fs::File;
 use std::path::{Path, PathBuf};
+use std::process::Command;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use pgbr_testkit::{Cluster, ClusterBuilder, Finished, PgInstall, StopMode, program_name, run};
+use pgbr_testkit::{
+    Cluster, ClusterBuilder, Finished, PgInstall, StopMode, as_operator, program_name, run, words_of,
+};
 use rustix::process::Signal;
 
 use crate::rig::{Frozen, LIMIT, MAJOR, assert_one_error, said};
@@ -268,8 +271,10 @@ fn shifted(world: &World, seconds: i64, zone: &str, args: &[&str]) -> Finished {
         ["x86_64", "aarch64"].map(|arch| format!("/usr/lib/{arch}-linux-gnu/faketime/libfaketime.so.1"));
     let library = library.iter().find(|path| Path::new(path).exists());
     let library = library.expect("libfaketime is not installed: run scripts/setup-tests.sh");
-    let mut command = world.pgbr.command(args);
-    command.env("LD_PRELOAD", library).env("FAKETIME", format!("{seconds:+}")).env("TZ", zone);
+    // Loaded into the program alone: what changes the user before it would make the library's semaphore as another one.
+    let mut command = Command::new("env");
+    as_operator(&mut command).arg(format!("LD_PRELOAD={library}")).args(words_of(&world.pgbr.command(args)));
+    command.env("FAKETIME", format!("{seconds:+}")).env("TZ", zone);
     command.env("NO_FAKE_STAT", "1").env("FAKETIME_DONT_FAKE_MONOTONIC", "1").env("DONT_FAKE_MONOTONIC", "1");
     run(&mut command, "", LIMIT)
 }

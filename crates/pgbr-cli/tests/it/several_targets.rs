@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Duration;
 
-use pgbr_testkit::{Pgbr, as_operator, run};
+use pgbr_testkit::{Pgbr, as_operator, run, words_of};
 use serde_json::Value;
 
 use crate::rig::{Frozen, PASS, Rig, STANZA, said};
@@ -183,8 +183,7 @@ fn bytes_read(rig: &Rig, args: &[&str]) -> BTreeMap<PathBuf, u64> {
     strace.args(["-e", "trace=read,pread64,readv,preadv,preadv2,prctl"]);
     // The program hides its memory from other processes of its user, strace among them: that call is left out.
     strace.args(["-e", "inject=prctl:retval=0"]).arg("-o").arg(&trace);
-    let finished =
-        run(strace.arg(command.get_program()).args(command.get_args()), "", Duration::from_secs(300));
+    let finished = run(strace.args(words_of(&command)), "", Duration::from_secs(300));
     assert!(finished.success(), "{finished:#?}");
     let mut read: BTreeMap<PathBuf, u64> = BTreeMap::new();
     let mut begun: BTreeMap<String, PathBuf> = BTreeMap::new();

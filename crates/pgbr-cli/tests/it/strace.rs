@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Duration;
 
-use pgbr_testkit::{Finished, as_operator, run};
+use pgbr_testkit::{Finished, as_operator, run, words_of};
 
 /// The calls that change files, make them durable or tell of success. A `?` excuses those that a platform does not have.
 const CALLS: &str = "?open,openat,?creat,write,writev,pwrite64,pwritev,ftruncate,truncate,fallocate,copy_file_range,sendfile,\
@@ -61,7 +61,7 @@ pub(crate) fn traced(command: &Command, trace: &Path) -> (Finished, Vec<Event>) 
     strace.arg(format!("trace={CALLS}")).arg("-o").arg(trace);
     // The program hides its memory from other processes of its user, strace among them: that call is left out.
     strace.args(["-e", "inject=prctl:retval=0"]);
-    strace.arg(command.get_program()).args(command.get_args());
+    strace.args(words_of(command));
     let found = Command::new("strace").arg("-V").output();
     assert!(found.is_ok(), "strace is missing: run scripts/setup-tests.sh");
     let finished = run(&mut strace, "", Duration::from_secs(300));

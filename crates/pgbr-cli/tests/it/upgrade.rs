@@ -2,7 +2,7 @@
 
 use std::process::Command;
 
-use pgbr_testkit::{Cluster, PgInstall, Pgbr, StopMode, as_operator, run};
+use pgbr_testkit::{Cluster, PgInstall, Pgbr, StopMode, as_operator, run, words_of};
 
 use crate::rig::{LIMIT, assert_one_error, said};
 use crate::world::{World, archiving, last_mark, set_mark};
@@ -23,9 +23,10 @@ fn pg_upgrade(old: &Cluster, new: &Cluster) {
 }
 
 fn without_sync(command: &Command, work: &std::path::Path) -> Command {
-    let mut plain = Command::new(command.get_program());
+    let words = words_of(command);
+    let mut plain = Command::new(&words[0]);
     as_operator(&mut plain);
-    plain.args(command.get_args().filter(|arg| *arg != "--no-sync")).current_dir(work);
+    plain.args(words[1..].iter().filter(|arg| *arg != "--no-sync")).current_dir(work);
     plain
 }
 
