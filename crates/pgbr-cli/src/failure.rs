@@ -65,7 +65,8 @@ fn code(error: &Error) -> ErrorCode {
         | Error::ServerRunning { .. }
         | Error::NotStopped { .. }
         | Error::StillRunning { .. }
-        | Error::Started { .. } => ErrorCode::PgRunning,
+        | Error::Started { .. }
+        | Error::Changed { .. } => ErrorCode::PgRunning,
         Error::NotEmpty { .. } | Error::NotACluster { .. } | Error::OtherData { .. } => {
             ErrorCode::PathNotEmpty
         }
@@ -305,6 +306,7 @@ fn hints(error: &Error, flavor: Flavor) -> Vec<String> {
         ],
         Error::NotStopped { .. } => one("--force is for a file that a crash or another host has left: no process of this host uses it.".to_owned()),
         Error::StillRunning { .. } => one("leave out --no-online: a running server is backed up without being stopped.".to_owned()),
+        Error::Changed { .. } => one("does a server work on this directory from another container or host, or somebody else? nothing of this backup is listed.".to_owned()),
         Error::Started { .. } => one("nothing of this backup is listed: leave out --no-online, or run it again when the server is stopped.".to_owned()),
         Error::NotEmpty { .. } => one("try using --delta (or --force) to replace what is there.".to_owned()),
         Error::NotACluster { .. } => one("if this is the right directory, empty it and run the restore again.".to_owned()),

@@ -276,6 +276,7 @@ impl Summary {
             && summary.prior.is_some() == (summary.kind != BackupType::Full)
             && summary.prior.is_none_or(|p| p.full() == summary.label.full() && p < summary.label)
             && summary.lsn.start <= summary.lsn.stop
+            && summary.wal.start <= summary.wal.stop
             && (summary.wal_inside || !summary.offline);
         if !consistent {
             return Err(Error::Inconsistent {

@@ -274,6 +274,10 @@ impl Scan {
                 }
                 if let (Some(only), Some(level)) = (only, self.stack.last_mut()) {
                     let names: Vec<OsString> = level.names.by_ref().filter(|name| *name == only).collect();
+                    // Nobody drops it meanwhile: what it is mounted on is not what was meant.
+                    if self.stopped && names.is_empty() {
+                        return Err(Error::Missing { path: source.join(only) });
+                    }
                     level.names = names.into_iter();
                 }
                 Ok(Some(self.directory(path, source, &meta)))

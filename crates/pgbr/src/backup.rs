@@ -27,7 +27,7 @@ use pgbr_repo::NewCluster;
 use tokio::task::JoinHandle;
 
 use self::complete::{Complete, Labels, Parts, Times, complete};
-use self::copy::{Branch, CopyOptions, copy_cluster};
+use self::copy::{Branch, CopyOptions, copy_cluster, discard};
 use self::offline::Stopped;
 use self::standby::Standby;
 pub use self::standby::StandbyUse;
@@ -91,6 +91,13 @@ pub struct BackupRequest {
     pub archive_program: String,
     /// Whether the right to write is kept for an expire behind it, in [`Backups::writers`].
     pub keep_writers: bool,
+}
+
+impl BackupRequest {
+    /// Whether WAL of the archive becomes part of the backup.
+    const fn copies_wal(&self) -> bool {
+        self.archive_copy && self.archive_check && self.online
+    }
 }
 
 /// A repository to back up to.
@@ -272,7 +279,7 @@ pub async fn backup(host: &Host, mut request: BackupRequest) -> Result<Backups> 
 
 /// WAL that becomes part of a backup is read from the archive.
 fn can_copy_wal(place: &StanzaPlace, request: &BackupRequest) -> Result<()> {
-    match request.archive_copy && !place.repo.reads() {
+    match request.copies_wal() && !place.repo.reads() {
         true => Err(Error::Repo(pgbr_repo::Error::WriteOnly {
             doing: "copy WAL from the archive into the backup (option --archive-copy)".to_owned(),
         })),
@@ -422,7 +429,7 @@ impl Run<'_> {
             copy_start_ns,
             lsn: Span { start: start_lsn, stop: finished.stop_lsn },
             wal: Span { start: first, stop: last },
-            copied_wal: if self.request.archive_copy { segments } else { Vec::new() },
+            copied_wal: if self.request.copies_wal() { segments } else { Vec::new() },
             times: Times {
                 host: Span { start: started_at, stop: self.host.now_seconds() },
                 server: Span { start: start_time, stop: finished.stop_time },
@@ -465,7 +472,8 @@ impl Run<'_> {
     async fn copy_offline(&mut self, stopped: &Stopped) -> Result<Parts> {
         let (started_at, copy_start_ns) = (self.host.now_seconds(), self.host.clock.now_ns());
         let (tablespaces, skipped) = self.copy_files(&Watched::Stopped(stopped), &[]).await?;
-        stopped.check()?;
+        let options = self.scan_options(&Watched::Stopped(stopped), &[]);
+        stopped.check_unchanged(options, copy_start_ns).await?;
         Ok(Parts {
             cluster: stopped.facts(),
             standby: false,
@@ -530,14 +538,7 @@ impl Run<'_> {
                 segment_pages: self.now.segment_pages,
                 estimate: Arc::clone(&estimate),
             };
-            let scan = ScanOptions {
-                pg_data: self.request.cluster.pg_data.clone(),
-                version: self.identity.version,
-                exclude: self.request.exclude.clone(),
-                external_config: config_files.to_vec(),
-                stopped: !self.request.online,
-                standby: watched.standby().map(|standby| standby.pg_data().to_owned()),
-            };
+            let scan = self.scan_options(watched, config_files);
             let trusts = |target: &Target| !distrusted && target.trust(self.request, &self.now);
             let branches: Result<Vec<_>> = self
                 .targets
@@ -562,6 +563,17 @@ impl Run<'_> {
                     return Ok((tablespaces, skipped));
                 }
             }
+        }
+    }
+
+    fn scan_options(&self, watched: &Watched<'_>, config_files: &[PathBuf]) -> ScanOptions {
+        ScanOptions {
+            pg_data: self.request.cluster.pg_data.clone(),
+            version: self.identity.version,
+            exclude: self.request.exclude.clone(),
+            external_config: config_files.to_vec(),
+            stopped: !self.request.online,
+            standby: watched.standby().map(|standby| standby.pg_data().to_owned()),
         }
     }
 
@@ -603,7 +615,7 @@ impl Run<'_> {
             Ok(pass) => pass,
             Err(lost) => {
                 stop.stop();
-                drop(copying.await);
+                discard(copying.await).await;
                 Err(lost)
             }
         }

@@ -239,6 +239,12 @@ pub enum Error {
         /// The data directory.
         path: PathBuf,
     },
+    /// A file of a stopped cluster was changed while it was copied.
+    #[error("file '{}' was changed while its cluster was backed up with --no-online", path.display())]
+    Changed {
+        /// The file.
+        path: PathBuf,
+    },
     /// A server runs on the directory to restore to.
     #[error("unable to restore while PostgreSQL is running ('{}' exists)", path.display())]
     Running {

@@ -79,6 +79,8 @@ pub(crate) struct Point {
     pub(crate) lsn: Lsn,
     /// Whether it brings these segments in its own `pg_wal`.
     pub(crate) inside: bool,
+    /// Whether the last of these was only begun: to go on, recovery needs it of the archive.
+    pub(crate) begun: bool,
 }
 
 /// What recovery from a backup finds.
@@ -220,7 +222,8 @@ fn follow(shelf: &Shelf, points: &[Point], point: &Point, track: &Track) -> Way 
     let (to, mut last) = (track.to(), (point.timeline, point.stop));
     // Where the next timeline begins in the segment that the backup ends in, that segment is read of it, too.
     let fork = track.after(point.timeline);
-    let mut next = point.stop.checked_add(1).map(|next| fork.map_or(next, |fork| fork.min(next)));
+    let behind = if point.begun { Some(point.stop) } else { point.stop.checked_add(1) };
+    let mut next = behind.map(|next| fork.map_or(next, |fork| fork.min(next)));
     loop {
         let Some(number) = next else { return Way { to, last, end: End::Archive } };
         let (timeline, until) = track.at(number);
@@ -281,7 +284,7 @@ mod tests {
     /// The first with this number of day.
     fn point(day: u32, timeline: TimelineId, start: u64, stop: u64) -> Point {
         let label = format!("202611{day:02}-120000F").parse().unwrap();
-        Point { label, timeline, start, stop, lsn: Lsn::new((stop << 24) + 100), inside: false }
+        Point { label, timeline, start, stop, lsn: Lsn::new((stop << 24) + 100), inside: false, begun: false }
     }
 
     #[test]
@@ -293,6 +296,13 @@ mod tests {
             assert_eq!(reached[0].ways, [Way { to: ONE, last: (ONE, last), end: End::Archive }]);
             assert_eq!(reached[1].ways.is_empty(), last != 6, "{rows:?}");
         }
+        // Of a stopped cluster the last segment was only begun: without the rest of it nobody gets further.
+        let stopped = Point { begun: true, ..brings };
+        let ways = |rows| plan_reach(&shelf(rows, &[]), &[stopped], WalSegmentSize::DEFAULT)[0].ways.clone();
+        let way = |last, end| vec![Way { to: ONE, last: (ONE, last), end }];
+        assert_eq!(ways(&[]), way(4, End::Archive));
+        assert_eq!(ways(&[(1, 5..=9)]), way(4, End::Gap(ONE, 4, 4)));
+        assert_eq!(ways(&[(1, 4..=9)]), way(9, End::Archive));
     }
 
     fn ends(shelf: &Shelf, points: &[Point]) -> Vec<Vec<(u32, u64, End)>> {

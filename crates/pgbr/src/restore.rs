@@ -382,6 +382,12 @@ async fn decide(host: &Host, sides: Sides, request: &RestoreRequest, chosen: &Ch
     let plan = Plan { preserve: request.goal == RecoveryGoal::Preserve, ..plan };
     let recovery = plan_recovery(host, request, &origin)?;
     recovery.settings()?;
+    if recovery.goal == RecoveryGoal::None && recovery.wal_inside && !recovery.archive_off {
+        host.warn(
+            "the server will start on the timeline of the backup: what it archives may have names that are taken; set --archive-mode=off, or \
+             give it a stanza of its own",
+        );
+    }
     Ok(Decided { origin, plan, recovery, left_out })
 }
 

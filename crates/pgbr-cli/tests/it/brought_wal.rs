@@ -167,13 +167,91 @@ fn what_is_not_stopped_is_no_cluster_to_copy() {
     assert_one_error(&backup.thaw(), 38, &["PostgreSQL was started on"]);
     assert!(rig.labels().is_empty());
 
+    // Or one that works where nobody sees its process.
+    let backup = rig.frozen_backup_with(&["--no-online", "--no-resume"]);
+    let changed = rig.cluster.data_dir().join("global/pg_filenode.map");
+    fs::write(&changed, fs::read(&changed).expect("it can be read")).expect("it can be written");
+    assert_one_error(&backup.thaw(), 38, &["pg_filenode.map", "was changed"]);
+    assert!(rig.labels().is_empty());
+}
+
+#[test]
+fn what_would_not_start_is_not_backed_up_without_its_server() {
+    let rig = Rig::plain();
+    let space = rig.cluster.scratch().dir("space");
+    rig.cluster.sql("postgres", &format!("create tablespace space location '{}'", space.display()));
+    rig.cluster.sql("postgres", "create table spaced tablespace space as select 1 n");
+    let standby = rig.cluster.standby_with(&[(&space, &rig.cluster.scratch().dir("copied"))]);
+    let offline = ["backup", "--no-online", "--type=full"];
+    let refused = |cluster: &Cluster, code, words: &[&str], options: &[&str]| {
+        let path = format!("--pg1-path={}", cluster.data_dir().display());
+        rig.refused(code, words, offline.into_iter().chain([path.as_str()]).chain(options.iter().copied()));
+    };
+    standby.start();
+    rig.cluster.wait_replayed(&standby);
+    standby.stop(StopMode::Fast);
+    refused(&standby, 58, &["is a standby"], &[]);
+    fs::remove_file(standby.data_dir().join("standby.signal")).expect("it was there");
+    refused(&standby, 58, &["in the middle of a recovery"], &[]);
+
     // A copy that was never started is not consistent by itself.
-    rig.cluster.start();
     rig.backup();
     let target = rig.target();
-    rig.pgbr.ok(restore_into(&target));
-    let path = format!("--pg1-path={}", target.data_dir().display());
-    rig.refused(58, &["has a backup_label"], ["backup", "--no-online", "--type=full", &path]);
+    let map = format!("--tablespace-map-all={}", target.scratch().path().join("spaces").display());
+    rig.pgbr.ok(restore_into(&target).iter().map(String::as_str).chain([map.as_str(), "--type=none"]));
+    refused(&target, 58, &["has a backup_label"], &[]);
+
+    rig.cluster.stop(StopMode::Fast);
+    refused(&rig.cluster, 67, &["--exclude of 'pg_data/pg_wal'"], &["--exclude=pg_wal/"]);
+    // As where something is not mounted.
+    let hidden = space.with_extension("hidden");
+    fs::rename(&space, &hidden).expect("it can be renamed");
+    fs::create_dir(&space).expect("a directory");
+    refused(&rig.cluster, 55, &["PG_15_", "is missing"], &[]);
+    fs::remove_dir(&space).expect("it is empty");
+    fs::rename(&hidden, &space).expect("it can be renamed");
+    let segments = segments(&rig.cluster);
+    let wal = rig.cluster.data_dir().join("pg_wal");
+    let kept = rig.cluster.scratch().dir("kept");
+    for segment in &segments {
+        fs::rename(wal.join(segment), kept.join(segment)).expect("it can be renamed");
+    }
+    refused(&rig.cluster, 58, &["has no whole segment", &segments[0][..16]], &[]);
+    for segment in &segments {
+        fs::rename(kept.join(segment), wal.join(segment)).expect("it can be renamed");
+    }
+    rig.pgbr.ok(offline);
+}
+
+/// Uploads are under way when these fail.
+#[test]
+fn a_backup_whose_wal_does_not_come_at_its_end_fails_and_leaves_nothing_held() {
+    let rig = Rig::with(|pgbr| {
+        let second = pgbr.scratch().dir("second");
+        pgbr.set("global", "repo2-path", &second.display().to_string());
+    });
+    rig.slow_down();
+    rig.pgbr.set("global", "archive-timeout", "3");
+    for (repos, signal) in [("--repo=1", false), ("--repo=1,2", false), ("--repo=1,2", true)] {
+        let backup = rig.frozen_backup_with(&[repos, "--archive-copy", "--no-resume"]);
+        rig.cluster.set_conf("archive_command", "false");
+        rig.cluster.reload();
+        backup.send(rustix::process::Signal::CONT);
+        let failed = "select failed_count > 0 from pg_stat_archiver";
+        if signal {
+            wait_until(LIMIT, "the backup to wait for WAL", || rig.cluster.sql("postgres", failed) == "t");
+            backup.send(rustix::process::Signal::TERM);
+        }
+        let finished = backup.thaw();
+        assert_eq!(finished.code, Some(if signal { 63 } else { 82 }), "{finished:#?}");
+        rig.cluster.sql("postgres", "select pg_stat_reset_shared('archiver')");
+        assert_eq!((rig.labels().len(), rig.packs()), (0, 0), "{finished:#?}");
+        assert!(rig.names("pin").is_empty(), "{:?}", rig.names("pin"));
+        rig.pgbr.archive_from(&rig.cluster);
+        rig.archived_segment();
+    }
+    rig.pgbr.ok(["backup", "--type=full", "--repo=1,2", "--archive-copy"]);
+    rig.pgbr.ok(["verify"]);
 }
 
 #[test]

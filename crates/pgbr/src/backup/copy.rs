@@ -67,6 +67,12 @@ pub(crate) struct Branch {
     bad_files: Vec<BadFile>,
 }
 
+/// Drops what may hold an open branch: who drops one waits for what it has under way, and that must not be a thread of the runtime.
+pub(super) async fn discard<T: Send + 'static>(open: T) {
+    // Where dropping panics, nothing is under way any more.
+    tokio::task::spawn_blocking(move || drop(open)).await.ok();
+}
+
 /// What copying found, and what became of it in one repository.
 pub(crate) struct Copied {
     /// The index and the totals.

@@ -10,7 +10,7 @@ use pgbr_manifest::{BackupLabel, BackupType, HashKey, LabelTime, SystemId, WalSe
 use pgbr_repo::{Lease, Pin, PinKind, RunFacts};
 use tokio::runtime::Handle;
 
-use super::copy::{Branch, Copied, Parent};
+use super::copy::{Branch, Copied, Parent, discard};
 use super::resume::{self, Adopted, Broken};
 use super::wal;
 use super::{BackupReport, BackupRequest, Complete, ManifestFacts, label, prior};
@@ -385,8 +385,7 @@ impl Target {
 
     /// The run has failed, and nothing was committed: what it stored stays for the next run where that is wanted, and goes otherwise.
     pub(super) async fn give_up(&mut self, error: &Error) {
-        // What it has under way is not sent any more.
-        drop(self.copied.take());
+        self.discard().await;
         let packs = self.place.backups.list_packs(&self.label).await.unwrap_or_default();
         let keep =
             self.resume && !matches!(error, Error::Internal { .. }) && packs.iter().any(|pack| !pack.index);
@@ -405,6 +404,13 @@ impl Target {
         }
         // An empty directory is left where this fails, and means nothing.
         self.place.backups.tidy(&self.label).await.ok();
+    }
+
+    /// Waits for what a copy that was not closed has under way: what comes to the store late would be missed by the sweep.
+    async fn discard(&mut self) {
+        if let Some(branch) = self.copied.take() {
+            discard(branch).await;
+        }
     }
 
     /// Takes away what this run has stored. Best effort: what stays is rubbish that nothing names.
@@ -436,7 +442,8 @@ impl Target {
     }
 
     /// Gives pin and lease back.
-    pub(super) async fn release(self) {
+    pub(super) async fn release(mut self) {
+        self.discard().await;
         self.pin.release(&self.host).await;
         self.lease.release(&self.host).await;
     }

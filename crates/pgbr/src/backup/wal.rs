@@ -6,7 +6,7 @@ use pgbr_manifest::{RelPath, WalFileName, WalSegmentName, WalSegmentSize};
 use pgbr_repo::WalGet;
 use tokio::sync::mpsc;
 
-use super::copy::Branch;
+use super::copy::{Branch, discard};
 use crate::error::{Error, Result};
 use crate::host::Host;
 use crate::observe::Event;
@@ -66,7 +66,13 @@ pub(super) async fn add(
     }
     drop(send);
     let added = adding.await.map_err(|_| Error::Internal { what: "adding WAL to a backup panicked" })?;
-    lost.map_or(added, Err)
+    match lost {
+        None => added,
+        Some(error) => {
+            discard(added).await;
+            Err(error)
+        }
+    }
 }
 
 async fn read(

@@ -1,8 +1,8 @@
 //! The cluster that is backed up: one whose server runs, or one that is stopped.
 
 use pgbr_manifest::manifest::ClusterFacts;
-use pgbr_manifest::{Lsn, TimelineId};
-use pgbr_pg::{ControlFile, RunningBackup};
+use pgbr_manifest::{Lsn, RelPath, TimelineId};
+use pgbr_pg::{ControlFile, DirectoryRule, Exclusions, RunningBackup};
 use pgbr_repo::NewCluster;
 
 use super::BackupRequest;
@@ -45,6 +45,10 @@ impl Cluster {
 
     /// Sees that it can be backed up.
     pub(super) fn check(&self, request: &BackupRequest) -> Result<()> {
+        if (request.copies_wal() || !request.online) && leaves_out_wal(request)? {
+            let what = format!("--exclude of '{}' with a backup that brings its WAL", RelPath::PG_WAL);
+            return Err(Error::Unsupported { what });
+        }
         match self {
             Self::Online { primary, .. } => check_cluster(primary, request),
             Self::Offline(_) => Ok(()),
@@ -103,6 +107,14 @@ impl Watched<'_> {
             Self::Stopped(_) => None,
         }
     }
+}
+
+/// Whether the operator leaves out what lies in `pg_wal`, or some of it.
+fn leaves_out_wal(request: &BackupRequest) -> Result<bool> {
+    let rules = Exclusions::new(&request.exclude, true);
+    let directory = RelPath::new(RelPath::PG_WAL)?;
+    let segment = directory.join("0".repeat(24))?;
+    Ok(rules.directory(&directory) == DirectoryRule::Skip || rules.skips_file(&segment))
 }
 
 fn check_cluster(connected: &Connected, request: &BackupRequest) -> Result<()> {

@@ -159,7 +159,8 @@ fn points<'a>(backups: impl Iterator<Item = &'a Summary>, size: WalSegmentSize) 
     let point = |backup: &Summary| {
         let (start, stop) = (backup.wal.start.number(size)?, backup.wal.stop.number(size)?);
         let (timeline, lsn) = (backup.wal.stop.timeline(), backup.lsn.stop);
-        Some(Point { label: backup.label, timeline, start, stop, lsn, inside: backup.wal_inside })
+        let (label, inside, begun) = (backup.label, backup.wal_inside, backup.offline);
+        Some(Point { label, timeline, start, stop, lsn, inside, begun })
     };
     backups.filter_map(point).collect()
 }

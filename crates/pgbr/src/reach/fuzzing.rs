@@ -52,6 +52,7 @@ fn points(found: &Found) -> Vec<Point> {
             stop,
             lsn: Lsn::new((stop << 24) + 99),
             inside: false,
+            begun: false,
         }
     };
     (0..1600).zip(&found.backups).map(point).collect()

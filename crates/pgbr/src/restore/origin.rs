@@ -120,6 +120,7 @@ impl Origin {
                     consistent: summary.lsn.stop,
                     size: cluster.wal_segment_size,
                     inside: summary.wal_inside,
+                    begun: summary.offline,
                 })
             }
             Self::Theirs(their, _) => their.needed(),

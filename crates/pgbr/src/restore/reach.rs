@@ -62,6 +62,8 @@ pub(crate) struct Needed {
     pub(crate) size: WalSegmentSize,
     /// Whether the backup brings them, so that the archive is asked for what follows.
     pub(crate) inside: bool,
+    /// Whether the last of them was only begun, so that it is asked for that one, too.
+    pub(crate) begun: bool,
 }
 
 /// Follows the row of segments from the first that `backup` needs.
@@ -80,7 +82,8 @@ pub(crate) async fn look(
     let (start, stop) = (number(first)?, number(needed.stop)?);
     let (mut next, mut last) = (start, None);
     if needed.inside {
-        (next, last) = (stop.saturating_add(1), Some(needed.stop));
+        next = if needed.begun { stop } else { stop.saturating_add(1) };
+        last = (!needed.begun).then_some(needed.stop);
     }
     loop {
         host.stop.check()?;
@@ -98,9 +101,10 @@ pub(crate) async fn look(
         later.filter(|newest| way.timelines.iter().any(|(timeline, _)| *timeline == newest.timeline()));
     let gap = later.and_then(|newest| newest.number(size)).filter(|newest| *newest > next);
     let gap = gap.map(|_| WalSegmentName::from_number(way.timeline_of(next), next, size));
+    let stop = (!needed.inside).then_some(stop);
     let row = Row { next, stop, size, last, gap };
     let (target, reason) = row.judge(aim, needed);
-    Ok(WalReach { first, last, segments: next - start, gap, target, reason })
+    Ok(WalReach { first, last, segments: next.saturating_sub(start), gap, target, reason })
 }
 
 /// The timelines that recovery goes through, newest first, each with the first segment that it may be read from.
@@ -145,8 +149,8 @@ impl Way {
 struct Row {
     /// The number of the first that is not in it.
     next: u64,
-    /// The last that the backup needs to be consistent.
-    stop: u64,
+    /// The last that the backup needs to be consistent; none where it brings them.
+    stop: Option<u64>,
     size: WalSegmentSize,
     last: Option<WalSegmentName>,
     gap: Option<WalSegmentName>,
@@ -166,7 +170,7 @@ impl Row {
     }
 
     fn judge(&self, aim: &Aim<'_>, needed: &Needed) -> (Reach, String) {
-        if self.next <= self.stop {
+        if self.stop.is_some_and(|stop| self.next <= stop) {
             let reason =
                 format!("the backup is not consistent before {}: {}", needed.consistent, self.ends());
             return (Reach::No, reason);

@@ -113,7 +113,7 @@ impl TheirBackup {
         let (start, stop): (WalSegmentName, WalSegmentName) = (wal.start?, wal.stop?);
         let consistent: Lsn = wal.stop_lsn?;
         let inside = self.manifest().options.archive_copy;
-        Some(Needed { label, start, stop, consistent, size, inside })
+        Some(Needed { label, start, stop, consistent, size, inside, begun: false })
     }
 
     /// Whether the WAL that it needs lies in its `pg_wal`.

@@ -6,7 +6,9 @@ use std::sync::Arc;
 
 use futures::StreamExt;
 use pgbr_manifest::merge::{Item, Merge};
-use pgbr_manifest::{BackupLabel, FileDigester, GRAIN, ListDigester, Nesting, RelPath, ZERO_GRAIN};
+use pgbr_manifest::{
+    BackupLabel, FileDigester, GRAIN, ListDigester, Nesting, RelPath, WalSegmentName, ZERO_GRAIN,
+};
 use tokio::runtime::Handle;
 
 use super::Verify;
@@ -155,6 +157,7 @@ impl Read {
         let mut merge = Merge::new(self.layers.iter().map(nodes));
         let mut list = ListDigester::new(&self.newest.body.hash_key);
         let (mut listed, mut open): (Listed, Option<OpenFile>) = (Listed::default(), None);
+        let mut brought = 0;
         let mut nesting = Nesting::default();
         let mut pass = |path: &RelPath, is_directory| {
             nesting.pass(path, is_directory).map_err(|error| self.damaged(error.to_string()))
@@ -200,6 +203,7 @@ impl Read {
                         return Err(self.damaged(format!("'{}' is not complete in the index", file.path)));
                     }
                     list.file(file.path.as_bytes(), end.size, end.digest);
+                    brought += u64::from(self.is_needed_wal(&file.path, end.size));
                     listed.files.add(file.cause);
                     if file.cause.is_some() && listed.damaged.len() < MAX_NAMED {
                         listed.damaged.push(file.path.to_string());
@@ -208,12 +212,32 @@ impl Read {
             }
         }
         let body = &self.newest.body;
+        self.check_wal(brought)?;
         match list.finish() == (body.resolved_entries, body.resolved_digest) {
             true => Ok(listed),
             false => {
                 Err(self
                     .damaged("its index does not give the list of files that its manifest says".to_owned()))
             }
+        }
+    }
+
+    /// Whether a file is a segment that the backup needs.
+    fn is_needed_wal(&self, path: &RelPath, size: u64) -> bool {
+        let (wal, bytes) = (self.newest.summary.wal, self.newest.body.cluster.wal_segment_size.bytes());
+        let name = std::str::from_utf8(path.file_name()).ok().filter(|_| path.is_wal_segment());
+        let segment = name.and_then(|name| name.parse::<WalSegmentName>().ok());
+        segment.is_some_and(|segment| (wal.start..=wal.stop).contains(&segment)) && size == u64::from(bytes)
+    }
+
+    /// Sees that a backup that says that it brings its WAL does.
+    fn check_wal(&self, brought: u64) -> Result<()> {
+        let (summary, size) = (&self.newest.summary, self.newest.body.cluster.wal_segment_size);
+        let needed = summary.wal.start.number(size).zip(summary.wal.stop.number(size));
+        let needed = needed.and_then(|(first, last)| last.checked_sub(first)?.checked_add(1));
+        match summary.wal_inside && needed.is_none_or(|needed| brought < needed) {
+            true => Err(self.damaged("it does not bring all of the WAL that it needs".to_owned())),
+            false => Ok(()),
         }
     }
 

@@ -90,8 +90,8 @@ impl Verify<'_> {
                 continue;
             };
             let (timeline, lsn) = (stop.timeline(), summary.lsn.stop);
-            let inside = summary.wal_inside;
-            let point = Point { label, timeline, start: first, stop: last, lsn, inside };
+            let (inside, begun) = (summary.wal_inside, summary.offline);
+            let point = Point { label, timeline, start: first, stop: last, lsn, inside, begun };
             points.entry(id).or_default().push(point);
         }
         let of = |id: ArchiveId| Archive {

@@ -33,7 +33,15 @@ fn label(day: u32) -> BackupLabel {
 
 /// The full with this number of day.
 fn point(day: u32, timeline: TimelineId, start: u64, stop: u64) -> Point {
-    Point { label: label(day), timeline, start, stop, lsn: Lsn::new((stop << 24) + 100), inside: false }
+    Point {
+        label: label(day),
+        timeline,
+        start,
+        stop,
+        lsn: Lsn::new((stop << 24) + 100),
+        inside: false,
+        begun: false,
+    }
 }
 
 fn plan(shelf: &Shelf, points: &[Point]) -> WindowPlan {
