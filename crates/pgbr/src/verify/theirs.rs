@@ -68,7 +68,7 @@ impl TheirPart {
     pub(super) fn told(self, findings: &[Finding]) -> Option<VerifiedTheirs> {
         match self {
             Self::Verified(theirs) => Some(theirs.with_places(findings)),
-            Self::Nothing | Self::OtherSet => None,
+            Self::Nothing | Self::OtherSet | Self::Sealed => None,
         }
     }
 }
@@ -93,6 +93,8 @@ pub(super) enum TheirPart {
     Nothing,
     /// The backup that was asked for is not one of its.
     OtherSet,
+    /// It cannot be opened.
+    Sealed,
     /// This.
     Verified(VerifiedTheirs),
 }
@@ -140,6 +142,24 @@ pub(super) async fn verify_theirs(
             findings.take(found);
             Ok(TheirPart::Verified(told))
         }
+    }
+}
+
+/// Beside ours it is a finding that what pgBackRest has cannot be opened, as by a passphrase that ours alone have now.
+///
+/// # Errors
+/// With any other error.
+pub(super) fn sealed(error: Error, request: &VerifyRequest, findings: &mut Findings) -> Result<TheirPart> {
+    match error {
+        Error::PgBackRest(error) if !is_of_object(&error) => {
+            // Who asks for a backup of ours asks for nothing of theirs.
+            if request.set.is_none() {
+                let object = object_of(&error, "backup.info");
+                findings.add(FindingKind::TheirSealed, object, with_causes(&error));
+            }
+            Ok(TheirPart::Sealed)
+        }
+        error => Err(error),
     }
 }
 
@@ -674,6 +694,10 @@ fn object_of(error: &TheirError, other: &str) -> String {
         TheirError::NotFound { object }
         | TheirError::Unavailable { object, .. }
         | TheirError::NoCopy { object, .. }
+        | TheirError::Encrypted { object }
+        | TheirError::NotEncrypted { object }
+        | TheirError::WrongPassphrase { object }
+        | TheirError::UnsupportedFormat { object, .. }
         | TheirError::Unsupported { object, .. }
         | TheirError::InfoChecksum { object, .. }
         | TheirError::Invalid { object, .. }
