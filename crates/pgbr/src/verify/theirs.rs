@@ -504,11 +504,14 @@ impl TheirVerify {
         &mut self,
         archive: &Arc<Archive>,
         id: ArchiveId,
-        objects: Vec<WalObject>,
+        mut objects: Vec<WalObject>,
     ) -> Result<(WalSegmentSize, Shelf)> {
         let size = segment_size(archive, &objects)?;
         let (mut files, mut shelf) = (FileCounts::default(), Shelf::new());
-        let bad = if self.quick { BTreeMap::new() } else { self.read_wal(archive, &objects, size)? };
+        let bad = match self.quick {
+            true => BTreeMap::new(),
+            false => self.read_wal(archive, id, &mut objects, size)?,
+        };
         let mut by_file: BTreeMap<WalFileName, Vec<&WalObject>> = BTreeMap::new();
         objects.iter().for_each(|object| by_file.entry(object.file).or_default().push(object));
         for (file, objects) in by_file {
@@ -538,11 +541,12 @@ impl TheirVerify {
         Ok((size, shelf))
     }
 
-    /// Reads WAL to its end; gives what is damaged, by object. What has expired meanwhile is not.
+    /// Reads WAL to its end; gives what is damaged or missing, by object. What has expired meanwhile is neither: it is taken from the objects.
     fn read_wal(
         &mut self,
         archive: &Arc<Archive>,
-        objects: &[WalObject],
+        id: ArchiveId,
+        objects: &mut Vec<WalObject>,
         size: WalSegmentSize,
     ) -> Result<BTreeMap<String, TheirError>> {
         let of = Arc::clone(archive);
@@ -551,17 +555,26 @@ impl TheirVerify {
             let read = of.open(&object, Some(size)).and_then(|content| drain(content, buffer)).map(drop);
             (object, read)
         };
-        let (host, mut bad) = (self.host.clone(), BTreeMap::new());
-        in_parallel(&host, self.threads, objects.to_vec(), work, |(object, read)| {
+        let (host, mut bad, mut missed) = (self.host.clone(), BTreeMap::new(), Vec::new());
+        in_parallel(&host, self.threads, objects.clone(), work, |(object, read)| {
             self.told.bytes = self.told.bytes.saturating_add(object.stored_size);
             self.told.files += 1;
             match read {
                 Ok(()) => {}
-                Err(error) if error.is_not_found() => {}
+                Err(error) if error.is_not_found() => missed.push((object, error)),
                 Err(error) => drop(bad.insert(object.object, self.judge(error)?)),
             }
             Ok(())
         })?;
+        let listed = listed_again(archive, id, missed.iter().map(|(object, _)| object))?;
+        let mut gone = BTreeSet::new();
+        for (object, error) in missed {
+            match listed.contains(&object.object) {
+                true => drop(bad.insert(object.object, self.judge(error)?)),
+                false => drop(gone.insert(object.object)),
+            }
+        }
+        objects.retain(|object| !gone.contains(&object.object));
         Ok(bad)
     }
 
@@ -607,6 +620,25 @@ fn segment_size(archive: &Archive, objects: &[WalObject]) -> Result<WalSegmentSi
         }
     }
     Ok(WalSegmentSize::DEFAULT)
+}
+
+/// What an archive has by now in the directories of these objects.
+fn listed_again<'a>(
+    archive: &Archive,
+    id: ArchiveId,
+    objects: impl Iterator<Item = &'a WalObject>,
+) -> Result<BTreeSet<String>> {
+    let of = |object: &WalObject| object.file.segment().map(|segment| segment.directory());
+    let directories: BTreeSet<Option<String>> = objects.map(of).collect();
+    let mut listed = BTreeSet::new();
+    for directory in directories {
+        let found = match directory {
+            Some(directory) => archive.files(id, &directory)?,
+            None => archive.histories(id)?,
+        };
+        listed.extend(found.into_iter().map(|object| object.object));
+    }
+    Ok(listed)
 }
 
 fn ranges(shelf: &Shelf, size: WalSegmentSize) -> Vec<SegmentRange> {
