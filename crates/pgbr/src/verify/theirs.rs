@@ -273,14 +273,15 @@ impl TheirVerify {
             None => entry.sizes.stored_delta,
         };
         self.total = wanted.values().map(|entry| stored(entry)).fold(0, u64::saturating_add);
-        let (mut read, mut damage) = (Read::new(), Damage::new());
+        let (mut read, mut damage, mut missing) = (Read::new(), Damage::new(), Vec::new());
         for label in wanted.into_keys() {
             self.host.stop.check()?;
-            if let Some(backup) = self.opened(backups, label)? {
+            if let Some(backup) = self.opened(backups, label, &mut missing)? {
                 self.files(&backup, &read, &mut damage)?;
                 read.insert(label, Needs::of(backup.manifest()));
             }
         }
+        self.without_manifest(missing)?;
         let newest = read.keys().max().copied();
         let at_work = backups.unfinished.iter().copied().filter(|label| Some(*label) > newest);
         for label in at_work.take(if self.set.is_none() { MAX_NAMED } else { 0 }) {
@@ -289,8 +290,13 @@ impl TheirVerify {
         Ok(read)
     }
 
-    /// Reads a manifest. A backup that is listed and has none that can be read is told at once.
-    fn opened(&mut self, backups: &Backups, label: BackupLabel) -> Result<Option<Arc<Backup>>> {
+    /// Reads a manifest. A backup whose manifest is damaged is told at once, one that has none is put aside.
+    fn opened(
+        &mut self,
+        backups: &Backups,
+        label: BackupLabel,
+        missing: &mut Vec<(BackupLabel, String)>,
+    ) -> Result<Option<Arc<Backup>>> {
         let error = match self.stanza.backup(&backups.info.info, label) {
             Ok(backup) => {
                 if let Some(error) = backup.from_copy() {
@@ -303,26 +309,38 @@ impl TheirVerify {
             Err(error) => error,
         };
         let object = object_of(&error, "backup.manifest");
-        let (status, text) = if !error.is_not_found() {
-            (BackupStatus::Invalid, with_causes(&self.judge(error)?))
-        } else if self.is_listed(label)? {
-            (BackupStatus::ManifestMissing, "it is missing".to_owned())
+        if error.is_not_found() {
+            missing.push((label, object));
         } else {
-            // It has expired since the list was read.
-            return Ok(None);
-        };
-        let number = self.findings.add(FindingKind::TheirManifest, object, text);
-        self.findings.hurts(number, label);
-        self.tell(label, status, None, Vec::new());
+            let text = with_causes(&self.judge(error)?);
+            self.tell_lost(label, BackupStatus::Invalid, object, text);
+        }
         Ok(None)
     }
 
-    fn is_listed(&self, label: BackupLabel) -> Result<bool> {
-        match self.stanza.backup_info() {
-            Ok(info) => Ok(info.info.backups.iter().any(|entry| entry.label == label)),
-            Err(error) if error.is_not_found() => Ok(false),
-            Err(error) => Err(error.into()),
+    /// Tells of the backups that have no manifest, once all else has been read. An expire of pgBackRest takes manifests away first, and writes the list
+    /// when all are gone: who is no longer listed has expired.
+    fn without_manifest(&mut self, missing: Vec<(BackupLabel, String)>) -> Result<()> {
+        if missing.is_empty() {
+            return Ok(());
         }
+        let listed = self.listed_now()?;
+        for (label, object) in missing.into_iter().filter(|(label, _)| listed.contains(label)) {
+            self.tell_lost(label, BackupStatus::ManifestMissing, object, "it is missing".to_owned());
+        }
+        Ok(())
+    }
+
+    fn tell_lost(&mut self, label: BackupLabel, status: BackupStatus, object: String, text: String) {
+        let number = self.findings.add(FindingKind::TheirManifest, object, text);
+        self.findings.hurts(number, label);
+        self.tell(label, status, None, Vec::new());
+    }
+
+    /// The backups that are listed by now.
+    fn listed_now(&self) -> Result<BTreeSet<BackupLabel>> {
+        let info = there(self.stanza.backup_info())?;
+        Ok(info.iter().flat_map(|info| &info.info.backups).map(|entry| entry.label).collect())
     }
 
     fn tell(
@@ -433,7 +451,7 @@ impl TheirVerify {
         damage: &mut Damage,
     ) -> Result<bool> {
         let label = backup.manifest().label;
-        if found.iter().any(|(_, error)| error.is_not_found()) && !self.is_listed(label)? {
+        if found.iter().any(|(_, error)| error.is_not_found()) && !self.listed_now()?.contains(&label) {
             return Ok(false);
         }
         for (at, error) in found {
