@@ -90,7 +90,7 @@ pip_install() {
     complete "$dir" "$*"
 }
 
-# Makes a directory for what tests make, and prints its path. Who makes it has to remove it.
+# Makes a directory for what tests make, and prints its path. Who makes it has to remove it by remove_tests_dir.
 #
 # ext4 takes its subdirectories for tops of trees of their own, and spreads them over the disk. Without that, clusters that come and go lie
 # in the same few groups of inodes, and where there is no journal each new file looks through all that were lately removed there: most of
@@ -99,8 +99,27 @@ make_tests_dir() {
     local dir
     dir=$(mktemp -d /tmp/pgbr.XXXX) || die "no directory can be made in /tmp"
     chmod 1777 "$dir"
-    chattr +T "$dir" 2>/dev/null || say "$dir is not on ext4: what the tests make is not spread over the disk"
+    chattr +T "$dir" 2>/dev/null ||
+        say "$dir is not on ext4, or chattr (of e2fsprogs) is missing: what the tests make is not spread over the disk"
     echo "$dir"
+}
+
+# With PGBR_TEST_KEEP=1 it stays, as what is in it.
+remove_tests_dir() {
+    if [ "${PGBR_TEST_KEEP:-}" = 1 ]; then
+        say "what the tests made stays in $1"
+    else
+        # Watchdogs of the tests may be removing the same.
+        rm -rf -- "$1" || true
+    fi
+}
+
+# Ends the script where one of the named modules of the end-to-end tests is not there: of a name that nothing has, cargo runs nothing.
+check_modules() {
+    local module
+    for module in "$@"; do
+        [ -f "$ROOT/crates/pgbr-cli/tests/it/$module.rs" ] || die "there is no module $module of the end-to-end tests"
+    done
 }
 
 # Builds the program that users get, and prints its path.

@@ -9,7 +9,7 @@ set -euo pipefail
 
 main() {
     check_rust
-    apt_install gcc g++ libc6-dev pkg-config strace faketime openssl python3 util-linux
+    apt_install gcc g++ libc6-dev pkg-config strace faketime openssl python3 util-linux e2fsprogs
     local majors=${PGBR_TEST_PG_MAJORS:-13 15 17 18}
     # shellcheck disable=SC2086  # a list, divided by blanks or commas
     "$ROOT/scripts/install-postgres.sh" ${majors//,/ }

@@ -8,6 +8,7 @@
 # Environment:
 #   PGBR_TEST_PG_MAJORS      PostgreSQL majors to test against (default "15")
 #   PGBR_TEST_TMP            where the tests make their directories (default: a directory in /tmp, made and removed here)
+#   PGBR_TEST_KEEP           1: what the tests make stays
 #   RUST_TEST_THREADS        tests at a time (default: two for each processor)
 set -euo pipefail
 # shellcheck source=scripts/lib.sh
@@ -18,15 +19,13 @@ export PGBR_TEST_PG_MAJORS=${PGBR_TEST_PG_MAJORS:-15}
 export RUST_TEST_THREADS=${RUST_TEST_THREADS:-$((2 * $(nproc)))}
 
 main() {
-    local module start=$SECONDS
-    for module in "$@"; do
-        [ -f "$ROOT/crates/pgbr-cli/tests/it/$module.rs" ] || die "there is no module $module of the end-to-end tests"
-    done
+    local start=$SECONDS
+    check_modules "$@"
     "$ROOT/scripts/setup-tests.sh"
     cd "$ROOT"
     if [ -z "${PGBR_TEST_TMP:-}" ]; then
         made=$(make_tests_dir)
-        trap 'rm -rf -- "$made" || true' EXIT
+        trap 'remove_tests_dir "$made"' EXIT
         export PGBR_TEST_TMP=$made
     fi
     cargo test -p pgbr-cli --test it -- "${@/%/::}"

@@ -6,6 +6,8 @@
 #
 # Environment:
 #   PGBR_TEST_PG_MAJORS      PostgreSQL majors to test against (default "15")
+#   PGBR_TEST_TMP            where the tests make their directories (default: a directory in /tmp, made and removed here)
+#   PGBR_TEST_KEEP           1: what the tests make stays
 #   PGBR_TEST_KILLS          how many commands are killed at random moments (default 8)
 #   PGBR_TEST_DENSE          set: many more changed bytes in the tests of verify
 #   PGBR_TEST_AWAY_SECONDS   how long a store stays away in the tests of that (default here 60, else 5)
@@ -28,8 +30,14 @@ main() {
     for store in "$@"; do
         [[ " posix s3 azure gcs " == *" $store "* ]] || die "usage: $0 [s3|azure|gcs|posix]..."
     done
+    check_modules "${FAULTS[@]}" "${MODULES[@]}"
     "$ROOT/scripts/setup-tests.sh"
     cd "$ROOT"
+    if [ -z "${PGBR_TEST_TMP:-}" ]; then
+        made=$(make_tests_dir)
+        trap 'remove_tests_dir "$made"' EXIT
+        export PGBR_TEST_TMP=$made
+    fi
     for store in "$@"; do
         run_tests "$store" "${FAULTS[@]}" "${MODULES[@]}" || failed+=("$store")
     done

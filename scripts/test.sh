@@ -11,6 +11,7 @@
 #   PGBR_TEST_SEED        the seed that crash sweeps begin with (default 1)
 #   PGBR_TEST_CASE        a try of a crash sweep that is repeated alone, as one that fails is printed
 #   PGBR_TEST_TMP         where the tests make their directories (default: a directory in /tmp, made and removed here)
+#   PGBR_TEST_KEEP        1: what the tests make stays
 #   PGBR_TEST_KILLS       how many commands are killed at random moments (default 8; PGBR_TEST_KILLS_SEED gives others)
 #   RUST_TEST_THREADS     tests at a time (default: two for each processor, as most wait for servers more than they compute)
 set -euo pipefail
@@ -43,11 +44,12 @@ step() {
 fuzz='' log='' made=''
 finish() {
     [ -z "$fuzz" ] || kill -- "-$fuzz" 2>/dev/null || true
-    # Watchdogs of the tests may be removing the same.
-    rm -rf -- ${log:+"$log"} ${made:+"$made"} || true
+    [ -z "$log" ] || rm -f -- "$log"
+    [ -z "$made" ] || remove_tests_dir "$made"
 }
 trap finish EXIT
 
+check_modules "${AS_PGBACKREST[@]}"
 cd "$ROOT"
 step scripts/setup-tests.sh
 if [ -z "${PGBR_TEST_TMP:-}" ]; then

@@ -36,12 +36,12 @@ pub enum Fault {
     RacyCreate,
 }
 
-/// What happens when somebody begins to list what is below a prefix.
-struct Listened(Box<dyn Fn(&Path) + Send + Sync>);
+/// What happens when a request begins.
+struct Watch(Box<dyn Fn(&str) + Send + Sync>);
 
-impl fmt::Debug for Listened {
+impl fmt::Debug for Watch {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Listened").finish_non_exhaustive()
+        f.debug_struct("Watch").finish_non_exhaustive()
     }
 }
 
@@ -88,7 +88,7 @@ struct Shared {
     /// What was asked for, in order, failed requests included.
     log: Mutex<Vec<String>>,
     turns: Option<Turns>,
-    listened: Option<Listened>,
+    watch: Option<Watch>,
     /// Whether a delayed answer waits for [`FaultStore::beside`].
     attended: AtomicBool,
     delay: watch::Sender<Delay>,
@@ -122,23 +122,20 @@ impl FaultStore {
         Self::build(inner, fault, Some(Turns::new(seed)), None)
     }
 
-    /// A sound store that calls `listened` whenever all below a prefix is about to be listed: for what comes or goes at that moment.
-    pub fn listening(
-        inner: Arc<dyn ObjectStore>,
-        listened: impl Fn(&Path) + Send + Sync + 'static,
-    ) -> Arc<Self> {
-        Self::build(inner, Fault::None, None, Some(Listened(Box::new(listened))))
+    /// A sound store that calls `watch` with each request that it is about to do, as the log has it: for what comes or goes at that moment.
+    pub fn watched(inner: Arc<dyn ObjectStore>, watch: impl Fn(&str) + Send + Sync + 'static) -> Arc<Self> {
+        Self::build(inner, Fault::None, None, Some(Watch(Box::new(watch))))
     }
 
     fn build(
         inner: Arc<dyn ObjectStore>,
         fault: Fault,
         turns: Option<Turns>,
-        listened: Option<Listened>,
+        watch: Option<Watch>,
     ) -> Arc<Self> {
         let (log, attended) = (Mutex::default(), AtomicBool::new(false));
         let delay = watch::Sender::new(Delay::NotYet);
-        let shared = Shared { inner, fault, log, turns, listened, attended, delay };
+        let shared = Shared { inner, fault, log, turns, watch, attended, delay };
         Arc::new(Self { shared: Arc::new(shared) })
     }
 
@@ -222,6 +219,9 @@ impl Shared {
         let shared = Arc::clone(self);
         let request = async move {
             let turn = shared.turn(&what).await;
+            if let Some(Watch(watch)) = &shared.watch {
+                watch(&what);
+            }
             let verdict = shared.begin(what)?;
             let result = act.await;
             drop(turn);
@@ -340,9 +340,6 @@ impl ObjectStore for FaultStore {
 
     /// All of a listing at once, in the order of its keys.
     fn list(&self, prefix: Option<&Path>) -> BoxStream<'static, Result<ObjectMeta>> {
-        if let (Some(listened), Some(prefix)) = (&self.shared.listened, prefix) {
-            (listened.0)(prefix);
-        }
         let (shared, prefix) = (Arc::clone(&self.shared), prefix.cloned());
         let listed = async move {
             let (what, inner) = (told("list", prefix.as_ref()), Arc::clone(&shared.inner));

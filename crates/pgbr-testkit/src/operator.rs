@@ -54,6 +54,15 @@ fn switched(command: &Command, ids: &Ids) -> Command {
     by
 }
 
+/// The program that [`as_operator`]'s command could not start because it is missing, by how that ended.
+pub(crate) fn missing_program(command: &Command, code: Option<i32>, stderr: &str) -> Option<OsString> {
+    let says_so = code == Some(127) && stderr.starts_with("setpriv: failed to execute ");
+    match command.get_program() == SWITCH && says_so {
+        true => words_of(command).into_iter().next(),
+        false => None,
+    }
+}
+
 /// The operator's user name.
 pub fn operator_name() -> &'static str {
     &operator().name

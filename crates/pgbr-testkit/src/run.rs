@@ -8,6 +8,8 @@ use std::sync::{Mutex, OnceLock, PoisonError};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
+use crate::operator::missing_program;
+
 /// How a program ended.
 #[derive(Debug, Clone)]
 pub struct Finished {
@@ -60,6 +62,12 @@ pub fn run(command: &mut Command, input: &str, limit: Duration) -> Finished {
     };
     writer.join().expect("writing to a pipe does not panic");
     assert!(code.is_some(), "{shown} still ran after {limit:?} and was killed; it wrote: {finished:#?}");
+    if let Some(program) = missing_program(command, finished.code, &finished.stderr) {
+        let program = program.display();
+        panic!(
+            "could not start {program}: it is missing; scripts/setup-tests.sh installs what the tests need"
+        );
+    }
     finished
 }
 
@@ -125,6 +133,7 @@ fn collect(reader: JoinHandle<Vec<u8>>) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::as_operator;
 
     const LIMIT: Duration = Duration::from_secs(20);
 
@@ -147,6 +156,19 @@ mod tests {
     #[should_panic(expected = "still ran after")]
     fn a_program_that_hangs_is_killed() {
         run(Command::new("sleep").arg("60"), "", Duration::from_millis(50));
+    }
+
+    #[test]
+    #[should_panic(expected = "could not start")]
+    fn a_program_that_is_missing_is_no_exit_code() {
+        run(as_operator(&mut Command::new("/nowhere/program")), "", LIMIT);
+    }
+
+    #[test]
+    fn what_a_program_of_the_operator_says_of_another_is_its_own_business() {
+        let words = "echo 'sh: x: not found' >&2; exit 127";
+        let finished = run(as_operator(Command::new("sh").args(["-c", words])), "", LIMIT);
+        assert_eq!(finished.code, Some(127), "{finished:#?}");
     }
 
     #[test]

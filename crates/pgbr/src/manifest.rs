@@ -7,15 +7,15 @@ use std::collections::BTreeMap;
 
 use pgbr_manifest::merge::{Item, Merge};
 use pgbr_manifest::{BackupLabel, BackupType, GRAIN, RelPath, StanzaName};
-use pgbr_pgbackrest::{Backup as TheirBackup, Blocks, File, Place, SuperBlock};
+use pgbr_pgbackrest::{Backup as TheirBackup, Backups as TheirBackups, Blocks, File, Place, SuperBlock};
 use serde::Serialize;
 use tokio::runtime::Handle;
 
-use crate::error::{Error, Result};
+use crate::error::{Error, Result, with_causes};
 use crate::host::Host;
 use crate::load::{self, Backup, ChainLayer, FirstNodes, LayerNodes};
 use crate::place::{RepoAccess, StanzaPlace, is_absent};
-use crate::theirs::{Theirs, off_thread};
+use crate::theirs::{Theirs, is_of_content, off_thread};
 
 /// Bytes in the hash of a grain.
 const GRAIN_HASH: u64 = 8;
@@ -228,17 +228,13 @@ pub async fn manifest(host: &Host, request: ManifestRequest) -> Result<BackupMan
         Err(error) if is_absent(&error) => Err(error),
         opened => Ok(opened?),
     };
-    let theirs = Theirs::look(&request.repo).await?.map(Theirs::or_plain);
-    let listed = match &theirs {
-        Some(theirs) => theirs.backups(&request.stanza).await?,
-        None => None,
-    };
-    let of_theirs: Vec<BackupLabel> =
-        listed.iter().flat_map(|listed| &listed.usable).map(|entry| entry.label).collect();
     let of_ours = match &ours {
         Ok(place) => place.backups.list_backups().await?,
         Err(_) => Vec::new(),
     };
+    let (theirs, listed) = beside(host, &request, &of_ours).await?;
+    let of_theirs: Vec<BackupLabel> =
+        listed.iter().flat_map(|listed| &listed.usable).map(|entry| entry.label).collect();
     let newest = || of_ours.iter().chain(&of_theirs).copied().max_by_key(|label| (label.time(), *label));
     let Some(label) = request.set.or_else(newest) else {
         return Err(match ours {
@@ -262,6 +258,29 @@ pub async fn manifest(host: &Host, request: ManifestRequest) -> Result<BackupMan
     match request.files {
         FilesAsked::One(name) if files.files.is_empty() => Err(Error::UnknownFile { label, name }),
         _ => Ok(files),
+    }
+}
+
+/// What pgBackRest has beside ours, and its list, where that is asked for.
+async fn beside(
+    host: &Host,
+    request: &ManifestRequest,
+    of_ours: &[BackupLabel],
+) -> Result<(Option<Theirs>, Option<TheirBackups>)> {
+    if request.set.is_some_and(|set| of_ours.contains(&set)) {
+        return Ok((None, None));
+    }
+    let Some(theirs) = Theirs::look(&request.repo).await?.map(Theirs::or_plain) else {
+        return Ok((None, None));
+    };
+    match theirs.backups(&request.stanza).await {
+        Ok(listed) => Ok((Some(theirs), listed)),
+        // The newest of ours can be told of all the same.
+        Err(error) if request.set.is_none() && !of_ours.is_empty() && is_of_content(&error) => {
+            host.warn(format!("the backups of pgBackRest are left out: {}", with_causes(&error)));
+            Ok((None, None))
+        }
+        Err(error) => Err(error),
     }
 }
 

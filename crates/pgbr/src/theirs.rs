@@ -315,6 +315,18 @@ pub(crate) fn there<T>(found: Result<T, TheirError>) -> Result<Option<T>> {
     }
 }
 
+/// Whether an error is about what pgBackRest has written or how it is sealed, in a repository that could be read.
+pub(crate) fn is_of_content(error: &Error) -> bool {
+    fn was_read(error: &TheirError) -> bool {
+        match error {
+            TheirError::Unavailable { .. } => false,
+            TheirError::NoCopy { main, copy, .. } => was_read(main) && was_read(copy),
+            _ => true,
+        }
+    }
+    matches!(error, Error::PgBackRest(error) if was_read(error))
+}
+
 /// Does something in a thread that may wait.
 pub(crate) async fn off_thread<T: Send + 'static>(
     act: impl FnOnce() -> Result<T> + Send + 'static,

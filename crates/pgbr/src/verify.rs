@@ -39,7 +39,7 @@ pub use self::report::{
 };
 use self::report::{Cause, Findings};
 use self::stock::Stock;
-use self::theirs::{TheirPart, verify_theirs};
+use self::theirs::{TheirPart, sealed, verify_theirs};
 pub use self::theirs::{VerifiedTheirArchive, VerifiedTheirs};
 use self::wal::Archive;
 use crate::error::{Error, Result, with_causes};
@@ -86,11 +86,11 @@ pub async fn verify(host: &Host, request: VerifyRequest) -> Result<VerifyReport>
         }
         (Err(error), _) => return Err(error),
     };
-    let theirs = theirs?;
     let stock = Stock::take(&place).await?;
     if request.set.is_some_and(|set| !stock.backups().contains(&set)) {
-        return report_of_theirs(request, theirs, findings);
+        return report_of_theirs(request, theirs?, findings);
     }
+    let theirs = theirs.or_else(|error| sealed(error, &request, &mut findings))?;
     let labels = wanted(&place, &request, &stock).await?;
     let pin = pin(host, &place, &labels).await?;
     let verified = async {

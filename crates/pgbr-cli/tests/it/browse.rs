@@ -1,6 +1,7 @@
 //! repo-ls, repo-get and repo-rm: the view that tools expect, and the real objects.
 
-use std::fs;
+use std::fs::{self, Permissions};
+use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 use std::process::Command;
 
@@ -273,10 +274,21 @@ fn the_list_has_backups_of_both() {
             read[0]["backup"].as_array().expect("a list").iter().map(|b| &b["label"]).collect();
         assert_eq!(read, labels.iter().collect::<Vec<_>>());
     }
-    // What of theirs cannot be read hides none of ours.
-    for file in ["backup.info", "backup.info.copy"] {
-        fs::write(theirs.repository(1).join("backup/main").join(file), "damaged").expect("it can be written");
-    }
+    // What the storage does not give does not seem gone.
+    let lists =
+        ["backup.info", "backup.info.copy"].map(|file| theirs.repository(1).join("backup/main").join(file));
+    let allow = |mode: u32| {
+        lists
+            .iter()
+            .for_each(|list| fs::set_permissions(list, Permissions::from_mode(mode)).expect("it is there"));
+    };
+    allow(0);
+    let refused = try_ours(&theirs, &["repo-get", "--repo=1", "backup/main/backup.info"]);
+    assert!(!refused.success() && !refused.stdout.contains("backup-type"), "{refused:#?}");
+    assert!(said(&refused).contains("'backup/main/backup.info' cannot be read"), "{refused:#?}");
+    allow(0o600);
+    // What of theirs is damaged hides none of ours.
+    lists.iter().for_each(|list| fs::write(list, "damaged").expect("it can be written"));
     let alone = try_ours(&theirs, &["repo-get", "--repo=1", "backup/main/backup.info"]);
     assert!(
         alone.success() && said(&alone).contains("the backups of pgBackRest are left out: "),

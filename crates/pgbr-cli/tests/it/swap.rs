@@ -8,6 +8,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 
 use pgbr_testkit::{Cluster, Finished, PgBackRest, as_operator, own, run, runnable};
+use serde_json::Value;
 
 use crate::rig::{LIMIT, MAJOR};
 
@@ -233,9 +234,35 @@ fn another_passphrase(swap: &Swap, between: &str) {
     let target = format!("--target={between}");
     let restore = [path.as_str(), "--type=time", &target, "restore"];
     swap.fails(&restore, 75, "the passphrase does not open");
+    ours_alone(swap);
     let both = format!("repo1-cipher-pass=a new one\nrepo1-pgbackrest-cipher-pass={PASS}");
     fs::write(&config, text.replace("repo1-cipher-pass=a new one", &both)).expect("it is ours");
     assert_eq!(swap.rows_at(between), "a1 a2 a3 a4 b1 b2 b3 b4");
+}
+
+/// Ours is verified and told of while nothing opens what pgBackRest made.
+fn ours_alone(swap: &Swap) {
+    const SEALED: &str = "the passphrase does not open";
+    let listed = fs::read_dir(swap.made().join("main/backup")).expect("ours");
+    let names = listed.map(|entry| entry.expect("an entry").file_name().into_string().expect("text"));
+    let [ours] = names.filter(|name| name.ends_with('F')).collect::<Vec<_>>().try_into().expect("one full");
+    let set = format!("--set={ours}");
+
+    let told = swap.fails(&["--output=json", "verify"], 28, SEALED);
+    let json = told.lines().find(|line| line.starts_with('[')).expect("JSON");
+    let told: Value = serde_json::from_str(json).expect("JSON");
+    let backups = &told[0]["backups"];
+    assert_eq!((&backups[0]["label"], &backups[0]["status"]), (&Value::from(ours), &Value::from("valid")));
+    assert_eq!(told[0]["findings"][0]["kind"], "their-sealed", "{told:#}");
+    assert_eq!(told[0]["findings"].as_array().map(Vec::len), Some(1), "{told:#}");
+    let alone = everything(&swap.ok(&[&set, "verify"]));
+    assert!(!alone.contains(SEALED), "{alone}");
+
+    let chosen = everything(&swap.ok(&[&set, "manifest"]));
+    assert!(!chosen.contains(SEALED) && chosen.contains("pg_data/PG_VERSION"), "{chosen}");
+    let newest = everything(&swap.ok(&["manifest"]));
+    assert!(newest.contains("are left out: ") && newest.contains(SEALED), "{newest}");
+    assert!(newest.contains("pg_data/PG_VERSION"), "{newest}");
 }
 
 #[test]
@@ -385,8 +412,7 @@ fn stanza_create_takes_the_numbers_of_theirs_under_either_name() {
         assert!(told.contains("was made beside the one of pgBackRest") && told.contains("15-2"), "{told}");
         let told = run(&args);
         assert!(told.contains(exists) && !told.contains("was made beside"), "{told}");
-        let record =
-            serde_json::from_str::<serde_json::Value>(&run(&["info", "--output=json"])).expect("JSON");
+        let record = serde_json::from_str::<Value>(&run(&["info", "--output=json"])).expect("JSON");
         let ids = |key: &str| -> Vec<String> {
             let found = record[0][key].as_array().expect("a list").iter();
             found.map(|entry| entry["id"].to_string().replace('"', "")).collect()

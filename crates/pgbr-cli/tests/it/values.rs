@@ -248,7 +248,7 @@ fn what_is_not_supported() {
     assert_eq!(remote, (67, "option 'pg1-host' is not supported yet".into()));
     assert_eq!(fails(run("check --report")), (31, "option 'report' is not supported yet".into()));
     let forced = "[demo]\npg1-path=/p\npg-version-force=15\n";
-    for command in ["check", "backup", "archive-push", "stanza-create", "stanza-upgrade"] {
+    for command in ["check", "backup", "stanza-create", "stanza-upgrade"] {
         for result in [
             with_config(&format!("{command} --stanza=demo"), forced),
             run(&format!("{command} --stanza=demo --pg1-path=/p --pg-version-force=15")),
@@ -259,6 +259,12 @@ fn what_is_not_supported() {
         }
     }
     assert!(with_config("restore --stanza=demo", forced).is_ok(), "what was backed up comes back");
+    // A server whose WAL is not taken stands still when its disk is full: that a program was put in the place of another must not do.
+    let pushed = with_config("archive-push --stanza=demo pg_wal/1", forced).expect("WAL is archived");
+    assert_eq!(
+        pushed.notes(),
+        ["option 'pg-version-force' has no effect: a segment says itself of which version it is"]
+    );
     // Harmless in a file, and harmless when it says no more than the default.
     let harmless = "[global]\nrepo1-local=n\nrepo1-type=posix\nbackup-standby=n\n[demo]\npg1-path=/p\n";
     assert!(with_config(check, harmless).is_ok());

@@ -13,7 +13,7 @@ use crate::error::{Error, Result, with_causes};
 use crate::host::Host;
 use crate::load::summaries;
 use crate::place::RepoAccess;
-use crate::theirs::Theirs;
+use crate::theirs::{Theirs, is_of_content};
 
 /// The largest file that is given, in bytes: a WAL segment of 1 GiB, and what sealing adds to it.
 const MAX_FILE: u64 = (1 << 30) + (1 << 20);
@@ -90,7 +90,9 @@ async fn backup_list(host: &Host, access: &RepoAccess, repo: &Repo, stanza: &Sta
             Err(error) => host.warn(format!("backup {label} cannot be read: {error}")),
         }
     }
+    // What the store does not give now may be there the next time: then theirs are not to seem gone.
     let theirs = match their_list(access, stanza).await {
+        Err(error) if !is_of_content(&error) => return Err(error),
         Ok(Some(list)) if !agree(opened.history(), &list) => {
             host.warn("the backups of pgBackRest are left out: by the same number it means another cluster");
             None

@@ -261,6 +261,8 @@ pub enum FindingKind {
     TheirCopy,
     /// Of pgBackRest: an info file and its copy are damaged.
     TheirList,
+    /// Of pgBackRest: it cannot be opened with the passphrase that there is, or is of another format.
+    TheirSealed,
     /// Of pgBackRest: a manifest is damaged or missing.
     TheirManifest,
     /// Of pgBackRest: a stored file of a backup is damaged or missing.
@@ -462,6 +464,11 @@ fn explain(finding: &Finding) -> (String, String) {
             let advice = "make a new full backup now: what pgBackRest has stored cannot be mended, but by what another copy of the repository has";
             (hurt(), advice.to_owned())
         }
+        K::TheirSealed => (
+            "nothing that pgBackRest has was verified, and nothing of it can be restored".to_owned(),
+            "set the passphrase that it has, as repo1-pgbackrest-cipher-pass where ours is another one"
+                .to_owned(),
+        ),
         K::TheirWalNeeded => {
             (format!("cannot be made consistent: {}", names(&finding.backups)), wal_advice())
         }

@@ -68,7 +68,7 @@ impl TheirPart {
     pub(super) fn told(self, findings: &[Finding]) -> Option<VerifiedTheirs> {
         match self {
             Self::Verified(theirs) => Some(theirs.with_places(findings)),
-            Self::Nothing | Self::OtherSet => None,
+            Self::Nothing | Self::OtherSet | Self::Sealed => None,
         }
     }
 }
@@ -93,6 +93,8 @@ pub(super) enum TheirPart {
     Nothing,
     /// The backup that was asked for is not one of its.
     OtherSet,
+    /// It cannot be opened.
+    Sealed,
     /// This.
     Verified(VerifiedTheirs),
 }
@@ -140,6 +142,24 @@ pub(super) async fn verify_theirs(
             findings.take(found);
             Ok(TheirPart::Verified(told))
         }
+    }
+}
+
+/// Beside ours it is a finding that what pgBackRest has cannot be opened, as by a passphrase that ours alone have now.
+///
+/// # Errors
+/// With any other error.
+pub(super) fn sealed(error: Error, request: &VerifyRequest, findings: &mut Findings) -> Result<TheirPart> {
+    match error {
+        Error::PgBackRest(error) if !is_of_object(&error) => {
+            // Who asks for a backup of ours asks for nothing of theirs.
+            if request.set.is_none() {
+                let object = object_of(&error, "backup.info");
+                findings.add(FindingKind::TheirSealed, object, with_causes(&error));
+            }
+            Ok(TheirPart::Sealed)
+        }
+        error => Err(error),
     }
 }
 
@@ -253,14 +273,15 @@ impl TheirVerify {
             None => entry.sizes.stored_delta,
         };
         self.total = wanted.values().map(|entry| stored(entry)).fold(0, u64::saturating_add);
-        let (mut read, mut damage) = (Read::new(), Damage::new());
+        let (mut read, mut damage, mut missing) = (Read::new(), Damage::new(), Vec::new());
         for label in wanted.into_keys() {
             self.host.stop.check()?;
-            if let Some(backup) = self.opened(backups, label)? {
+            if let Some(backup) = self.opened(backups, label, &mut missing)? {
                 self.files(&backup, &read, &mut damage)?;
                 read.insert(label, Needs::of(backup.manifest()));
             }
         }
+        self.without_manifest(missing)?;
         let newest = read.keys().max().copied();
         let at_work = backups.unfinished.iter().copied().filter(|label| Some(*label) > newest);
         for label in at_work.take(if self.set.is_none() { MAX_NAMED } else { 0 }) {
@@ -269,8 +290,13 @@ impl TheirVerify {
         Ok(read)
     }
 
-    /// Reads a manifest. A backup that is listed and has none that can be read is told at once.
-    fn opened(&mut self, backups: &Backups, label: BackupLabel) -> Result<Option<Arc<Backup>>> {
+    /// Reads a manifest. A backup whose manifest is damaged is told at once, one that has none is put aside.
+    fn opened(
+        &mut self,
+        backups: &Backups,
+        label: BackupLabel,
+        missing: &mut Vec<(BackupLabel, String)>,
+    ) -> Result<Option<Arc<Backup>>> {
         let error = match self.stanza.backup(&backups.info.info, label) {
             Ok(backup) => {
                 if let Some(error) = backup.from_copy() {
@@ -283,26 +309,38 @@ impl TheirVerify {
             Err(error) => error,
         };
         let object = object_of(&error, "backup.manifest");
-        let (status, text) = if !error.is_not_found() {
-            (BackupStatus::Invalid, with_causes(&self.judge(error)?))
-        } else if self.is_listed(label)? {
-            (BackupStatus::ManifestMissing, "it is missing".to_owned())
+        if error.is_not_found() {
+            missing.push((label, object));
         } else {
-            // It has expired since the list was read.
-            return Ok(None);
-        };
-        let number = self.findings.add(FindingKind::TheirManifest, object, text);
-        self.findings.hurts(number, label);
-        self.tell(label, status, None, Vec::new());
+            let text = with_causes(&self.judge(error)?);
+            self.tell_lost(label, BackupStatus::Invalid, object, text);
+        }
         Ok(None)
     }
 
-    fn is_listed(&self, label: BackupLabel) -> Result<bool> {
-        match self.stanza.backup_info() {
-            Ok(info) => Ok(info.info.backups.iter().any(|entry| entry.label == label)),
-            Err(error) if error.is_not_found() => Ok(false),
-            Err(error) => Err(error.into()),
+    /// Tells of the backups that have no manifest, once all else has been read. An expire of pgBackRest takes manifests away first, and writes the list
+    /// when all are gone: who is no longer listed has expired.
+    fn without_manifest(&mut self, missing: Vec<(BackupLabel, String)>) -> Result<()> {
+        if missing.is_empty() {
+            return Ok(());
         }
+        let listed = self.listed_now()?;
+        for (label, object) in missing.into_iter().filter(|(label, _)| listed.contains(label)) {
+            self.tell_lost(label, BackupStatus::ManifestMissing, object, "it is missing".to_owned());
+        }
+        Ok(())
+    }
+
+    fn tell_lost(&mut self, label: BackupLabel, status: BackupStatus, object: String, text: String) {
+        let number = self.findings.add(FindingKind::TheirManifest, object, text);
+        self.findings.hurts(number, label);
+        self.tell(label, status, None, Vec::new());
+    }
+
+    /// The backups that are listed by now.
+    fn listed_now(&self) -> Result<BTreeSet<BackupLabel>> {
+        let info = there(self.stanza.backup_info())?;
+        Ok(info.iter().flat_map(|info| &info.info.backups).map(|entry| entry.label).collect())
     }
 
     fn tell(
@@ -413,7 +451,7 @@ impl TheirVerify {
         damage: &mut Damage,
     ) -> Result<bool> {
         let label = backup.manifest().label;
-        if found.iter().any(|(_, error)| error.is_not_found()) && !self.is_listed(label)? {
+        if found.iter().any(|(_, error)| error.is_not_found()) && !self.listed_now()?.contains(&label) {
             return Ok(false);
         }
         for (at, error) in found {
@@ -484,11 +522,14 @@ impl TheirVerify {
         &mut self,
         archive: &Arc<Archive>,
         id: ArchiveId,
-        objects: Vec<WalObject>,
+        mut objects: Vec<WalObject>,
     ) -> Result<(WalSegmentSize, Shelf)> {
         let size = segment_size(archive, &objects)?;
         let (mut files, mut shelf) = (FileCounts::default(), Shelf::new());
-        let bad = if self.quick { BTreeMap::new() } else { self.read_wal(archive, &objects, size)? };
+        let bad = match self.quick {
+            true => BTreeMap::new(),
+            false => self.read_wal(archive, id, &mut objects, size)?,
+        };
         let mut by_file: BTreeMap<WalFileName, Vec<&WalObject>> = BTreeMap::new();
         objects.iter().for_each(|object| by_file.entry(object.file).or_default().push(object));
         for (file, objects) in by_file {
@@ -518,11 +559,12 @@ impl TheirVerify {
         Ok((size, shelf))
     }
 
-    /// Reads WAL to its end; gives what is damaged, by object. What has expired meanwhile is not.
+    /// Reads WAL to its end; gives what is damaged or missing, by object. What has expired meanwhile is neither: it is taken from the objects.
     fn read_wal(
         &mut self,
         archive: &Arc<Archive>,
-        objects: &[WalObject],
+        id: ArchiveId,
+        objects: &mut Vec<WalObject>,
         size: WalSegmentSize,
     ) -> Result<BTreeMap<String, TheirError>> {
         let of = Arc::clone(archive);
@@ -531,17 +573,26 @@ impl TheirVerify {
             let read = of.open(&object, Some(size)).and_then(|content| drain(content, buffer)).map(drop);
             (object, read)
         };
-        let (host, mut bad) = (self.host.clone(), BTreeMap::new());
-        in_parallel(&host, self.threads, objects.to_vec(), work, |(object, read)| {
+        let (host, mut bad, mut missed) = (self.host.clone(), BTreeMap::new(), Vec::new());
+        in_parallel(&host, self.threads, objects.clone(), work, |(object, read)| {
             self.told.bytes = self.told.bytes.saturating_add(object.stored_size);
             self.told.files += 1;
             match read {
                 Ok(()) => {}
-                Err(error) if error.is_not_found() => {}
+                Err(error) if error.is_not_found() => missed.push((object, error)),
                 Err(error) => drop(bad.insert(object.object, self.judge(error)?)),
             }
             Ok(())
         })?;
+        let listed = listed_again(archive, id, missed.iter().map(|(object, _)| object))?;
+        let mut gone = BTreeSet::new();
+        for (object, error) in missed {
+            match listed.contains(&object.object) {
+                true => drop(bad.insert(object.object, self.judge(error)?)),
+                false => drop(gone.insert(object.object)),
+            }
+        }
+        objects.retain(|object| !gone.contains(&object.object));
         Ok(bad)
     }
 
@@ -587,6 +638,25 @@ fn segment_size(archive: &Archive, objects: &[WalObject]) -> Result<WalSegmentSi
         }
     }
     Ok(WalSegmentSize::DEFAULT)
+}
+
+/// What an archive has by now in the directories of these objects.
+fn listed_again<'a>(
+    archive: &Archive,
+    id: ArchiveId,
+    objects: impl Iterator<Item = &'a WalObject>,
+) -> Result<BTreeSet<String>> {
+    let of = |object: &WalObject| object.file.segment().map(|segment| segment.directory());
+    let directories: BTreeSet<Option<String>> = objects.map(of).collect();
+    let mut listed = BTreeSet::new();
+    for directory in directories {
+        let found = match directory {
+            Some(directory) => archive.files(id, &directory)?,
+            None => archive.histories(id)?,
+        };
+        listed.extend(found.into_iter().map(|object| object.object));
+    }
+    Ok(listed)
 }
 
 fn ranges(shelf: &Shelf, size: WalSegmentSize) -> Vec<SegmentRange> {
@@ -674,6 +744,10 @@ fn object_of(error: &TheirError, other: &str) -> String {
         TheirError::NotFound { object }
         | TheirError::Unavailable { object, .. }
         | TheirError::NoCopy { object, .. }
+        | TheirError::Encrypted { object }
+        | TheirError::NotEncrypted { object }
+        | TheirError::WrongPassphrase { object }
+        | TheirError::UnsupportedFormat { object, .. }
         | TheirError::Unsupported { object, .. }
         | TheirError::InfoChecksum { object, .. }
         | TheirError::Invalid { object, .. }

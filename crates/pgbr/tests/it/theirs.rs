@@ -7,10 +7,12 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use pgbr::{
-    BackupLabel, Error, Existing, Host, InfoReport, InfoRequest, Places, RecoveryGoal, RepoAccess,
-    RepoAnswer, RestoreReport, RestoreRequest, StanzaState, TheirError, combine_info, info, restore,
+    BackupLabel, BackupStatus, Error, Existing, Host, InfoReport, InfoRequest, Places, RecoveryGoal,
+    RepoAccess, RepoAnswer, RestoreReport, RestoreRequest, StanzaState, Store, TheirError, VerifyReport,
+    VerifyRequest, combine_info, info, restore, verify,
 };
 use pgbr_pgbackrest::{Backup, Checksum, Directory, Passphrase, Repository};
+use pgbr_testkit::FaultStore;
 
 /// A repository that pgBackRest 2.59 wrote, copied to where something else can be put beside it.
 fn written(name: &str) -> tempfile::TempDir {
@@ -86,6 +88,73 @@ async fn what_is_wrong_with_theirs_is_told() {
     let report = told(place.path(), None).await.unwrap();
     let theirs = report.stanzas[0].theirs.as_ref().unwrap().as_ref().unwrap();
     assert!(theirs.backups.is_empty() && theirs.dropped.len() == 5);
+}
+
+/// An info file of this text, with the checksum that it needs.
+fn sealed(text: &str) -> String {
+    let section = |section: &str| {
+        let (name, lines) = section.trim().split_once('\n').unwrap();
+        let pair = |line: &str| {
+            let (key, value) = line.split_once('=').unwrap();
+            format!("\"{key}\":{value}")
+        };
+        let pairs: Vec<String> = lines.lines().map(pair).collect();
+        format!("\"{}\":{{{}}}", name.trim_matches(['[', ']']), pairs.join(","))
+    };
+    let sections: Vec<String> = text.trim().split("\n\n").map(section).collect();
+    let all = format!("{{{}}}", sections.join(","));
+    let checksum = Checksum::of(all.as_bytes(), &mut [0; 4096]).unwrap();
+    format!("{}\n\n[backrest]\nbackrest-checksum=\"{checksum}\"\n", text.trim())
+}
+
+/// Takes the last two backups from a list.
+fn without_two(list: &str) -> String {
+    let (text, checksum) = list.split_once("\n\n[backrest]\nbackrest-checksum=").unwrap();
+    assert_eq!(sealed(text).split_once("checksum=").unwrap().1, checksum, "that is how it is computed");
+    let (head, rest) = text.split_once("\n\n[db]").unwrap();
+    let kept: Vec<&str> = head.lines().collect();
+    sealed(&format!("{}\n\n[db]{rest}", kept[..kept.len() - 2].join("\n")))
+}
+
+/// Verifies what is in a directory, and does something before each request.
+async fn verified(place: &Path, watch: impl Fn(&str) + Send + Sync + 'static) -> VerifyReport {
+    let store = Store::local_wrapped(place, false, |inner| FaultStore::watched(inner, watch)).unwrap();
+    let request = VerifyRequest {
+        repo: RepoAccess::store(store),
+        stanza: "main".parse().unwrap(),
+        set: None,
+        quick: false,
+        budget: None,
+        witness: None,
+        threads: 2,
+    };
+    verify(&Host::system(), request).await.unwrap()
+}
+
+/// An expire of pgBackRest removes the manifests of all that expires, and then writes the list without them.
+#[tokio::test]
+async fn a_manifest_that_is_gone_is_a_finding_where_the_backup_is_listed_to_the_end() {
+    for ends in [true, false] {
+        let place = written("2.59-gz");
+        let (root, list) = (place.path().join("backup/main"), place.path().join("backup/main/backup.info"));
+        let expired = ["20261126-165450F_20261126-165454I", "20261126-165450F_20261126-165456I"];
+        let manifests = expired.map(|label| root.join(label).join("backup.manifest"));
+        let last = format!("{}/backup.manifest", expired[1]);
+        let report = verified(place.path(), move |request| {
+            let ends_now = ends && request.contains(&last) && !manifests[0].exists();
+            if request.contains(expired[0]) && request.contains("backup.manifest") {
+                manifests.iter().for_each(|manifest| drop(fs::remove_file(manifest)));
+            } else if ends_now && fs::read_to_string(&list).unwrap().contains(expired[1]) {
+                fs::write(&list, without_two(&fs::read_to_string(&list).unwrap())).unwrap();
+            }
+        })
+        .await;
+        let theirs = report.theirs.unwrap();
+        let of = |status| theirs.backups.iter().filter(|backup| backup.status == status).count();
+        let missing = if ends { 0 } else { 2 };
+        assert_eq!((of(BackupStatus::Valid), of(BackupStatus::ManifestMissing)), (3, missing), "{ends}");
+        assert_eq!((report.findings.len(), report.clean), (missing, ends), "{:#?}", report.findings);
+    }
 }
 
 /// Restores a backup into a directory and gives what the report says.

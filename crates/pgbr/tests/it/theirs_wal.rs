@@ -3,15 +3,16 @@
 use std::fmt::Write;
 use std::os::unix::fs::PermissionsExt;
 use std::path::PathBuf;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
+use futures::FutureExt;
 use object_store::memory::InMemory;
 use object_store::{ObjectStore, ObjectStoreExt};
 use pgbr::{
-    ArchiveGetRequest, ArchivePushRequest, Compression, Error, Got, Host, Passphrase, PgVersion, RepoAccess,
-    RepoError, StanzaName, Store, SystemId, TakeOver, TheirError, TheirsRemoveRequest, archive_get,
-    archive_push, theirs_remove, theirs_rest,
+    ArchiveGetRequest, ArchivePushRequest, Compression, Error, FindingKind, Got, Host, Passphrase, PgVersion,
+    RepoAccess, RepoError, StanzaName, Store, SystemId, TakeOver, TheirError, TheirsRemoveRequest,
+    VerifyRequest, archive_get, archive_push, theirs_remove, theirs_rest, verify,
 };
 use pgbr_pgbackrest::Checksum;
 use pgbr_repo::{NewCluster, Requests};
@@ -159,6 +160,58 @@ fn info(clusters: &[(u32, u64, &str)]) -> String {
     let hashed = format!("{{{}}}", hashed.trim_end_matches(','));
     let checksum = Checksum::of(hashed.as_bytes(), &mut [0; 4096]).unwrap();
     text + &format!("[backrest]\nbackrest-checksum=\"{checksum}\"\n")
+}
+
+/// What is listed and cannot be had is missing, and what an expire removes meanwhile is of no account: neither is valid.
+#[tokio::test]
+async fn wal_that_goes_while_it_is_verified_is_not_valid() {
+    let place = Place::with_info(&[(1, SYSTEM, "15")]).await;
+    let keys: Vec<String> = {
+        for number in 1..=4 {
+            let content = std::fs::read(segment(place.dir.path(), number, SYSTEM)).unwrap();
+            place.put_wal("15-1", &name(number), &content).await;
+        }
+        let of = |number: u32| format!("archive/demo/15-1/{}/{}", &name(number)[..16], name(number));
+        [2, 3].map(of).into()
+    };
+    let (gone, torn) = (keys[0].clone(), keys[1].clone());
+    let (objects, aside) = (place.objects.clone(), Mutex::new(None));
+    let store = FaultStore::watched(place.objects.clone(), move |request| {
+        let mut aside = aside.lock().unwrap();
+        match request.split_once(' ').unwrap() {
+            // It expires.
+            ("get", key) if key.starts_with(&gone) => {
+                objects.delete(&key.into()).now_or_never().unwrap().ok();
+            }
+            // It cannot be had, and is there in the next listing as in the first.
+            ("get", key) if key.starts_with(&torn) => {
+                *aside = Some(key.to_owned());
+                objects.delete(&key.into()).now_or_never().unwrap().ok();
+            }
+            ("level", _) => {
+                if let Some(key) = aside.take() {
+                    objects.put(&key.into(), "anything".into()).now_or_never().unwrap().unwrap();
+                }
+            }
+            _ => {}
+        }
+    });
+    let request = VerifyRequest {
+        repo: RepoAccess::store(Store::remote(store, "memory")),
+        stanza: stanza(),
+        set: None,
+        quick: false,
+        budget: None,
+        witness: None,
+        threads: 2,
+    };
+    let report = verify(&Host::system(), request).await.unwrap();
+    let archive = &report.theirs.unwrap().archives[0];
+    assert_eq!((archive.files.checked, archive.files.valid, archive.files.missing), (3, 2, 1), "{archive:?}");
+    let ranges: Vec<String> = archive.ranges.iter().map(|range| range.start.to_string()).collect();
+    assert_eq!(ranges, [name(1), name(4)]);
+    let found: Vec<_> = report.findings.iter().map(|f| (f.kind, f.object.starts_with(&keys[1]))).collect();
+    assert_eq!(found, [(FindingKind::TheirWal, true)], "{:#?}", report.findings);
 }
 
 #[tokio::test]

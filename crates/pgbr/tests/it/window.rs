@@ -39,13 +39,13 @@ impl Shop {
     /// The repository by a store that calls `listened` with the number of each listing of the archive.
     fn listening(&self, listened: impl Fn(usize) + Send + Sync + 'static) -> RepoAccess {
         let count = AtomicUsize::new(0);
-        let of_archive = move |prefix: &object_store::path::Path| {
-            if prefix.as_ref().contains("archive") {
+        let of_archive = move |request: &str| {
+            if request.starts_with("list ") && request.contains("archive") {
                 listened(count.fetch_add(1, Ordering::SeqCst));
             }
         };
         let store =
-            Store::local_wrapped(self.dir.path(), false, |inner| FaultStore::listening(inner, of_archive));
+            Store::local_wrapped(self.dir.path(), false, |inner| FaultStore::watched(inner, of_archive));
         RepoAccess::store(store.unwrap())
     }
 }
