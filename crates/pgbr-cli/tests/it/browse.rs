@@ -40,7 +40,7 @@ fn tools_see_what_they_expect() {
     let history = b"1\t0/3000000\tno recovery target specified\n";
     let pushed = rig.cluster.data_dir().join("pg_wal/00000002.history");
     fs::write(&pushed, history).unwrap();
-    fs::set_permissions(&pushed, std::os::unix::fs::PermissionsExt::from_mode(0o644)).unwrap();
+    fs::set_permissions(&pushed, PermissionsExt::from_mode(0o644)).unwrap();
     rig.pgbr.ok(["archive-push", &pushed.display().to_string()]);
     fs::remove_file(&pushed).unwrap();
 
