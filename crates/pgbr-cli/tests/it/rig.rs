@@ -3,11 +3,12 @@
 use std::collections::BTreeMap;
 use std::fs;
 use std::hash::{DefaultHasher, Hash, Hasher};
+use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
-use pgbr_testkit::{Bucket, Cluster, Finished, Objects, Pgbr, Proxy, wait_until};
+use pgbr_testkit::{Bucket, Cluster, Finished, Objects, Pgbr, Proxy, own, wait_until};
 use rustix::process::{Pid, Signal, kill_process};
 
 use crate::monitoring::assert_fits;
@@ -345,8 +346,20 @@ impl Rig {
 
     /// A restore that was stopped when it had begun to write files.
     pub(crate) fn frozen_restore(&self, target: &Cluster) -> Frozen {
-        let begun = target.data_dir().join("base/1");
-        Frozen::at(self.pgbr.command(restore_into(target)), || begun.exists())
+        let [begun, behind] = ["base/1", "global"].map(|name| target.data_dir().join(name));
+        for _ in 0..20 {
+            let frozen = Frozen::at(self.pgbr.command(restore_into(target)), || begun.exists());
+            if !behind.exists() {
+                return frozen;
+            }
+            // On a busy machine the moment was seen too late: once more.
+            frozen.thaw();
+            fs::remove_dir_all(target.data_dir()).expect("it can be removed");
+            fs::create_dir(target.data_dir()).expect("it can be made");
+            fs::set_permissions(target.data_dir(), fs::Permissions::from_mode(0o700)).expect("it is ours");
+            own(target.data_dir());
+        }
+        panic!("no restore was met in the middle of its work");
     }
 
     /// How many packs there are.
