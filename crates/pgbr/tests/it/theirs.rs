@@ -5,6 +5,7 @@ use std::fs;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use pgbr::{
     BackupLabel, BackupStatus, Error, Existing, Host, InfoReport, InfoRequest, Places, RecoveryGoal,
@@ -139,12 +140,16 @@ async fn a_manifest_that_is_gone_is_a_finding_where_the_backup_is_listed_to_the_
         let (root, list) = (place.path().join("backup/main"), place.path().join("backup/main/backup.info"));
         let expired = ["20261126-165450F_20261126-165454I", "20261126-165450F_20261126-165456I"];
         let manifests = expired.map(|label| root.join(label).join("backup.manifest"));
-        let last = format!("{}/backup.manifest", expired[1]);
+        let (begun, removed) = (AtomicBool::new(false), AtomicBool::new(false));
         let report = verified(place.path(), move |request| {
-            let ends_now = ends && request.contains(&last) && !manifests[0].exists();
-            if request.contains(expired[0]) && request.contains("backup.manifest") {
+            let asks_for = |label: &str| request.ends_with(&format!("{label}/backup.manifest"));
+            // All manifests are looked for at first; then those of each are read, with its files.
+            if request.contains("/20261126-165450F/bundle/") {
+                begun.store(true, Ordering::SeqCst);
+            } else if begun.load(Ordering::SeqCst) && asks_for(expired[0]) {
                 manifests.iter().for_each(|manifest| drop(fs::remove_file(manifest)));
-            } else if ends_now && fs::read_to_string(&list).unwrap().contains(expired[1]) {
+                removed.store(true, Ordering::SeqCst);
+            } else if ends && asks_for(expired[1]) && removed.swap(false, Ordering::SeqCst) {
                 fs::write(&list, without_two(&fs::read_to_string(&list).unwrap())).unwrap();
             }
         })
