@@ -473,7 +473,7 @@ impl Run<'_> {
         let (started_at, copy_start_ns) = (self.host.now_seconds(), self.host.clock.now_ns());
         let (tablespaces, skipped) = self.copy_files(&Watched::Stopped(stopped), &[]).await?;
         let options = self.scan_options(&Watched::Stopped(stopped), &[]);
-        stopped.check_unchanged(options, copy_start_ns).await?;
+        stopped.check_unchanged(self.host, options, copy_start_ns).await?;
         Ok(Parts {
             cluster: stopped.facts(),
             standby: false,

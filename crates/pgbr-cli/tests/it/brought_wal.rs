@@ -4,7 +4,7 @@ use std::fs;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use pgbr_testkit::{Cluster, StopMode, wait_until};
+use pgbr_testkit::{Cluster, Finished, StopMode, wait_until};
 use serde_json::{Value, json};
 
 use crate::monitoring::assert_fits;
@@ -223,6 +223,28 @@ fn what_would_not_start_is_not_backed_up_without_its_server() {
     rig.pgbr.ok(offline);
 }
 
+/// A backup whose WAL does not come at its end any more, or that is asked to end while it waits for it.
+fn fails_at_its_end(rig: &Rig, repos: &str, signal: bool) -> Finished {
+    let backup = rig.frozen_backup_with(&[repos, "--archive-copy", "--no-resume"]);
+    rig.cluster.set_conf("archive_command", "false");
+    rig.cluster.reload();
+    backup.send(rustix::process::Signal::CONT);
+    if signal {
+        let status = format!("/proc/{}/stat", backup.pid());
+        let failed = "select failed_count > 0 from pg_stat_archiver";
+        wait_until(LIMIT, "the backup to wait for WAL, or to end", || {
+            rig.cluster.sql("postgres", failed) == "t"
+                || fs::read_to_string(&status).is_ok_and(|status| status.contains(") Z "))
+        });
+        backup.send(rustix::process::Signal::TERM);
+    }
+    let finished = backup.thaw();
+    rig.cluster.sql("postgres", "select pg_stat_reset_shared('archiver')");
+    rig.pgbr.archive_from(&rig.cluster);
+    rig.archived_segment();
+    finished
+}
+
 /// Uploads are under way when these fail.
 #[test]
 fn a_backup_whose_wal_does_not_come_at_its_end_fails_and_leaves_nothing_held() {
@@ -231,24 +253,20 @@ fn a_backup_whose_wal_does_not_come_at_its_end_fails_and_leaves_nothing_held() {
         pgbr.set("global", "repo2-path", &second.display().to_string());
     });
     rig.slow_down();
-    rig.pgbr.set("global", "archive-timeout", "3");
+    rig.pgbr.set("global", "archive-timeout", "20");
     for (repos, signal) in [("--repo=1", false), ("--repo=1,2", false), ("--repo=1,2", true)] {
-        let backup = rig.frozen_backup_with(&[repos, "--archive-copy", "--no-resume"]);
-        rig.cluster.set_conf("archive_command", "false");
-        rig.cluster.reload();
-        backup.send(rustix::process::Signal::CONT);
-        let failed = "select failed_count > 0 from pg_stat_archiver";
-        if signal {
-            wait_until(LIMIT, "the backup to wait for WAL", || rig.cluster.sql("postgres", failed) == "t");
-            backup.send(rustix::process::Signal::TERM);
+        let before = (rig.labels(), rig.packs());
+        let code = (0..20).find_map(|_| {
+            let finished = fails_at_its_end(&rig, repos, signal);
+            // On a busy machine it may have been met too late, and made a backup; that goes when the next is there.
+            let code = finished.code.filter(|code| *code != 0)?;
+            assert_eq!(rig.names("pin"), Vec::<String>::new(), "{finished:#?}");
+            Some(code)
+        });
+        assert_eq!(code, Some(if signal { 63 } else { 82 }));
+        if rig.labels() == before.0 {
+            assert_eq!(rig.packs(), before.1, "what was stored is gone");
         }
-        let finished = backup.thaw();
-        assert_eq!(finished.code, Some(if signal { 63 } else { 82 }), "{finished:#?}");
-        rig.cluster.sql("postgres", "select pg_stat_reset_shared('archiver')");
-        assert_eq!((rig.labels().len(), rig.packs()), (0, 0), "{finished:#?}");
-        assert!(rig.names("pin").is_empty(), "{:?}", rig.names("pin"));
-        rig.pgbr.archive_from(&rig.cluster);
-        rig.archived_segment();
     }
     rig.pgbr.ok(["backup", "--type=full", "--repo=1,2", "--archive-copy"]);
     rig.pgbr.ok(["verify"]);

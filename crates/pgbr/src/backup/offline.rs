@@ -32,7 +32,7 @@ impl Stopped {
     /// Sees that no server runs on `pg_data`, and what was left there.
     ///
     /// # Errors
-    /// When a server runs; when `postmaster.pid` is there, without `force`; when the directory is a copy that has not been started yet.
+    /// When a server runs; when `postmaster.pid` is there, without `force`; when what lies there would not start by itself.
     pub(super) fn find(host: &Host, pg_data: &Path, force: bool) -> Result<Self> {
         let state = server_state(pg_data)?;
         match state {
@@ -68,16 +68,18 @@ impl Stopped {
     }
 
     /// Sees that nobody has started it, and that no file that a server keeps was changed since `began_ns`, Unix nanoseconds: one that works
-    /// where its process cannot be seen, in another container or on another host, changes files.
-    pub(super) async fn check_unchanged(&self, scan: ScanOptions, began_ns: i64) -> Result<()> {
+    /// where its process cannot be seen, in another container or on another host, changes files. What a clock that was ahead has left says
+    /// nothing.
+    pub(super) async fn check_unchanged(&self, host: &Host, scan: ScanOptions, began_ns: i64) -> Result<()> {
         self.check()?;
+        let meanwhile = began_ns..=host.clock.now_ns();
         let look = move || -> Result<Option<PathBuf>> {
             for entry in Scan::open(scan)? {
                 let entry = entry?;
-                let EntryKind::File { mtime_ns, ctime_ns, .. } = entry.kind else { continue };
+                let EntryKind::File { ctime_ns, .. } = entry.kind else { continue };
                 let servers =
                     is_replicated(&entry.path) || entry.path.is_pg_control() || entry.path.is_wal_segment();
-                if servers && mtime_ns.max(ctime_ns) >= began_ns {
+                if servers && meanwhile.contains(&ctime_ns) {
                     return Ok(Some(entry.source));
                 }
             }
