@@ -297,8 +297,11 @@ impl Scan {
 
     /// A file with the name of a WAL segment, if it is one that is wanted.
     fn segment(&mut self, path: RelPath, source: PathBuf) -> Result<Option<ScanEntry>> {
+        if self.rules.skips_file(&path) {
+            return Ok(None);
+        }
         let is_directory = existing(std::fs::metadata(&source), &source)?.is_some_and(|meta| meta.is_dir());
-        if is_directory || self.rules.skips_file(&path) { Ok(None) } else { self.visit(path, source) }
+        if is_directory { Ok(None) } else { self.visit(path, source) }
     }
 
     /// What there is to say about a name in a directory.
