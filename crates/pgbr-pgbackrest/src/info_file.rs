@@ -44,14 +44,14 @@ pub(crate) struct Pair<'a> {
     pub(crate) section: &'a str,
     /// Bytes, for some keys are names of files.
     pub(crate) key: &'a [u8],
-    /// JSON, which is valid once it was parsed.
-    pub(crate) value: &'a str,
+    /// JSON, which is valid once it was parsed. Names that a cluster without an encoding has need not be UTF-8.
+    pub(crate) value: &'a [u8],
 }
 
 impl<'a> Pair<'a> {
     /// The value as what it has to be.
     pub(crate) fn parse<T: Deserialize<'a>>(&self) -> Result<T, Fault> {
-        serde_json::from_str(self.value)
+        serde_json::from_slice(self.value)
             .map_err(|error| self.invalid(format!("does not have its form: {error}")))
     }
 
@@ -117,7 +117,7 @@ impl<R: BufRead> InfoReader<R> {
             }
             self.take_own(equals)?;
         };
-        let pair = pair_of(&self.section, &self.line, equals)?;
+        let pair = pair_of(&self.section, &self.line, equals);
         self.checksum.add(&pair);
         Ok(Some(pair))
     }
@@ -192,7 +192,7 @@ impl<R: BufRead> InfoReader<R> {
 
     /// A key of `[backrest]`, that is about the file itself.
     fn take_own(&mut self, equals: usize) -> Result<(), Fault> {
-        let pair = pair_of(&self.section, &self.line, equals)?;
+        let pair = pair_of(&self.section, &self.line, equals);
         match pair.key {
             b"backrest-checksum" => {
                 let text: String = pair.parse()?;
@@ -223,12 +223,8 @@ impl<R: BufRead> InfoReader<R> {
     }
 }
 
-fn pair_of<'a>(section: &'a str, line: &'a [u8], equals: usize) -> Result<Pair<'a>, Fault> {
-    let pair = Pair { section, key: &line[..equals], value: "" };
-    let value = std::str::from_utf8(&line[equals + 1..]);
-    value.map(|value| Pair { value, ..pair }).map_err(|_| {
-        Pair { section, key: &line[..equals], value: "" }.invalid("has a value that is not UTF-8")
-    })
+fn pair_of<'a>(section: &'a str, line: &'a [u8], equals: usize) -> Pair<'a> {
+    Pair { section, key: &line[..equals], value: &line[equals + 1..] }
 }
 
 /// The checksum of a file: SHA-1 of its keys and raw values as one JSON object of objects.

@@ -81,7 +81,32 @@ struct TargetLine {
     r#type: String,
     file: Option<String>,
     tablespace_id: Option<String>,
-    tablespace_name: Option<String>,
+    tablespace_name: Option<Name>,
+}
+
+/// The name of something in the database, which has the encoding of whoever gave it: what is not UTF-8 in it is replaced.
+struct Name(String);
+
+impl<'de> Deserialize<'de> for Name {
+    fn deserialize<D: serde::Deserializer<'de>>(from: D) -> Result<Self, D::Error> {
+        struct Visitor;
+        impl serde::de::Visitor<'_> for Visitor {
+            type Value = Name;
+
+            fn expecting(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+                f.write_str("a name")
+            }
+
+            fn visit_str<E: serde::de::Error>(self, name: &str) -> Result<Name, E> {
+                Ok(Name(name.to_owned()))
+            }
+
+            fn visit_bytes<E: serde::de::Error>(self, name: &[u8]) -> Result<Name, E> {
+                Ok(Name(String::from_utf8_lossy(name).into_owned()))
+            }
+        }
+        from.deserialize_bytes(Visitor)
+    }
 }
 
 #[derive(Deserialize)]
@@ -158,7 +183,8 @@ impl Lines {
             "db" => {
                 self.take_memory(size_of::<Database>() + pair.key.len())?;
                 let DatabaseLine { db_id: oid, db_last_system_id: last_system_oid } = pair.parse()?;
-                self.databases.push(Database { name: pair.key_text()?.to_owned(), oid, last_system_oid });
+                let name = String::from_utf8_lossy(pair.key).into_owned();
+                self.databases.push(Database { name, oid, last_system_oid });
             }
             _ => self.facts.add(pair)?,
         }
@@ -360,7 +386,7 @@ fn read_target(pair: &Pair<'_>) -> Result<Target, Fault> {
             if line.tablespace_id.is_some_and(|id| id != oid.to_string()) {
                 return Err(pair.invalid("has another tablespace-id than its name says"));
             }
-            let name = line.tablespace_name.ok_or_else(|| pair.invalid("has no tablespace-name"))?;
+            let Name(name) = line.tablespace_name.ok_or_else(|| pair.invalid("has no tablespace-name"))?;
             TargetKind::Tablespace { oid, name }
         }
         ("link", None) if name.as_bytes() != b"pg_data" => match line.file {

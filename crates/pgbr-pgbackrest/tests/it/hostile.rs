@@ -4,7 +4,7 @@ use pgbr_manifest::RelPath;
 use pgbr_pgbackrest::{ArchiveInfo, BackupInfo, Compression, Error, Manifest, PageCheck, Place};
 use proptest::prelude::*;
 
-use crate::info_text::{reseal, seal, seal_as};
+use crate::info_text::{reseal, reseal_latin1, seal, seal_as};
 
 const FULL: &str = "20261122-120000F";
 const INCR: &str = "20261122-120000F_20261123-120000I";
@@ -151,6 +151,21 @@ fn a_key_may_hold_the_sign_that_divides_it_from_its_value() {
     // The file is whole: what it lacks is found only then.
     let error = ArchiveInfo::parse("info", text.as_bytes()).unwrap_err();
     assert!(error.to_string().contains("db-id is missing"), "{error}");
+}
+
+/// A cluster with the encoding SQL_ASCII takes any bytes as a name, and pgBackRest writes them as they are.
+#[test]
+fn names_in_the_database_need_not_be_utf8() {
+    let text = manifest().replace("a=b=", "ab=").replace("\npostgres={", "\ncaf\u{e9}={");
+    let text = text.replace("\"tablespace-name\":\"ts\"", "\"tablespace-name\":\"t\u{e9}\"");
+    let manifest = Manifest::parse("the manifest", &reseal_latin1(&text)[..]).unwrap();
+    assert_eq!(manifest.databases[0].name, "caf\u{fffd}");
+    let names: Vec<_> = manifest.targets.iter().map(|target| format!("{:?}", target.kind)).collect();
+    assert!(names.iter().any(|name| name.contains("t\u{fffd}")), "{names:?}");
+    // What is no name of the database's has to be read as it is.
+    let path = text.replace("\"/etc/pg/hba.conf\"", "\"/etc/caf\u{e9}\"");
+    let error = Manifest::parse("the manifest", &reseal_latin1(&path)[..]).unwrap_err();
+    assert!(error.to_string().contains("[target:link] pg_data/hba"), "{error}");
 }
 
 #[test]

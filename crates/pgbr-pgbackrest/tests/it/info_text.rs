@@ -20,7 +20,22 @@ pub(crate) fn reseal(text: &str) -> String {
     format!("{body}\n[backrest]\nbackrest-checksum=\"{}\"\n", checksum(body))
 }
 
+/// The same for one that is written in Latin-1, as names of databases without an encoding can be.
+pub(crate) fn reseal_latin1(text: &str) -> Vec<u8> {
+    let latin1 = |text: &str| -> Vec<u8> {
+        text.chars().map(|c| u8::try_from(c).expect("a character of Latin-1")).collect()
+    };
+    let body = text.rsplit_once("\n[backrest]").expect("an info file ends with its checksum").0;
+    let checksum = data_encoding::HEXLOWER.encode(&Sha1::digest(latin1(&json_of(body))));
+    latin1(&format!("{body}\n[backrest]\nbackrest-checksum=\"{checksum}\"\n"))
+}
+
 fn checksum(text: &str) -> String {
+    data_encoding::HEXLOWER.encode(&Sha1::digest(json_of(text).as_bytes()))
+}
+
+/// What the checksum is of.
+fn json_of(text: &str) -> String {
     let mut json = String::new();
     let mut section = None;
     for line in text.lines().filter(|line| !line.is_empty()) {
@@ -36,5 +51,5 @@ fn checksum(text: &str) -> String {
         json.push_str(&format!("{comma}\"{}\":{value}", key.replace('\\', "\\\\").replace('"', "\\\"")));
     }
     json.push_str("}}");
-    data_encoding::HEXLOWER.encode(&Sha1::digest(json.as_bytes()))
+    json
 }
