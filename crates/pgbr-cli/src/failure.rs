@@ -44,6 +44,7 @@ fn code(error: &Error) -> ErrorCode {
         Error::Stopped => ErrorCode::Term,
         Error::Internal { .. } => ErrorCode::Assert,
         Error::OtherCluster { .. } => ErrorCode::BackupMismatch,
+        Error::OtherCipher { .. } => ErrorCode::Crypto,
         Error::OtherDirectory { .. } | Error::Unfit { .. } => ErrorCode::DbMismatch,
         Error::ArchiveDisabled => ErrorCode::ArchiveDisabled,
         Error::ArchiveAlways => ErrorCode::FeatureNotSupported,
@@ -56,9 +57,10 @@ fn code(error: &Error) -> ErrorCode {
         Error::ArchiveTimeout { .. } | Error::StandbyBehind { .. } | Error::Timeout { .. } => {
             ErrorCode::ArchiveTimeout
         }
-        Error::NoBackup { .. } | Error::UnknownBackup { .. } | Error::TheirsNeeded { .. } => {
-            ErrorCode::BackupSetInvalid
-        }
+        Error::NoBackup { .. }
+        | Error::EarlierCluster { .. }
+        | Error::UnknownBackup { .. }
+        | Error::TheirsNeeded { .. } => ErrorCode::BackupSetInvalid,
         Error::TheirsInUse { .. } => ErrorCode::LockAcquire,
         Error::Target { .. } => ErrorCode::OptionInvalidValue,
         Error::Running { .. }
@@ -76,7 +78,10 @@ fn code(error: &Error) -> ErrorCode {
         Error::HistoryMissing { .. } | Error::UnknownFile { .. } => ErrorCode::FileMissing,
         Error::NoDatabase { .. } => ErrorCode::DbMissing,
         Error::Database { .. } => ErrorCode::DbInvalid,
-        Error::Damaged { .. } | Error::BadWitness { .. } | Error::BadExport { .. } => ErrorCode::FileInvalid,
+        Error::Damaged { .. }
+        | Error::FirstSegment { .. }
+        | Error::BadWitness { .. }
+        | Error::BadExport { .. } => ErrorCode::FileInvalid,
         Error::Parent { source, .. } => code(source),
         Error::Unsupported { .. } => ErrorCode::FeatureNotSupported,
         Error::Wal { .. } | Error::Path { .. } | Error::Kept { .. } => ErrorCode::ParamInvalid,
@@ -296,6 +301,18 @@ fn hints(error: &Error, flavor: Flavor) -> Vec<String> {
             format!("a backup made by a clock that was ahead can be removed with '{program} expire --set=LABEL'."),
         ],
         Error::NoBackup { .. } => one(format!("'{program} info' lists the backup sets and when each was complete.")),
+        Error::OtherCipher { .. } => vec![
+            "the stanzas of one repository share its cipher and its passphrases; pgBackRest's may have different ones.".to_owned(),
+            format!("with a passphrase that opens it, '{program} key-add' lets this one open it, too; or give the stanza a repo1-path of its own."),
+        ],
+        Error::EarlierCluster { .. } => vec![
+            "was a backup created after the stanza-upgrade?".to_owned(),
+            "specify --set to restore from a prior version of PostgreSQL.".to_owned(),
+        ],
+        Error::FirstSegment { .. } => vec![
+            "the files of the backup were not looked at: another backup set may be one that recovery can begin with.".to_owned(),
+            "where WAL comes from elsewhere: --recovery-option=restore_command=COMMAND, or --type=standby or none.".to_owned(),
+        ],
         Error::HistoryMissing { missing, .. } => vec![
             format!("put it into the archive: '{program} archive-push PATH/{}' on a host that has it.", missing.history_file()),
             "or choose where recovery ends: --target-timeline=current, or the number of a timeline.".to_owned(),

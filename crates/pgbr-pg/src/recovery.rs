@@ -147,6 +147,8 @@ impl RecoveryPlan {
             // The latest timeline may have left the backup's before the backup ended.
             (_, RecoveryGoal::Immediate) if self.before_12 => {}
             (_, RecoveryGoal::Immediate) => add("recovery_target_timeline", "current".to_owned()),
+            // It is what they do without the setting; one that is not a number they take for `latest` (`readRecoveryCommandFile` of xlog.c).
+            (Some(timeline), _) if self.before_12 && timeline == "current" => {}
             (Some(timeline), _) => add("recovery_target_timeline", timeline.clone()),
             (None, _) => {}
         }
@@ -386,7 +388,9 @@ mod tests {
             conf(&standby).unwrap(),
             format!("{HEADER}{command}standby_mode = 'on'\nrecovery_target_timeline = 'latest'\n")
         );
-        // What later versions have to be told is the rule there.
+        // What later versions have to be told is the rule there, and not what the word would do.
+        let current = RecoveryPlan { timeline: Some("current".to_owned()), ..old(RecoveryGoal::Default) };
+        assert_eq!(conf(&current).unwrap(), format!("{HEADER}{command}"));
         assert_eq!(
             conf(&old(RecoveryGoal::Immediate)).unwrap(),
             format!("{HEADER}{command}recovery_target = 'immediate'\n")

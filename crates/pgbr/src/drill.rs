@@ -134,7 +134,7 @@ pub async fn drill(host: &Host, request: DrillRequest) -> Result<DrillReport> {
 pub async fn drill_source(host: &Host, request: &DrillRequest) -> Result<RestoreSource> {
     let start = host.now_seconds();
     let source = restore_source_of_ours(host, &plan_restore(request)).await;
-    if let Err(Error::Damaged { label, .. }) = &source {
+    if let Err(Error::Damaged { label, .. } | Error::FirstSegment { label, .. }) = &source {
         // It was chosen, and its repository lacks a part of it: the answer that a drill is to give, before there is anything to start.
         let place = request.restore.repo.open_stanza(host, &request.restore.stanza).await?;
         record(host, &place, *label, &facts(host, request, start, &source.as_ref().map(|_| None))).await;
@@ -423,7 +423,11 @@ async fn record(host: &Host, place: &StanzaPlace, label: BackupLabel, facts: &Dr
 /// Whether an error of a restore says that the backup is damaged, not that it could not be read now.
 fn is_damage(error: &Error) -> bool {
     match error {
-        Error::Damaged { .. } | Error::Parent { .. } | Error::Codec(_) | Error::Manifest(_) => true,
+        Error::Damaged { .. }
+        | Error::FirstSegment { .. }
+        | Error::Parent { .. }
+        | Error::Codec(_)
+        | Error::Manifest(_) => true,
         Error::Repo(error) => error.is_damage() || error.is_not_found(),
         _ => false,
     }

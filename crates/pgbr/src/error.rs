@@ -174,6 +174,20 @@ pub enum Error {
         /// Why.
         source: pgbr_manifest::Error,
     },
+    /// What opens pgBackRest's side of a stanza does not open the repository: its stanzas share its passphrases.
+    #[error("what opens pgBackRest's side of stanza '{stanza}' does not open ours")]
+    OtherCipher {
+        /// The stanza.
+        stanza: StanzaName,
+        /// Why not.
+        source: pgbr_repo::Error,
+    },
+    /// All backups are of a cluster that the stanza had before.
+    #[error("the latest backup set found '{newest}' is from a prior version of PostgreSQL")]
+    EarlierCluster {
+        /// The newest of them.
+        newest: BackupLabel,
+    },
     /// A target cannot be understood.
     #[error("'{value}' is not a valid {what} target")]
     Target {
@@ -308,6 +322,14 @@ pub enum Error {
         label: BackupLabel,
         /// What is missing or wrong, with the object's name.
         reason: String,
+    },
+    /// Recovery from a backup could not begin: its first segment of WAL is missing.
+    #[error("WAL segment {segment}, which recovery of backup {label} begins with, is not in the archive")]
+    FirstSegment {
+        /// The backup, whose files may all be there.
+        label: BackupLabel,
+        /// The segment.
+        segment: WalSegmentName,
     },
     /// A backup that another one builds on cannot be used.
     #[error("backup {label} builds on {parent}, which cannot be used")]
@@ -469,9 +491,11 @@ impl Error {
             | Self::Codec(_)
             | Self::PgBackRest(_)
             | Self::NoBackup { .. }
+            | Self::EarlierCluster { .. }
             | Self::UnknownBackup { .. }
             | Self::HistoryMissing { .. }
             | Self::Damaged { .. }
+            | Self::FirstSegment { .. }
             | Self::Parent { .. }
             | Self::Unusable { .. }
             // A timeline of which one archive has the history and another has not.

@@ -9,6 +9,7 @@ mod goal;
 mod hand;
 mod layout;
 mod look;
+mod new_links;
 mod origin;
 mod reach;
 mod select;
@@ -47,6 +48,7 @@ pub use fetch::Fetched;
 use fetch::Written;
 pub use goal::parse_time;
 use layout::Layout;
+use new_links::check_new_links;
 use origin::{Origin, OurBackup};
 use reach::{Aim, look as look_at_wal};
 pub use reach::{Reach, WalReach};
@@ -255,7 +257,7 @@ async fn source(host: &Host, request: &RestoreRequest, ours_alone: bool) -> Resu
     };
     let decided = async {
         let decided = decide(host, sides, request, &chosen).await?;
-        check_repository(host, &decided.origin, &chosen).await?;
+        check_repository(host, request, &decided.origin, &chosen).await?;
         Ok(decided)
     };
     match decided.await {
@@ -280,12 +282,17 @@ async fn pin(host: &Host, place: &StanzaPlace, needed: &[BackupLabel]) -> Result
 }
 
 /// Sees that the repository holds what the backup is made of, as far as that can be seen beforehand, and the WAL that recovery begins with.
-async fn check_repository(host: &Host, origin: &Origin, chosen: &Chosen) -> Result<()> {
+async fn check_repository(
+    host: &Host,
+    request: &RestoreRequest,
+    origin: &Origin,
+    chosen: &Chosen,
+) -> Result<()> {
     if let Origin::Ours(ours) = origin {
         check_chain(host, &ours.place, &ours.chain).await?;
     }
     match origin.first_segment() {
-        Some(segment) => check_first_segment(&chosen.archives, origin.label(), segment).await,
+        Some(segment) => check_first_segment(host, &chosen.archives, request, origin.label(), segment).await,
         None => Ok(()),
     }
 }
@@ -380,6 +387,7 @@ async fn decide(host: &Host, sides: Sides, request: &RestoreRequest, chosen: &Ch
     let directory = origin.tablespace_directory();
     let plan = plan_places(&request.places, origin.outside(), directory, selection)?;
     let plan = Plan { preserve: request.goal == RecoveryGoal::Preserve, ..plan };
+    check_new_links(host, &origin, &plan.new_links).await?;
     let recovery = plan_recovery(host, request, &origin)?;
     recovery.settings()?;
     if recovery.goal == RecoveryGoal::None && recovery.wal_inside && !recovery.archive_off {
@@ -403,6 +411,7 @@ fn write_cluster(
     let begun = Instant::now();
     let mut layout = Layout::prepare(host, plan, false)?;
     let written = write_files(host, origin, &mut layout, recovery, threads, runtime)?;
+    layout.check_new_links()?;
     host.tell(Event::Step { name: "copy", took: begun.elapsed() });
     let begun = Instant::now();
     layout.link_tablespaces()?;

@@ -72,7 +72,7 @@ pub(super) async fn first_of<R, T>(
                 let described = of_repo(context.failure(&error), key);
                 let text = format!("repo{key} is passed over: {}", described.text());
                 match error {
-                    Error::NoBackup { .. } => context.log.info(&text),
+                    Error::NoBackup { .. } | Error::EarlierCluster { .. } => context.log.info(&text),
                     _ => context.log.warn(&text),
                 }
                 failed.push((key, described));

@@ -253,12 +253,32 @@ fn what_links_lead_to_comes_back_in_their_place_or_behind_links() {
         ("--link-all", 40, root.display().to_string()),
         ("--link-all --delta", 40, root.display().to_string()),
         ("--link-map=pg_xlog=/x", 78, "no such link".to_owned()),
+        ("--link-map=../pg_wal=/x", 78, "cannot become a link".to_owned()),
+        ("--link-map=global=/x", 78, "cannot become a link".to_owned()),
+        ("--link-map=pg_tblspc/1=/x", 78, "cannot become a link".to_owned()),
         (&format!("--link-map=pg_wal={}", nowhere.data_dir().join("x").display()), 78, "overlaps".to_owned()),
         ("--link-map=pg_wal=/nowhere/x --link-map=log=/nowhere/x/log", 78, "overlaps with link".to_owned()),
     ] {
         let failed = world.pgbr.fails(code, restore_args(&nowhere, &option.split(' ').collect::<Vec<_>>()));
         assert!(failed.stdout.contains(&why), "{option}: {failed:#?}");
     }
+
+    // What is a directory or a file in the backup becomes a link; what was there makes room for it.
+    let new = Cluster::builder(world.cluster.major()).empty();
+    let elsewhere = new.scratch().path().join("elsewhere");
+    let place = |name: &str| elsewhere.join(name);
+    let new_links = ["pg_xact", "pg_subtrans", "pg_hba.conf"];
+    let maps = new_links.map(|name| format!("--link-map={name}={}", place(name).display()));
+    world.restore_to(&new, &[]);
+    let maps: Vec<&str> = maps.iter().map(String::as_str).chain(["--delta"]).collect();
+    for _ in 0..2 {
+        world.restore_to(&new, &maps);
+        for name in new_links {
+            assert_eq!(kind(&new, name), Some(place(name)));
+        }
+        assert!(place("pg_xact/0000").is_file() && place("pg_hba.conf").is_file());
+    }
+    check(&new);
 
     // All of them as they were, once the old things are gone.
     world.destroy();
@@ -269,6 +289,8 @@ fn what_links_lead_to_comes_back_in_their_place_or_behind_links() {
     fs::remove_file(root.join("main.conf")).expect("it can be removed");
     world.pgbr.ok(["restore", "--link-all"]);
     assert_eq!(kind(&world.cluster, "pg_wal"), Some(root.join("wal")));
+    // With such a link the tree can be moved.
+    assert_eq!(kind(&world.cluster, "log").as_deref(), Some(Path::new("../logs")));
     assert_eq!(fs::read(root.join("main.conf")).expect("it is restored"), kept);
     assert!(root.join("logs/server.log").exists());
     check(&world.cluster);

@@ -237,13 +237,16 @@ fn settings_of_the_backup_can_be_kept() {
     // What somebody has set in the directory since then stays, too.
     let path = kept.data_dir().join("postgresql.auto.conf");
     let changed = format!("{}# changed since\n", auto_conf(&kept));
+    let signal = kept.data_dir().join("standby.signal");
     for how in ["--delta", "--force"] {
         fs::write(&path, &changed).expect("it can be written");
+        fs::write(&signal, "").expect("it can be written");
         world.restore_to(&kept, &["--type=preserve", how]);
         assert_eq!(auto_conf(&kept), changed, "{how}");
+        assert!(signal.exists(), "a standby that is mended stays one: {how}");
     }
     world.restore_to(&kept, &["--type=none", "--delta"]);
-    assert!(!auto_conf(&kept).contains("changed since"));
+    assert!(!auto_conf(&kept).contains("changed since") && !signal.exists());
     fs::remove_file(kept.data_dir().join("recovery.signal")).expect("it was written");
     world.restore_to(&kept, &["--type=preserve", "--delta"]);
     fs::write(&path, auto_conf(&world.cluster)).expect("it can be written");

@@ -177,6 +177,9 @@ fn place(cluster: &Cluster, name: &str) -> (PathBuf, Vec<String>) {
         format!("--tablespace-map-all={}", root.join("spaces").display()),
         format!("--link-map=pg_stat={}", root.join("links/pg_stat").display()),
         format!("--link-map=pg_ident.conf={}", root.join("links/pg_ident.conf").display()),
+        // No links in the backup.
+        format!("--link-map=pg_wal={}", root.join("links/wal").display()),
+        format!("--link-map=pg_hba.conf={}", root.join("links/pg_hba.conf").display()),
     ];
     (root, args)
 }
@@ -317,5 +320,27 @@ fn recovery_follows_their_archive_over_a_switch_of_timeline() {
         if args.is_empty() {
             copy.assert_clean();
         }
+    }
+    the_files_come_back_without_the_wal(&theirs);
+}
+
+/// Its WAL may be with somebody else.
+fn the_files_come_back_without_the_wal(theirs: &PgBackRest) {
+    fs::remove_dir_all(theirs.repository(1).join("archive/main/15-1")).expect("it can be removed");
+    let copy = Cluster::builder(MAJOR).empty();
+    let path = format!("--pg1-path={}", copy.data_dir().display());
+    let restore = [path.as_str(), "--archive-mode=off", "restore"];
+    let refused = crate::info_theirs::try_ours(theirs, &restore);
+    assert!(
+        !refused.success()
+            && refused.stdout.contains("recovery of backup")
+            && refused.stdout.contains("--type="),
+        "{refused:#?}"
+    );
+    assert!(!copy.data_dir().join("PG_VERSION").exists());
+    for how in ["--type=none", "--type=standby", "--recovery-option=restore-command=cp /wal/%f %p"] {
+        let told = ours(theirs, &[&restore[..], &[how, "--delta", "--log-level-console=warn"]].concat());
+        assert!(told.contains("recovery needs it from elsewhere"), "{how}: {told}");
+        assert!(copy.data_dir().join("PG_VERSION").exists());
     }
 }

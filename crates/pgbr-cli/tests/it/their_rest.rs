@@ -1,7 +1,7 @@
 //! What pgBackRest still holds beside ours: told by expire, removed by name alone, and never what anybody needs.
 
 use std::fs::{self, Permissions};
-use std::os::unix::fs::PermissionsExt;
+use std::os::unix::fs::{PermissionsExt, symlink};
 use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
 
@@ -164,10 +164,15 @@ fn a_removal_that_cannot_go_on_is_completed_by_the_next() {
     let swap = &both.swap;
     swap.ok(&["--type=full", "backup"]);
     let [archive, backup] = both.roots();
+    // Somebody had put the backups onto another disk.
+    let disk = swap.theirs.scratch().path().join("disk");
+    fs::rename(&backup, &disk).expect("it can be moved");
+    symlink(&disk, &backup).expect("it is ours");
     let segments = archive.join("15-1/0000000100000000");
     fs::set_permissions(&segments, Permissions::from_mode(0o500)).expect("it is ours");
     swap.fails(&REMOVE, 60, "0000000100000000");
-    assert!(!backup.exists() && !archive.join("archive.info").exists() && segments.exists());
+    assert!(backup.symlink_metadata().is_err() && files(&disk).is_empty());
+    assert!(!archive.join("archive.info").exists() && segments.exists());
     // Neither program takes what is left for a backup.
     let told = everything(&swap.ok(&["info"]));
     assert_eq!(told.matches("backup: ").count(), 1, "{told}");

@@ -71,6 +71,8 @@ fn a_stanza_goes_on_with_the_upgraded_cluster_and_keeps_the_old_backups() {
     let upgraded = pgbr.ok(["stanza-upgrade"]);
     assert!(upgraded.contains(&format!("goes to archive {new_archive}")), "{upgraded}");
     assert!(pgbr.ok(["stanza-upgrade"]).contains("is already up to date"));
+    let none_yet = pgbr.fails(75, ["restore"]);
+    assert_one_error(&none_yet, 75, &[&old_backup, "prior version of PostgreSQL", "--set"]);
     // What was refused is archived now, and an increment has nothing to build on.
     let backup = said(&pgbr.run(["backup", "--type=incr"]));
     assert!(backup.contains("incr backup has been changed to full"), "{backup}");

@@ -4,11 +4,12 @@ use std::collections::BTreeMap;
 
 use futures::{StreamExt, TryStreamExt};
 use pgbr_manifest::{BackupLabel, SystemId, WalSegmentName};
-use pgbr_pg::read_control_file;
+use pgbr_pg::{RecoveryGoal, read_control_file};
 
+use super::RestoreRequest;
 use super::archives::Archives;
 use super::target::{CONTROL, Places};
-use crate::error::{Error, Result};
+use crate::error::{Error, Result, with_causes};
 use crate::host::Host;
 use crate::load::{self, Backup};
 use crate::place::StanzaPlace;
@@ -56,19 +57,34 @@ pub(crate) async fn check_packs(host: &Host, place: &StanzaPlace, backup: &Backu
     Ok(())
 }
 
-/// Sees that recovery can begin: the segment with the checkpoint's redo position opens.
+/// Sees that recovery can begin: the segment with the checkpoint's redo position opens. Where the archive is not asked for WAL, or is not
+/// the only place that has it, one that does not is told of: the files of the backup are what is wanted.
 pub(super) async fn check_first_segment(
+    host: &Host,
     archives: &Archives,
+    request: &RestoreRequest,
     label: BackupLabel,
     segment: WalSegmentName,
 ) -> Result<()> {
-    match archives.check(segment).await? {
-        true => Ok(()),
-        false => Err(Error::Damaged {
-            label,
-            reason: format!("WAL segment {segment}, which recovery begins with, is not in the archive"),
-        }),
+    let checked = match archives.check(segment).await {
+        Ok(true) => return Ok(()),
+        Ok(false) => Error::FirstSegment { label, segment },
+        Err(error) => error,
+    };
+    if !gets_wal_elsewhere(request) {
+        return Err(checked);
     }
+    host.warn(format!("{}: recovery needs it from elsewhere", with_causes(&checked)));
+    Ok(())
+}
+
+/// Whether WAL may come from somebody else than the archive.
+fn gets_wal_elsewhere(request: &RestoreRequest) -> bool {
+    let by_another_command =
+        || request.recovery_options.iter().any(|(name, _)| name.replace('-', "_") == "restore_command");
+    let by_the_operator =
+        matches!(request.goal, RecoveryGoal::None | RecoveryGoal::Preserve | RecoveryGoal::Standby);
+    by_the_operator || by_another_command()
 }
 
 /// Says so when the target holds another cluster than the backup: it may be there by mistake.

@@ -172,7 +172,11 @@ pub(crate) async fn choose(host: &Host, sides: &Sides, request: &RestoreRequest)
     let mut found = sides.backups(host, request).await?;
     let current = sides.current();
     if request.set.is_none() {
+        let newest = found.iter().max_by_key(|backup| backup.candidate.label).map(|b| b.candidate.label);
         found.retain(|backup| Some(backup.cluster) == current);
+        if let Some(newest) = newest.filter(|_| found.is_empty()) {
+            return Err(Error::EarlierCluster { newest });
+        }
     }
     let goal = match &request.goal {
         RecoveryGoal::Lsn(lsn) => Goal::Lsn(*lsn),
@@ -182,9 +186,10 @@ pub(crate) async fn choose(host: &Host, sides: &Sides, request: &RestoreRequest)
     let named = found.iter().find(|backup| Some(backup.candidate.label) == request.set);
     let cluster = named.map(|backup| backup.cluster).or(current);
     let number = named.and_then(|backup| backup.ours).map(|(number, _)| number);
-    let archives = cluster.map(|cluster| sides.archives(cluster, number));
-    let archives = archives.ok_or(Error::Internal { what: "a stanza without a cluster" })?;
-    let history = goal::history(&archives, request).await?;
+    let cluster = cluster.ok_or(Error::Internal { what: "a stanza without a cluster" })?;
+    let archives = sides.archives(cluster, number);
+    let follow = goal::follow(&request.goal, request.timeline.as_deref(), cluster.1);
+    let history = goal::history(&archives, follow).await?;
     let choice = RestoreChoice { set: request.set, goal, history: history.as_ref() };
     let backups: Vec<Candidate> = found.iter().map(|backup| backup.candidate).collect();
     let chosen = plan_restore(&backups, &choice).map_err(|source| Error::NoBackup { source })?;
@@ -197,7 +202,7 @@ pub(crate) async fn choose(host: &Host, sides: &Sides, request: &RestoreRequest)
             text: format!("backup {used} is used, as the newest, {newest}, cannot reach the target"),
         });
     }
-    goal::check_latest(&archives, request, &chosen).await?;
+    goal::check_latest(&archives, follow, &chosen).await?;
     let label = chosen.label;
     let of = side_of(&found, label);
     Ok(Chosen { label, of, goal, history, backups, archives })

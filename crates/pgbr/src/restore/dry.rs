@@ -75,7 +75,7 @@ pub async fn restore_dry_run(host: &Host, request: RestoreRequest) -> Result<Res
         Some(needed) => Some(look(host, archives, &needed, &aim).await?),
         None => None,
     };
-    let incomplete = check_repository(host, &origin, &chosen).await.err();
+    let incomplete = check_repository(host, &request, &origin, &chosen).await.err();
     let unfit = plan.check().err();
     warn_of_another_cluster(host, &request.places, origin.system_id());
     let mut report = RestoreDryRun {

@@ -5,8 +5,8 @@ use jiff::tz::TimeZone;
 use pgbr_manifest::plan_restore::{Candidate, Goal};
 use pgbr_manifest::{TimelineHistory, TimelineId};
 use pgbr_pg::RecoveryGoal;
+use pgbr_pgbackrest::DbVersion;
 
-use super::RestoreRequest;
 use super::archives::Archives;
 use crate::error::{Error, Result};
 use crate::host::Host;
@@ -56,20 +56,39 @@ fn offset_seconds(zone: &str) -> Option<i32> {
     Some(sign * (hours * 3600 + part(2..4)? * 60 + part(4..6)?))
 }
 
-/// The history of the timeline that recovery will follow; none where it stays on the backup's own, whichever that is.
-pub(crate) async fn history(
-    archives: &Archives,
-    request: &RestoreRequest,
-) -> Result<Option<TimelineHistory>> {
-    let wanted = match (&request.goal, request.timeline.as_deref()) {
+/// The timeline that recovery follows.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Follow<'a> {
+    /// The backup's own, whichever that is.
+    Own,
+    /// The newest that there is.
+    Latest,
+    /// The one of this number.
+    Named(&'a str),
+}
+
+/// Which timeline a server of `version` follows with the settings that it gets.
+pub(crate) fn follow<'a>(goal: &RecoveryGoal, timeline: Option<&'a str>, version: DbVersion) -> Follow<'a> {
+    match (goal, timeline) {
         (RecoveryGoal::Immediate | RecoveryGoal::Preserve | RecoveryGoal::None, _) | (_, Some("current")) => {
-            return Ok(None);
+            Follow::Own
         }
-        (_, None | Some("latest")) => match archives.history_timelines().await?.into_iter().max() {
+        // The default has been another one since 12 (`recovery_target_timeline`).
+        (_, None) if version.is_before(12) => Follow::Own,
+        (_, None | Some("latest")) => Follow::Latest,
+        (_, Some(number)) => Follow::Named(number),
+    }
+}
+
+/// The history of the timeline that recovery will follow; none where it stays on the backup's own.
+pub(crate) async fn history(archives: &Archives, follow: Follow<'_>) -> Result<Option<TimelineHistory>> {
+    let wanted = match follow {
+        Follow::Own => return Ok(None),
+        Follow::Latest => match archives.history_timelines().await?.into_iter().max() {
             Some(newest) => newest,
             None => return Ok(None),
         },
-        (_, Some(number)) => {
+        Follow::Named(number) => {
             let id = match number.strip_prefix("0x") {
                 Some(hex) => u32::from_str_radix(hex, 16).ok(),
                 None => number.parse().ok(),
@@ -89,21 +108,10 @@ pub(crate) async fn history(
     }
 }
 
-/// Whether recovery looks for the newest timeline by itself.
-fn follows_latest(request: &RestoreRequest) -> bool {
-    let goes_on =
-        !matches!(request.goal, RecoveryGoal::Immediate | RecoveryGoal::Preserve | RecoveryGoal::None);
-    goes_on && matches!(request.timeline.as_deref(), None | Some("latest"))
-}
-
 /// Sees that recovery to the latest timeline gets there. PostgreSQL looks for the history files of the timelines after the backup's one
 /// by one and takes the last before the first that is missing for the newest: a lost file would cut off all that came later, in silence.
-pub(crate) async fn check_latest(
-    archives: &Archives,
-    request: &RestoreRequest,
-    chosen: &Candidate,
-) -> Result<()> {
-    let Some((own, _)) = chosen.end.filter(|_| follows_latest(request)) else { return Ok(()) };
+pub(crate) async fn check_latest(archives: &Archives, follow: Follow<'_>, chosen: &Candidate) -> Result<()> {
+    let Some((own, _)) = chosen.end.filter(|_| follow == Follow::Latest) else { return Ok(()) };
     let histories = archives.history_timelines().await?;
     let with_wal = archives.timelines().await?.into_iter();
     let newest = with_wal.chain(histories.iter().copied()).max();
@@ -151,6 +159,19 @@ mod tests {
         assert_eq!(plan(2, Some(3), &[3]), None);
         assert_eq!(plan(5, Some(3), &[]), None);
         assert_eq!(plan(u32::MAX, Some(u32::MAX), &[]), None);
+    }
+
+    #[test]
+    fn servers_before_12_stay_on_their_timeline_unless_told_otherwise() {
+        let [old, new] = ["11", "12"].map(|version| version.parse::<DbVersion>().unwrap());
+        assert_eq!(follow(&RecoveryGoal::Default, None, old), Follow::Own);
+        assert_eq!(follow(&RecoveryGoal::Default, None, new), Follow::Latest);
+        for version in [old, new] {
+            assert_eq!(follow(&RecoveryGoal::Standby, Some("latest"), version), Follow::Latest);
+            assert_eq!(follow(&RecoveryGoal::Default, Some("current"), version), Follow::Own);
+            assert_eq!(follow(&RecoveryGoal::Default, Some("3"), version), Follow::Named("3"));
+            assert_eq!(follow(&RecoveryGoal::Immediate, Some("3"), version), Follow::Own);
+        }
     }
 
     #[test]

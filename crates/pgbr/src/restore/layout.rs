@@ -15,8 +15,9 @@ use pgbr_pg::OwnerIds;
 use rustix::fs::{Gid, Uid};
 
 use super::hand::{Hand, Removed};
+use super::new_links::nothing_there;
 use super::sweep::Sweep;
-use super::target::{CONTROL, Existing, MARKER, Plan, parent};
+use super::target::{CONTROL, Existing, MARKER, Plan, parent, words_of_link};
 use super::write::{Making, OpenFiles, Target};
 use crate::error::{Error, Result};
 use crate::host::Host;
@@ -37,6 +38,8 @@ pub(crate) struct Layout {
     preserved: Vec<&'static str>,
     owners: Option<OwnerIds>,
     config_files: Vec<PathBuf>,
+    /// Directories and files that become links, and have not come yet.
+    new_links: BTreeSet<Vec<u8>>,
     /// Locations of tablespaces that hold what is not theirs: they stay as they are, but for their own directory.
     shared: BTreeSet<PathBuf>,
     /// Directories whose mode keeps their owner out: set at the end.
@@ -55,9 +58,19 @@ impl Layout {
         let delta = plan.existing == Existing::Delta;
         let (hand, config_files, closed) = (Hand::new(host, dry), Vec::new(), Vec::new());
         let (shared, devices) = (plan.shared_locations()?, BTreeMap::new());
-        let preserved = plan.preserved();
-        let mut layout =
-            Self { plan, hand, sweep: None, preserved, owners, config_files, shared, closed, devices };
+        let (preserved, new_links) = (plan.preserved(), plan.new_links.clone());
+        let mut layout = Self {
+            plan,
+            hand,
+            sweep: None,
+            preserved,
+            owners,
+            config_files,
+            new_links,
+            shared,
+            closed,
+            devices,
+        };
         let owner = layout.owner(&Meta::default());
         layout.hand.make_all(&layout.plan.pg_data, owner)?;
         layout.begin()?;
@@ -231,6 +244,7 @@ impl Layout {
             let was_there = real.is_dir();
             let above = self.above();
             self.hand.make_all(&real, above)?;
+            self.new_link(path, &real)?;
             was_there
         } else if is_root(path) {
             real.is_dir()
@@ -260,13 +274,30 @@ impl Layout {
         self.pass(path)?;
         let Some(real) = self.path_of(path)? else { return Ok(()) };
         match self.destination(path).cloned() {
-            Some(destination) => self.hand.link(&destination, &real),
+            Some(destination) => {
+                let words = words_of_link(&real, target, &destination);
+                self.hand.link(&words, &real)
+            }
             None => {
                 let target = String::from_utf8_lossy(target);
                 host.warn(format!("what link '{path}' led to ('{target}') is restored in the link's place"));
                 Ok(())
             }
         }
+    }
+
+    /// Makes a link of what is none in the backup, if that is asked for.
+    fn new_link(&mut self, path: &RelPath, destination: &Path) -> Result<()> {
+        let Some(name) = path.strip("pg_data").filter(|name| self.new_links.contains(*name)) else {
+            return Ok(());
+        };
+        self.new_links.remove(name);
+        self.hand.link(destination, &self.plan.pg_data.join(OsStr::from_bytes(name)))
+    }
+
+    /// Sees that everything was there that was to become a link.
+    pub(crate) fn check_new_links(&self) -> Result<()> {
+        self.new_links.first().map_or(Ok(()), |name| Err(nothing_there(name)))
     }
 
     /// Where a file's content goes.
@@ -284,6 +315,7 @@ impl Layout {
         let real = match self.destination(&record.path).cloned() {
             Some(destination) => {
                 self.hand.make_all(&parent(&destination), above)?;
+                self.new_link(&record.path, &destination)?;
                 Some(destination)
             }
             None => self.path_of(&record.path)?,

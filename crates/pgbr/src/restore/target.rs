@@ -7,6 +7,7 @@ use std::io::{self, Read};
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Component, Path, PathBuf};
 
+use pgbr_manifest::RelPath;
 use pgbr_manifest::manifest::{Body, Link, Tablespace};
 use pgbr_pg::{ServerState, TEMPORARY_SUFFIX, server_state};
 
@@ -21,8 +22,9 @@ const MAX_MARKER_BYTES: u64 = 1 << 20;
 /// The file without which no server starts.
 pub(super) const CONTROL: &str = "global/pg_control";
 
-/// Where settings of a recovery stand, in servers from version 12 on and before.
-const RECOVERY_SETTINGS: [&str; 2] = ["postgresql.auto.conf", "recovery.conf"];
+/// What decides about a recovery, in servers from version 12 on and before. A standby that lost its signal would open as a second primary.
+const RECOVERY_SETTINGS: [&str; 4] =
+    ["postgresql.auto.conf", "recovery.conf", "recovery.signal", "standby.signal"];
 
 /// Where the operator wants things.
 #[derive(Debug, Clone, Default)]
@@ -33,7 +35,7 @@ pub struct Places {
     pub tablespace_map: Vec<(String, PathBuf)>,
     /// A directory in which tablespaces that are not mapped get one each, by their name.
     pub tablespace_map_all: Option<PathBuf>,
-    /// New destinations of links, by their path in the data directory.
+    /// New destinations of links, by their path in the data directory. What is no link in the backup becomes one.
     pub link_map: Vec<(String, PathBuf)>,
     /// Whether links that are not mapped are made again as they were. Without it what they led to takes their place.
     pub link_all: bool,
@@ -62,6 +64,8 @@ pub(crate) struct Plan {
     pub(super) pg_data: PathBuf,
     pub(super) tablespaces: Vec<(Tablespace, PathBuf)>,
     pub(super) links: BTreeMap<Vec<u8>, PathBuf>,
+    /// Those that the backup does not have: directories and files that become links.
+    pub(super) new_links: BTreeSet<Vec<u8>>,
     pub(super) config: Option<PathBuf>,
     pub(super) version_directory: String,
     pub(super) existing: Existing,
@@ -92,7 +96,7 @@ pub(crate) fn plan_places(
 ) -> Result<Plan> {
     let pg_data = places.pg_data.clone();
     let tablespaces = plan_tablespaces(places, outside.tablespaces)?;
-    let links = plan_links(places, outside.links)?;
+    let (links, new_links) = plan_links(places, outside.links)?;
     let mut taken = vec![(real(&pg_data), "the data directory".to_owned())];
     let mut take = |what: String, path: &Path| {
         let place = real(path);
@@ -114,6 +118,7 @@ pub(crate) fn plan_places(
         pg_data,
         tablespaces,
         links,
+        new_links,
         config: places.config.clone(),
         version_directory,
         existing: places.existing,
@@ -156,16 +161,26 @@ fn inside(what: &str, directory: &Path, name: &str) -> Result<PathBuf> {
     Ok(place)
 }
 
-fn plan_links(places: &Places, links: &[Link]) -> Result<BTreeMap<Vec<u8>, PathBuf>> {
-    for (name, _) in &places.link_map {
-        if !links.iter().any(|link| link.name == *name) {
-            return Err(Error::Map {
-                what: format!("link '{name}'"),
-                reason: "the backup has no such link".to_owned(),
-            });
+/// Where links lead, by their path in the data directory, and which of them are new.
+type PlannedLinks = (BTreeMap<Vec<u8>, PathBuf>, BTreeSet<Vec<u8>>);
+
+fn plan_links(places: &Places, links: &[Link]) -> Result<PlannedLinks> {
+    let (mut planned, mut new) = (BTreeMap::new(), BTreeSet::new());
+    for (name, path) in &places.link_map {
+        if links.iter().any(|link| link.name == *name) {
+            continue;
         }
+        let what = format!("link '{name}'");
+        // Without the control file at its place nobody knows whether this is a cluster, and tablespaces have a map of their own.
+        if RelPath::new(name.as_str()).is_err()
+            || Path::new(CONTROL).starts_with(name)
+            || is_of_tablespace(name)
+        {
+            return Err(Error::Map { what, reason: "it cannot become a link".to_owned() });
+        }
+        planned.insert(name.clone().into_bytes(), absolute(&what, path)?);
+        new.insert(name.clone().into_bytes());
     }
-    let mut planned = BTreeMap::new();
     for link in links {
         let mapped =
             places.link_map.iter().find(|(name, _)| *name == link.name).map(|(_, path)| path.clone());
@@ -178,7 +193,20 @@ fn plan_links(places: &Places, links: &[Link]) -> Result<BTreeMap<Vec<u8>, PathB
                 .insert(link.name.clone().into_bytes(), absolute(&format!("link '{}'", link.name), &path)?);
         }
     }
-    Ok(planned)
+    Ok((planned, new))
+}
+
+/// Whether it is the place of the links to the tablespaces, or one of these.
+fn is_of_tablespace(name: &str) -> bool {
+    name.split('/').next() == Some("pg_tblspc")
+}
+
+/// What to write into a link that leads from `link` to `destination`: the words of the backup where these lead there, too. A tree with
+/// relative links can be moved.
+pub(super) fn words_of_link(link: &Path, words: &[u8], destination: &Path) -> PathBuf {
+    let words = Path::new(OsStr::from_bytes(words));
+    let leads = real(&parent(link).join(words));
+    if leads == real(destination) { words.to_owned() } else { destination.to_owned() }
 }
 
 /// Paths from a backup or an operator are made plain, so that comparing them means something.

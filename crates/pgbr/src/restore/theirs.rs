@@ -106,6 +106,12 @@ impl TheirBackup {
         Outside { tablespaces: &self.tablespaces, links: &self.links }
     }
 
+    /// Whether it has a directory or file of this path.
+    pub(crate) fn has(&self, path: &RelPath) -> bool {
+        let manifest = self.manifest();
+        manifest.file(path).is_some() || manifest.directories.iter().any(|directory| directory.path == *path)
+    }
+
     /// The WAL that it needs; none where the cluster was stopped.
     pub(crate) fn needed(&self) -> Option<Needed> {
         let wal = &self.manifest().wal;

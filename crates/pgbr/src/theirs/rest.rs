@@ -280,7 +280,7 @@ fn count_files(root: &Path, rest: &mut TheirRest) -> Result<()> {
     walk(root, count).map(drop)
 }
 
-/// Removes a directory with all in it: links, and not what they lead to.
+/// Removes a directory with all in it: links, and not what they lead to, but for a link in the place of the directory itself.
 fn remove_files(root: &Path) -> Result<()> {
     let gone = |removed: io::Result<()>, path: &Path| match removed {
         Err(error) if is_missing(&error) => Ok(()),
@@ -290,8 +290,14 @@ fn remove_files(root: &Path) -> Result<()> {
         gone(fs::remove_file(path), path)?;
         Ok(ControlFlow::Continue(()))
     };
+    let remove_directory = |directory: &PathBuf| match fs::remove_dir(directory) {
+        Err(error) if error.kind() == io::ErrorKind::NotADirectory => {
+            gone(fs::remove_file(directory), directory)
+        }
+        removed => gone(removed, directory),
+    };
     // Each comes behind the one that it lies in.
-    walk(root, remove)?.iter().rev().try_for_each(|directory| gone(fs::remove_dir(directory), directory))
+    walk(root, remove)?.iter().rev().try_for_each(remove_directory)
 }
 
 /// Shows all that lies below a directory and is none itself, until there was enough; gives the directories. What goes meanwhile is left out.

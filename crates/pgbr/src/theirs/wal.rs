@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use pgbr_manifest::{MAX_HISTORY_BYTES, StanzaName, SystemId, TimelineId, WalFileName, WalSegmentName};
-use pgbr_pgbackrest::{Archive, ArchiveCluster, ArchiveId, DbVersion};
+use pgbr_pgbackrest::{Archive, ArchiveCluster, ArchiveId, DbVersion, WalObject};
 
 use super::{Theirs, bounds, off_thread, there};
 use crate::error::Result;
@@ -105,15 +105,25 @@ impl TheirWal {
         self.ask(move |archive| Ok(bounds(archive, id)?.map(|(_, last)| last))).await
     }
 
-    /// Reads a segment to its end; false where it is not there.
+    /// Reads a segment to its end; false where it is not there. Of several copies one that is whole is enough, as for `archive-get`.
+    ///
+    /// # Errors
+    /// As none of them is.
     pub(crate) async fn check(&self, id: ArchiveId, segment: WalSegmentName) -> Result<bool> {
         self.ask(move |archive| {
-            let found = archive.find(id, &WalFileName::Segment(segment))?;
-            let Some(object) = found.first() else { return Ok(false) };
-            let mut content = archive.open(object, None)?;
-            let mut piece = vec![0; 1 << 20];
-            while content.next(&mut piece)? > 0 {}
-            Ok(true)
+            let (mut piece, mut failed) = (vec![0; 1 << 20], None);
+            let mut read = |object: WalObject| -> Result<()> {
+                let mut content = archive.open(&object, None)?;
+                while content.next(&mut piece)? > 0 {}
+                Ok(())
+            };
+            for object in archive.find(id, &WalFileName::Segment(segment))? {
+                match read(object) {
+                    Ok(()) => return Ok(true),
+                    Err(error) => failed = failed.or(Some(error)),
+                }
+            }
+            failed.map_or(Ok(false), Err)
         })
         .await
     }
