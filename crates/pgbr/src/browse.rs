@@ -115,6 +115,9 @@ pub enum RepoListing {
 /// # Errors
 /// As the store failed.
 pub async fn repo_ls(request: RepoLsRequest) -> Result<RepoListing> {
+    if request.repo.place.is_not_there() {
+        return Ok(RepoListing::Directory(RepoEntries::new()));
+    }
     let browser = Browser::new(&request.repo)?;
     if let Some(target) = browser.find(&request.path).await? {
         return Ok(RepoListing::File(RepoEntry::from(&target.object)));

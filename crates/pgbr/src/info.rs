@@ -84,6 +84,9 @@ pub struct StanzaInfo {
 /// # Errors
 /// When the repository cannot be opened. What is wrong with one stanza or one backup is told in its place.
 pub async fn info(host: &Host, request: InfoRequest) -> Result<InfoReport> {
+    if request.repo.place.is_not_there() {
+        return Err(RepoError::NoRepository { place: request.repo.place.to_string() }.into());
+    }
     let theirs = Theirs::look(&request.repo).await;
     let repo = match request.repo.open(host).await {
         Ok(repo) => Some(repo),

@@ -14,7 +14,7 @@ use pgbr_repo::{
 use crate::error::{Error, Result};
 use crate::held::Held;
 use crate::host::Host;
-use crate::stanza::{TakeOver, take_over};
+use crate::stanza::{TakeOver, explain_cipher, take_over};
 
 /// Where a repository lies.
 #[derive(Debug, Clone)]
@@ -43,6 +43,16 @@ impl fmt::Display for RepoPlace {
 }
 
 impl RepoPlace {
+    /// Whether it is a directory that is not there: not made yet, or of a disk that is not mounted. Whoever only looks, and whoever makes a
+    /// repository, takes it for an empty one, as pgBackRest does; all others are told that it cannot be reached.
+    pub(crate) fn is_not_there(&self) -> bool {
+        let missing = |path: &PathBuf| match std::fs::symlink_metadata(path) {
+            Err(error) => error.kind() == std::io::ErrorKind::NotFound,
+            Ok(_) => false,
+        };
+        matches!(self, Self::Directory(path) if missing(path))
+    }
+
     /// The store; with `create` a directory is made where it is missing.
     pub(crate) fn store(&self, create: bool) -> Result<Store> {
         match self {
@@ -116,6 +126,7 @@ impl RepoAccess {
     pub async fn open_stanza(&self, host: &Host, name: &StanzaName) -> Result<StanzaPlace> {
         match (self.open_made(host, name).await, &self.take_over) {
             (Err(error), Some(asked)) if is_absent(&error) => take_over(host, self, name, asked, error).await,
+            (Err(Error::Repo(error)), Some(_)) => Err(explain_cipher(host, self, name, error).await),
             (opened, _) => opened,
         }
     }

@@ -18,14 +18,14 @@ use crate::place::RepoAccess;
 
 pub use self::delete::{StanzaDeleteRequest, StanzaDeleted, stanza_delete};
 pub use self::take_over::TakeOver;
-pub(crate) use self::take_over::take_over;
 use self::take_over::{TheirHistory, is_missing};
+pub(crate) use self::take_over::{explain_cipher, take_over};
 pub use self::upgrade::{StanzaUpgradeRequest, StanzaUpgraded, stanza_upgrade};
 
 /// A stanza to make.
 #[derive(Debug, Clone)]
 pub struct StanzaCreateRequest {
-    /// The repository; it is made where there is none.
+    /// The repository; it is made where there is none, its directory as well.
     pub repo: RepoAccess,
     /// The stanza.
     pub stanza: StanzaName,
@@ -63,7 +63,15 @@ pub async fn stanza_create(host: &Host, request: StanzaCreateRequest) -> Result<
         Some(theirs) => theirs.check(&request.stanza, cluster.system_id, cluster.version)?,
         None => vec![(1, cluster)],
     };
-    let repo = open_or_create(host, &request.repo).await?;
+    let repo = match request.repo.place.is_not_there() {
+        true => create(host, &request.repo).await?,
+        false => match open_or_create(host, &request.repo).await {
+            Err(Error::Repo(error)) => {
+                return Err(explain_cipher(host, &request.repo, &request.stanza, error).await);
+            }
+            opened => opened?,
+        },
+    };
     match Stanza::create_numbered(&repo, &request.stanza, &history, host.now_seconds()).await {
         Ok(_) => {
             if let Some(theirs) = theirs {

@@ -52,6 +52,34 @@ fn a_wrong_passphrase_is_one_error_before_anything_is_touched() {
     rig.backup();
 }
 
+/// As pgBackRest's: roles that set a host up look with `info` whether there is a stanza, and make no directory.
+#[test]
+fn a_repository_whose_directory_is_not_there_is_an_empty_one_to_who_looks_and_is_made_by_stanza_create() {
+    let rig = Rig::plain();
+    let segment = rig.archived_segment();
+    let place = rig.pgbr.scratch().path().join("not/there/yet");
+    rig.pgbr.set("global", "repo1-path", &place.display().to_string());
+    let mut command = rig.pgbr.command(["info"]);
+    assert!(run(&mut command, "", LIMIT).stdout.contains("missing stanza path"));
+    let told: serde_json::Value =
+        serde_json::from_str(&rig.pgbr.ok(["info", "--output=json"])).expect("JSON");
+    assert_eq!(told[0]["status"]["code"], 1, "{told}");
+    assert_eq!(rig.pgbr.ok(["repo-ls"]), "");
+    assert_eq!(rig.pgbr.run(["repo-get", "backup/demo/backup.info", "--ignore-missing"]).code, Some(1));
+    // Whoever needs it is told that it cannot be reached: a disk may not be mounted.
+    for command in [&["check"][..], &BACKUP, &["archive-push", &format!("pg_wal/{segment}")], &["expire"]] {
+        let refused = rig.pgbr.run(command);
+        assert!(
+            refused.code == Some(42) && said(&refused).contains("is the repository mounted"),
+            "{refused:#?}"
+        );
+    }
+    assert!(!place.exists());
+    rig.pgbr.ok(["stanza-create"]);
+    rig.pgbr.ok(["check"]);
+    rig.backup();
+}
+
 #[test]
 fn a_cipher_that_the_repository_does_not_have_is_refused() {
     let rig = Rig::plain();

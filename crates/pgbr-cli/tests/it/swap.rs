@@ -316,6 +316,48 @@ fn many_pushes_at_once_make_one_stanza() {
     }
 }
 
+/// pgBackRest has a passphrase a stanza, ours those of the repository.
+#[test]
+fn a_stanza_with_another_passphrase_is_told_how_to_get_in() {
+    let swap = Swap::new(Swap::encrypted(), &[]);
+    let config = swap.theirs.scratch().path().join("pgbackrest.conf");
+    let other = Cluster::builder(MAJOR).conf("archive_mode", "on").init();
+    let section = format!(
+        "\n[other]\npg1-path={}\nrepo1-cipher-pass=of its own\n[plain]\npg1-path={}\nrepo1-cipher-type=none\n",
+        other.data_dir().display(),
+        other.data_dir().display()
+    );
+    let text = fs::read_to_string(&config).expect("it is there");
+    fs::write(&config, text + &section).expect("it is ours");
+    let call = |stanza: &str, args: &[&str]| {
+        let mut command = Command::new(swap.link());
+        let stanza = format!("--stanza={stanza}");
+        as_operator(&mut command).args([&swap.words()[1], &stanza]).args(args);
+        run(&mut command, "", LIMIT)
+    };
+    for stanza in ["other", "plain"] {
+        assert!(call(stanza, &["--no-online", "stanza-create"]).success());
+    }
+    let name = "000000010000000000000001";
+    let push = ["archive-push", &other.data_dir().join("pg_wal").join(name).display().to_string()];
+    swap.swap();
+    swap.ok(&["--no-online", "stanza-create"]);
+    for stanza in ["other", "plain"] {
+        for args in [&push[..], &["--no-online", "stanza-create"]] {
+            let refused = call(stanza, args);
+            let said = everything(&refused);
+            assert_eq!(refused.code, Some(95), "{refused:#?}");
+            assert!(said.contains(&format!("pgBackRest's side of stanza '{stanza}'")), "{said}");
+            assert!(said.contains("pgbackrest key-add"), "{said}");
+        }
+    }
+    let pass = swap.theirs.scratch().file("pass", "of its own\n");
+    swap.ok(&[&format!("--new-cipher-pass-file={}", pass.display()), "key-add"]);
+    let pushed = call("other", &push);
+    assert!(pushed.success() && everything(&pushed).contains("was made beside"), "{pushed:#?}");
+    assert!(swap.made().join("other/archive/15-1/0000000100000000").join(name).exists());
+}
+
 #[test]
 fn what_cannot_be_taken_over_is_refused_and_nothing_is_made() {
     let swap = Swap::new(Swap::encrypted(), &[]);
@@ -328,7 +370,9 @@ fn what_cannot_be_taken_over_is_refused_and_nothing_is_made() {
     swap.swap();
 
     // Under its own name the program makes nothing by itself.
-    let own_name = swap.command(&runnable(Path::new(env!("CARGO_BIN_EXE_pgbr"))), &push);
+    let own_name = swap.theirs.scratch().path().join("bin/pgbr");
+    symlink(runnable(Path::new(env!("CARGO_BIN_EXE_pgbr"))), &own_name).expect("it is ours");
+    let own_name = swap.command(&own_name, &push);
     let refused = run(&mut { own_name }, "", LIMIT);
     assert_eq!(refused.code, Some(55), "{refused:#?}");
     assert!(everything(&refused).contains("pgbr stanza-create"), "{refused:#?}");

@@ -103,6 +103,7 @@ pub(super) fn may_pass(error: &Error) -> bool {
             | TheirError::UnsupportedFormat { .. }
             | TheirError::DuplicateWal { .. },
         )
+        | Error::OtherCipher { .. }
         | Error::OtherCluster { .. }
         | Error::Stopped => false,
         Error::Repos { failed, .. } => failed.iter().any(|(_, error)| may_pass(error)),

@@ -44,6 +44,9 @@ pub struct RepoFile {
 /// When the repository cannot be opened; when the file is damaged; [`Error::Unsupported`] for what has no other form than the raw one; as
 /// the store failed.
 pub async fn repo_get(host: &Host, request: RepoGetRequest) -> Result<Option<RepoFile>> {
+    if request.repo.place.is_not_there() {
+        return Ok(None);
+    }
     let browser = Browser::new(&request.repo)?;
     let Some(target) = browser.find(&request.path).await? else { return Ok(None) };
     let plain = |content: Vec<u8>| Ok(Some(RepoFile { content, as_zst: false }));

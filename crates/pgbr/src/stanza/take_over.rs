@@ -60,6 +60,22 @@ pub(crate) async fn take_over(
     access.open_made(host, name).await
 }
 
+/// The error for that a repository does not open, with a word about it where pgBackRest's side of the stanza does: there each stanza has a
+/// passphrase of its own.
+pub(crate) async fn explain_cipher(
+    host: &Host,
+    access: &RepoAccess,
+    name: &StanzaName,
+    error: RepoError,
+) -> Error {
+    let is_of_cipher =
+        matches!(error, RepoError::WrongPassphrase | RepoError::PassphraseMissing | RepoError::NotEncrypted);
+    if is_of_cipher && matches!(TheirHistory::find(host, access, name).await, Ok(Some(_))) {
+        return Error::OtherCipher { stanza: name.clone(), source: error };
+    }
+    error.into()
+}
+
 /// Opens the repository, or makes it. Who makes it at the same time as others may fail in many ways, and finds it when it looks again.
 async fn repository(host: &Host, access: &RepoAccess) -> Result<Repo> {
     let mut pause = PAUSE;
