@@ -92,6 +92,8 @@ fn words_that_are_not_understood_and_stanzas_that_are_not_there() {
         (48, "invalid command 'bakcup'", "bakcup"),
         (43, "WAL segment to push required", "archive-push"),
         (43, "WAL segment to get required", "archive-get"),
+        (43, "path to copy WAL segment required", "archive-get 000000010000000000000001"),
+        (96, "extra parameters found", "archive-get 000000010000000000000001 /tmp/never-written more"),
         (96, "'junk'", "archive-get junk /tmp/never-written"),
         (32, "0/XYZ", "restore --type=lsn --target=0/XYZ"),
     ] {
