@@ -4,16 +4,16 @@ use std::collections::BTreeMap;
 use std::path::Path;
 
 use pgbr::{
-    BackupLabel, BackupType, Cipher, DrillFacts, Error, HoldState, Host, InfoRequest, LockHolder, LockType,
-    RepoAnswer, RepoError, RepoView, StanzaInfo, StanzaState, StanzaView, TheirBackup, TheirSet, TheirStanza,
-    combine_info, info,
+    AskedSet, BackupLabel, BackupType, Cipher, DrillFacts, Error, HoldState, Host, InfoRequest, LockHolder,
+    LockType, RepoAnswer, RepoError, RepoView, StanzaInfo, StanzaState, StanzaView, TheirBackup, TheirSet,
+    TheirStanza, combine_info, info,
 };
 
 use super::{info_json, info_text};
-use crate::exit::{CliError, ErrorCode};
 use crate::failure::of_repo;
 use crate::request;
 use crate::run::{Context, Outcome, print};
+use crate::settings::Settings;
 
 /// What a stanza is called of which nothing is known, as pgBackRest says it.
 const UNKNOWN: &str = "[invalid]";
@@ -87,29 +87,24 @@ pub(super) struct Status {
 pub(super) async fn run(context: &Context, host: &Host) -> Outcome {
     let settings = &context.settings;
     let stanza = settings.stanza().map(|_| request::stanza(settings)).transpose()?;
-    let set =
-        match settings.get_str("set") {
-            None => None,
-            Some(label) => Some(label.parse().map_err(|e: pgbr::ManifestError| {
-                CliError::new(ErrorCode::OptionInvalidValue, e.to_string())
-            })?),
-        };
+    let asked = asked_set(settings);
+    let set = if let AskedSet::One(label) = asked { Some(label) } else { None };
     let json = settings.get_str("output") == Some("json");
     let progress_only = json && settings.get_str("detail-level") == Some("progress");
     let recovery_windows = settings.get_bool("recovery-window") && !progress_only;
-    let asked = request::repos(settings)?.into_iter().map(|(key, repo)| {
+    let answers = request::repos(settings)?.into_iter().map(|(key, repo)| {
         let request = InfoRequest { repo, stanza: stanza.clone(), set, recovery_windows };
         let host = context.host_of(host, key);
         async move { RepoAnswer { key, report: info(&host, request).await } }
     });
-    let answers = futures::future::join_all(asked).await;
+    let answers = futures::future::join_all(answers).await;
     // There is nothing else to show.
     if let [RepoAnswer { key, report: Err(error) }] = answers.as_slice()
         && !matches!(error, Error::Repo(RepoError::NoRepository { .. }))
     {
         return Err(of_repo(context.failure(error), *key));
     }
-    let views = combine_info(answers, stanza.as_ref(), set);
+    let views = combine_info(answers, stanza.as_ref(), asked);
     let shown: Vec<_> = views.iter().map(|view| show(context, view)).collect();
     let now = host.clock.now_ns().div_euclid(1_000_000_000);
     match json {
@@ -117,6 +112,11 @@ pub(super) async fn run(context: &Context, host: &Host) -> Outcome {
         false => print(&info_text::render(&shown, &host.zone, now))?,
     }
     Ok(0)
+}
+
+/// Which backups are asked for; text that is no label names one that is not there, as in pgBackRest.
+fn asked_set(settings: &Settings) -> AskedSet {
+    settings.get_str("set").map_or(AskedSet::All, |set| set.parse().map_or(AskedSet::NoLabel, AskedSet::One))
 }
 
 fn show<'a>(context: &'a Context, view: &'a StanzaView) -> Shown<'a> {
