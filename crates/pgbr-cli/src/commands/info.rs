@@ -10,6 +10,7 @@ use pgbr::{
 };
 
 use super::{info_json, info_text};
+use crate::exit::{CliError, ErrorCode};
 use crate::failure::of_repo;
 use crate::request;
 use crate::run::{Context, Outcome, print};
@@ -90,7 +91,7 @@ pub(super) async fn run(context: &Context, host: &Host) -> Outcome {
     let asked = asked_set(settings);
     let set = if let AskedSet::One(label) = asked { Some(label) } else { None };
     let json = settings.get_str("output") == Some("json");
-    let progress_only = json && settings.get_str("detail-level") == Some("progress");
+    let progress_only = progress_only(settings)?;
     let recovery_windows = settings.get_bool("recovery-window") && !progress_only;
     let answers = request::repos(settings)?.into_iter().map(|(key, repo)| {
         let request = InfoRequest { repo, stanza: stanza.clone(), set, recovery_windows };
@@ -109,7 +110,7 @@ pub(super) async fn run(context: &Context, host: &Host) -> Outcome {
     let now = host.clock.now_ns().div_euclid(1_000_000_000);
     match json {
         true => print(&info_json::render(&shown, progress_only, now))?,
-        false => print(&info_text::render(&shown, &host.zone, now))?,
+        false => print(&info_text::render(&shown, progress_only, &host.zone, now))?,
     }
     Ok(0)
 }
@@ -117,6 +118,16 @@ pub(super) async fn run(context: &Context, host: &Host) -> Outcome {
 /// Which backups are asked for; text that is no label names one that is not there, as in pgBackRest.
 fn asked_set(settings: &Settings) -> AskedSet {
     settings.get_str("set").map_or(AskedSet::All, |set| set.parse().map_or(AskedSet::NoLabel, AskedSet::One))
+}
+
+/// Whether only the state of the stanzas is told, and what is under way.
+fn progress_only(settings: &Settings) -> Result<bool, CliError> {
+    let only = settings.get_str("detail-level") == Some("progress");
+    if only && settings.get_str("set").is_some() {
+        let message = "option 'set' cannot be used with option 'detail-level' = 'progress'";
+        return Err(CliError::new(ErrorCode::OptionInvalid, message));
+    }
+    Ok(only)
 }
 
 fn show<'a>(context: &'a Context, view: &'a StanzaView) -> Shown<'a> {
