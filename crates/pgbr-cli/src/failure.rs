@@ -6,6 +6,7 @@ use pgbr::{Error, PgError, RepoError, TheirError};
 
 use crate::exit::{CliError, ErrorCode};
 use crate::flavor::Flavor;
+use crate::options::Command;
 
 /// What the operator is told about a failure.
 pub(crate) fn describe(error: &Error, flavor: Flavor) -> CliError {
@@ -18,6 +19,18 @@ pub(crate) fn describe(error: &Error, flavor: Flavor) -> CliError {
     }
     let described = CliError::new(code(error), text);
     hints(error, flavor).into_iter().fold(described, CliError::hint)
+}
+
+/// What an error means to one command, where pgBackRest ends that with another code than the rest: its words come first then.
+pub(crate) fn of_command(error: &Error, command: Command, told: CliError) -> CliError {
+    let (code, words) = match (command, error) {
+        (
+            Command::Check | Command::StanzaCreate,
+            Error::OtherCluster { .. } | Error::Repo(RepoError::StanzaMismatch { .. }),
+        ) => (ErrorCode::FileInvalid, "backup and archive info files exist but do not match the database"),
+        _ => return told,
+    };
+    CliError { code, message: format!("{words}: {}", told.message), ..told }
 }
 
 /// The same of one repository among several: what to do is said of its own options.

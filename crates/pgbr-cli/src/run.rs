@@ -18,7 +18,7 @@ use crate::log::{Level, LogOptions, Logger};
 use crate::options::{Command, LockKind, Role};
 use crate::progress::Progress;
 use crate::settings::Settings;
-use crate::{config, help, request, secrets, zone};
+use crate::{config, failure, help, request, secrets, zone};
 
 /// How a command ended where it did not fail: almost always 0.
 pub(crate) type Outcome = Result<u8, CliError>;
@@ -321,7 +321,8 @@ impl Context {
 
     /// What the operator is told about a failure of the engine.
     pub(crate) fn failure(&self, error: &pgbr::Error) -> CliError {
-        crate::failure::describe(error, self.settings.flavor())
+        let told = failure::describe(error, self.settings.flavor());
+        failure::of_command(error, self.settings.command(), told)
     }
 }
 

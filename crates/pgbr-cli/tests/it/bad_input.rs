@@ -134,13 +134,17 @@ fn another_cluster_is_not_let_into_a_stanza() {
     // The first cluster keeps its own config file, or its archiver would be led astray too.
     rig.cluster.set_conf("archive_command", "false");
     rig.cluster.reload();
-    for command in [&["stanza-create"][..], &["check"], &BACKUP] {
-        rig.refused(51, &["stanza 'demo'"], command.iter().copied());
+    let unlike =
+        "backup and archive info files exist but do not match the database: stanza 'demo' is of cluster";
+    let words = &[unlike, "stanza-upgrade"];
+    for command in ["stanza-create", "check"] {
+        rig.refused(28, words, [command]);
     }
+    rig.refused(51, &["ERROR: [051]: stanza 'demo'"], BACKUP);
     let before = rig.snapshot();
     rig.refused(44, &[&segment, "not of this stanza"], ["archive-push", &format!("pg_wal/{segment}")]);
     assert_eq!(rig.snapshot(), before);
-    rig.refused(51, &["stanza 'demo'"], ["stanza-create", "--no-online"]);
+    rig.refused(28, words, ["stanza-create", "--no-online"]);
     rig.pgbr.set_cluster(1, &rig.cluster);
     rig.pgbr.archive_from(&rig.cluster);
     rig.still_archives();
