@@ -28,6 +28,9 @@ pub(crate) fn of_command(error: &Error, command: Command, told: CliError) -> Cli
             Command::Check | Command::StanzaCreate,
             Error::OtherCluster { .. } | Error::Repo(RepoError::StanzaMismatch { .. }),
         ) => (ErrorCode::FileInvalid, "backup and archive info files exist but do not match the database"),
+        (Command::Restore, Error::Repo(RepoError::StanzaMissing { .. } | RepoError::NoRepository { .. })) => {
+            (ErrorCode::BackupSetInvalid, "no backup set found to restore")
+        }
         _ => return told,
     };
     CliError { code, message: format!("{words}: {}", told.message), ..told }

@@ -113,11 +113,15 @@ fn words_that_are_not_understood_and_stanzas_that_are_not_there() {
         &BACKUP,
         &["archive-push", "pg_wal/000000010000000000000001"],
         &["archive-get", "000000010000000000000001", "/tmp/never-written"],
-        &[&into[0], &into[1]],
     ] {
         let finished = other.fails(55, command);
         assert_one_error(&finished, 55, &["stanza 'other'", "stanza-create"]);
     }
+    let words = ["no backup set found to restore: stanza 'other' does not exist", "stanza-create"];
+    assert_one_error(&other.fails(75, &into), 75, &words);
+    let nowhere = format!("--repo1-path={}", other.scratch().dir("nothing").display());
+    let finished = other.fails(75, [&into[0], &into[1], &nowhere]);
+    assert_one_error(&finished, 75, &["no backup set found to restore: ", "is the repository mounted?"]);
     assert!(other.ok(["info"]).contains("error (missing stanza path)"));
     assert_eq!(rig.snapshot(), before);
     assert_untouched(&target);
