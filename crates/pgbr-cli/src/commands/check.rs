@@ -20,7 +20,6 @@ pub(super) async fn run(context: &Context, host: &Host) -> Outcome {
 async fn check_one(context: &Context, host: &Host, key: u16, repo: RepoAccess) -> Result<(), CliError> {
     let settings = &context.settings;
     let place = repo.place.to_string();
-    context.log.info(&format!("check repo{key} configuration (primary)"));
     let request = CheckRequest {
         repo,
         stanza: request::stanza(settings)?,
@@ -40,7 +39,7 @@ async fn check_one(context: &Context, host: &Host, key: u16, repo: RepoAccess) -
                 .log
                 .info(&format!("WAL segment {segment} successfully archived to '{place}' on repo{key}"));
         }
-        None if report.standby => context.log.info("the server is a standby: switching WAL was not tried"),
+        None if report.standby => context.log.info("switch wal not performed because this is a standby"),
         None => {}
     }
     Ok(())
