@@ -72,9 +72,10 @@ fn code(error: &Error) -> ErrorCode {
         Error::ArchiveTimeout { .. } | Error::StandbyBehind { .. } | Error::Timeout { .. } => {
             ErrorCode::ArchiveTimeout
         }
-        Error::NoBackup { .. } | Error::UnknownBackup { .. } | Error::TheirsNeeded { .. } => {
-            ErrorCode::BackupSetInvalid
-        }
+        Error::NoBackup { .. }
+        | Error::UnknownBackup { .. }
+        | Error::TheirBackup { .. }
+        | Error::TheirsNeeded { .. } => ErrorCode::BackupSetInvalid,
         Error::TheirsInUse { .. } => ErrorCode::LockAcquire,
         Error::Target { .. } => ErrorCode::OptionInvalidValue,
         Error::Running { .. }
@@ -229,6 +230,7 @@ fn hints(error: &Error, flavor: Flavor) -> Vec<String> {
         Error::Repo(RepoError::RepositoryExists { .. }) => one(format!("were repo.json and its copy lost? '{program} key-import' brings them back by an exported key.")),
         Error::Repo(RepoError::StanzaMissing { .. }) => one(format!("has a stanza-create been performed? use '{program} stanza-create'.")),
         Error::TheirsNeeded { .. } => one(format!("make a backup first: '{program} --type=full backup'.")),
+        Error::TheirBackup { .. } => one(format!("what pgBackRest has of a stanza goes as a whole: '{program} expire --pgbackrest-remove' removes it once it is not needed.")),
         Error::TheirsInUse { .. } => one("nothing was changed: try again when it has ended.".to_owned()),
         Error::Repo(RepoError::WrongPassphrase) => one("check the option repo1-cipher-pass: nothing was read or changed.".to_owned()),
         Error::Repo(RepoError::WriteOnly { doing }) => match doing.starts_with("compare") {
