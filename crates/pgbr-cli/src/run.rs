@@ -13,12 +13,13 @@ use tokio::runtime::Runtime;
 
 use crate::commands;
 use crate::exit::{CliError, ErrorCode};
+use crate::failure::{Called, describe};
 use crate::libpq_env::PgEnv;
 use crate::log::{Level, LogOptions, Logger};
 use crate::options::{Command, LockKind, Role};
 use crate::progress::Progress;
 use crate::settings::Settings;
-use crate::{config, failure, help, request, secrets, zone};
+use crate::{config, help, request, secrets, zone};
 
 /// How a command ended where it did not fail: almost always 0.
 pub(crate) type Outcome = Result<u8, CliError>;
@@ -321,8 +322,7 @@ impl Context {
 
     /// What the operator is told about a failure of the engine.
     pub(crate) fn failure(&self, error: &pgbr::Error) -> CliError {
-        let told = failure::describe(error, self.settings.flavor());
-        failure::of_command(error, self.settings.command(), told)
+        describe(error, Called::of(&self.settings))
     }
 }
 
