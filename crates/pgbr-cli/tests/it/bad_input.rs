@@ -129,6 +129,24 @@ fn words_that_are_not_understood_and_stanzas_that_are_not_there() {
 }
 
 #[test]
+fn a_config_file_with_other_bytes_in_it() {
+    let rig = Rig::plain();
+    let config = rig.pgbr.config_path();
+    let text = fs::read(&config).expect("it is there");
+    let write =
+        |more: &[u8]| fs::write(&config, [b"# caf\xe9\n", &text[..], more].concat()).expect("it is ours");
+    write(b"\n[other]\npg1-path=/na\xefve\n[\xe9]\npg1-path=/x\n");
+    rig.pgbr.ok(["check"]);
+    rig.still_archives();
+    write(b"\n[demo:info]\nlog-level-console=\xe9\n");
+    rig.still_archives();
+    let line = text.iter().filter(|byte| **byte == b'\n').count() + 4;
+    let words =
+        format!("value is not valid UTF-8 at line {line} of configuration file '{}'", config.display());
+    rig.refused(29, &[&words], ["info"]);
+}
+
+#[test]
 fn another_cluster_is_not_let_into_a_stanza() {
     let rig = Rig::plain();
     rig.backup();
