@@ -15,7 +15,7 @@ use zeroize::Zeroizing;
 use crate::exit::{CliError, ErrorCode};
 use crate::flavor::Flavor;
 use crate::ini::Ini;
-use crate::options;
+use crate::options::{self, Command};
 use crate::parse::{CommandLine, command_line};
 use crate::settings::Settings;
 
@@ -66,18 +66,49 @@ pub fn settings(
     }
     let is_help = line.help;
     let env: Vec<_> = env.into_iter().collect();
-    match with_files(line, &env) {
+    match with_files(line, &args, &env) {
         Err(_) if is_help => command_line(&args, flavor)?.resolve(),
         result => result,
     }
 }
 
-fn with_files(mut line: CommandLine, env: &[(OsString, OsString)]) -> Result<Settings, CliError> {
+fn with_files(
+    mut line: CommandLine,
+    args: &[String],
+    env: &[(OsString, OsString)],
+) -> Result<Settings, CliError> {
     line.read_environment(env)?;
     let files = load(&line)?;
     line.warnings.extend(files.warnings);
     line.read_config(&files.ini)?;
-    line.resolve()
+    let of_all = line.command == Command::Check && line.stanza().is_none() && !line.help;
+    let mut settings = line.resolve()?;
+    if of_all {
+        settings.stanzas = of_stanzas(&settings, args, env, &files.ini);
+    }
+    Ok(settings)
+}
+
+/// The settings that the same command has for each stanza of the config files.
+fn of_stanzas(
+    settings: &Settings,
+    args: &[String],
+    env: &[(OsString, OsString)],
+    ini: &Ini,
+) -> Vec<(String, Result<Settings, CliError>)> {
+    let of_one = |name: &str| {
+        let named = args.iter().cloned().chain([format!("--stanza={name}")]);
+        let mut line = command_line(&named.collect::<Vec<_>>(), settings.flavor())?;
+        line.read_environment(env)?;
+        line.read_config(ini)?;
+        line.resolve()
+    };
+    let stanzas = ini.stanzas().into_iter().map(|name| (name.to_owned(), of_one(name)));
+    // Nobody knows what is in there; that it is not looked at is told.
+    let faulty = ini
+        .faulty_sections()
+        .map(|(name, fault)| (name.to_owned(), Err(CliError::new(ErrorCode::Format, fault.to_string()))));
+    stanzas.chain(faulty).collect()
 }
 
 /// Reads the config files that a command line asks for.

@@ -113,12 +113,17 @@ impl Ini {
         self.place(name).and_then(|place| self.sections.get(place)).map_or(&[], |section| &section.entries)
     }
 
-    /// Names of the stanzas that have a section, sorted, each once.
+    /// Sections whose name is not UTF-8, by what of it can be read.
+    pub fn faulty_sections(&self) -> impl Iterator<Item = (&str, &IniError)> {
+        self.sections.iter().filter_map(|section| Some((section.name.as_str(), section.fault.as_ref()?)))
+    }
+
+    /// Names of the stanzas that have a section with anything in it, sorted, each once.
     pub fn stanzas(&self) -> Vec<&str> {
         let mut names: Vec<&str> = self
             .sections
             .iter()
-            .filter(|section| section.fault.is_none())
+            .filter(|section| section.fault.is_none() && !section.entries.is_empty())
             .map(|section| section.name.split(':').next().unwrap_or_default())
             .filter(|name| *name != "global")
             .collect();
