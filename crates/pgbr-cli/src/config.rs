@@ -15,7 +15,7 @@ use zeroize::Zeroizing;
 use crate::exit::{CliError, ErrorCode};
 use crate::flavor::Flavor;
 use crate::ini::Ini;
-use crate::options;
+use crate::options::{self, Command};
 use crate::parse::{CommandLine, command_line};
 use crate::settings::Settings;
 
@@ -66,18 +66,49 @@ pub fn settings(
     }
     let is_help = line.help;
     let env: Vec<_> = env.into_iter().collect();
-    match with_files(line, &env) {
+    match with_files(line, &args, &env) {
         Err(_) if is_help => command_line(&args, flavor)?.resolve(),
         result => result,
     }
 }
 
-fn with_files(mut line: CommandLine, env: &[(OsString, OsString)]) -> Result<Settings, CliError> {
+fn with_files(
+    mut line: CommandLine,
+    args: &[String],
+    env: &[(OsString, OsString)],
+) -> Result<Settings, CliError> {
     line.read_environment(env)?;
     let files = load(&line)?;
     line.warnings.extend(files.warnings);
     line.read_config(&files.ini)?;
-    line.resolve()
+    let of_all = line.command == Command::Check && line.stanza().is_none() && !line.help;
+    let mut settings = line.resolve()?;
+    if of_all {
+        settings.stanzas = of_stanzas(&settings, args, env, &files.ini);
+    }
+    Ok(settings)
+}
+
+/// The settings that the same command has for each stanza of the config files.
+fn of_stanzas(
+    settings: &Settings,
+    args: &[String],
+    env: &[(OsString, OsString)],
+    ini: &Ini,
+) -> Vec<(String, Result<Settings, CliError>)> {
+    let of_one = |name: &str| {
+        let named = args.iter().cloned().chain([format!("--stanza={name}")]);
+        let mut line = command_line(&named.collect::<Vec<_>>(), settings.flavor())?;
+        line.read_environment(env)?;
+        line.read_config(ini)?;
+        line.resolve()
+    };
+    let stanzas = ini.stanzas().into_iter().map(|name| (name.to_owned(), of_one(name)));
+    // Nobody knows what is in there; that it is not looked at is told.
+    let faulty = ini
+        .faulty_sections()
+        .map(|(name, fault)| (name.to_owned(), Err(CliError::new(ErrorCode::Format, fault.to_string()))));
+    stanzas.chain(faulty).collect()
 }
 
 /// Reads the config files that a command line asks for.
@@ -137,9 +168,8 @@ impl ConfigFiles {
         let Some((text, mode)) = read_file(path, required)? else {
             return Ok(false);
         };
-        let ini = Ini::parse(&text).map_err(|error| {
-            CliError::new(ErrorCode::Format, format!("{error} of configuration file '{}'", path.display()))
-        })?;
+        let ini = Ini::parse(&*text, Some(path))
+            .map_err(|error| CliError::new(ErrorCode::Format, error.to_string()))?;
         if mode & 0o004 != 0 && ini.keys().any(is_secret) {
             let path = path.display();
             self.warnings.push(format!(
@@ -156,8 +186,8 @@ fn is_secret(key: &str) -> bool {
     matches!(options::find(key), Ok(Some(found)) if found.is_secret())
 }
 
-/// Text and mode of a file; `None` if there is none and there need not be one.
-fn read_file(path: &Path, required: bool) -> Result<Option<(Zeroizing<String>, u32)>, CliError> {
+/// Content and mode of a file; `None` if there is none and there need not be one.
+fn read_file(path: &Path, required: bool) -> Result<Option<(Zeroizing<Vec<u8>>, u32)>, CliError> {
     let name = path.display();
     let mut file = match File::open(path) {
         Ok(file) => file,
@@ -176,11 +206,10 @@ fn read_file(path: &Path, required: bool) -> Result<Option<(Zeroizing<String>, u
     if meta.len() > CONFIG_SIZE_MAX {
         return Err(fail("it is too large for a configuration file"));
     }
-    let mut text = Zeroizing::new(String::new());
-    match file.by_ref().take(CONFIG_SIZE_MAX + 1).read_to_string(&mut text) {
+    let mut text = Zeroizing::new(Vec::new());
+    match file.by_ref().take(CONFIG_SIZE_MAX + 1).read_to_end(&mut text) {
         Ok(_) if text.len() as u64 > CONFIG_SIZE_MAX => Err(fail("it is too large for a configuration file")),
         Ok(_) => Ok(Some((text, meta.permissions().mode()))),
-        Err(error) if error.kind() == ErrorKind::InvalidData => Err(fail("it is not valid UTF-8")),
         Err(error) => Err(fail(&reason(&error))),
     }
 }
@@ -342,6 +371,46 @@ mod tests {
             assert!(run(&["help", "info", &option], &[]).is_ok(), "help does not fail on files");
         }
         assert!(run(&["info", &format!("--config-path={missing}")], &[]).is_ok());
+    }
+
+    #[test]
+    fn only_what_is_used_has_to_be_utf8() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("c.conf");
+        let config = format!("--config={}", path.display());
+        let backup = |text: &[u8], more: &[&str]| {
+            fs::write(
+                &path,
+                [
+                    b"# caf\xe9\n[global]\nrepo1-path=/repo\nrepo1-retention-full=2\n[demo]\npg1-path=/pg\n",
+                    text,
+                ]
+                .concat(),
+            )
+            .unwrap();
+            run(&[&[config.as_str(), "backup", "--stanza=demo"], more].concat(), &[])
+        };
+        for passed_over in [
+            &b"#\xff"[..],
+            b"[other]\npg1-path=/\xff\n\xff=y",
+            b"[\xff]\npg1-path=/pg",
+            b"[demo:restore]\nrestore-command=\xff",
+            b"[global]\nlink-map=a=/\xff",
+        ] {
+            let settings =
+                backup(passed_over, &[]).unwrap_or_else(|error| panic!("{passed_over:?}: {error:?}"));
+            assert_eq!(settings.indexed("pg", 1, "path").as_str(), Some("/pg"), "{passed_over:?}");
+            assert_eq!(settings.warnings(), [""; 0]);
+        }
+        let unknown = backup(b"compr\xe9ss=n", &[]).unwrap();
+        assert_eq!(unknown.warnings(), ["configuration file contains invalid option 'compr\u{fffd}ss'"]);
+
+        let bad = b"annotation=a=b\nannotation=who=Ren\xe9";
+        let error = backup(bad, &[]).unwrap_err();
+        let message =
+            format!("value is not valid UTF-8 at line 8 of configuration file '{}'", path.display());
+        assert_eq!((error.code, error.message), (ErrorCode::Format, message));
+        assert!(backup(bad, &["--annotation=who=somebody"]).is_ok(), "the command line says it");
     }
 
     #[test]

@@ -6,9 +6,33 @@ use pgbr::{Error, PgError, RepoError, TheirError};
 
 use crate::exit::{CliError, ErrorCode};
 use crate::flavor::Flavor;
+use crate::options::Command;
+use crate::settings::Settings;
+
+/// What a failure is told by: what the operator has called, and for what.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Called {
+    flavor: Flavor,
+    command: Command,
+    /// Whether a repository that the command works on lies in a store, not in a directory.
+    in_store: bool,
+}
+
+impl Called {
+    pub(crate) fn of(settings: &Settings) -> Self {
+        let keys = match settings.command() {
+            Command::Backup => settings.backup_keys(),
+            Command::RepoCopy => settings.keys("repo").to_vec(),
+            _ => settings.repo_keys(),
+        };
+        let kind = |key: &u16| settings.indexed("repo", *key, "type").as_str();
+        let in_store = keys.iter().any(|key| !matches!(kind(key), None | Some("posix" | "cifs")));
+        Self { flavor: settings.flavor(), command: settings.command(), in_store }
+    }
+}
 
 /// What the operator is told about a failure.
-pub(crate) fn describe(error: &Error, flavor: Flavor) -> CliError {
+pub(crate) fn describe(error: &Error, called: Called) -> CliError {
     let mut text = error.to_string();
     let mut cause = StdError::source(error);
     while let Some(source) = cause {
@@ -17,7 +41,22 @@ pub(crate) fn describe(error: &Error, flavor: Flavor) -> CliError {
         cause = source.source();
     }
     let described = CliError::new(code(error), text);
-    hints(error, flavor).into_iter().fold(described, CliError::hint)
+    of_command(error, called.command, hints(error, called).into_iter().fold(described, CliError::hint))
+}
+
+/// What an error means to one command, where pgBackRest ends that with another code than the rest: its words come first then.
+fn of_command(error: &Error, command: Command, told: CliError) -> CliError {
+    let (code, words) = match (command, error) {
+        (
+            Command::Check | Command::StanzaCreate,
+            Error::OtherCluster { .. } | Error::Repo(RepoError::StanzaMismatch { .. }),
+        ) => (ErrorCode::FileInvalid, "backup and archive info files exist but do not match the database"),
+        (Command::Restore, Error::Repo(RepoError::StanzaMissing { .. } | RepoError::NoRepository { .. })) => {
+            (ErrorCode::BackupSetInvalid, "no backup set found to restore")
+        }
+        _ => return told,
+    };
+    CliError { code, message: format!("{words}: {}", told.message), ..told }
 }
 
 /// The same of one repository among several: what to do is said of its own options.
@@ -60,6 +99,7 @@ fn code(error: &Error) -> ErrorCode {
         Error::NoBackup { .. }
         | Error::EarlierCluster { .. }
         | Error::UnknownBackup { .. }
+        | Error::TheirBackup { .. }
         | Error::TheirsNeeded { .. } => ErrorCode::BackupSetInvalid,
         Error::TheirsInUse { .. } => ErrorCode::LockAcquire,
         Error::Target { .. } => ErrorCode::OptionInvalidValue,
@@ -206,8 +246,8 @@ fn io_code(doing: &str, source: &std::io::Error) -> ErrorCode {
     }
 }
 
-fn hints(error: &Error, flavor: Flavor) -> Vec<String> {
-    let program = flavor.program();
+fn hints(error: &Error, called: Called) -> Vec<String> {
+    let program = called.flavor.program();
     let one = |text: String| vec![text];
     match error {
         Error::Repo(RepoError::NoRepository { .. }) => vec![
@@ -218,6 +258,7 @@ fn hints(error: &Error, flavor: Flavor) -> Vec<String> {
         Error::Repo(RepoError::RepositoryExists { .. }) => one(format!("were repo.json and its copy lost? '{program} key-import' brings them back by an exported key.")),
         Error::Repo(RepoError::StanzaMissing { .. }) => one(format!("has a stanza-create been performed? use '{program} stanza-create'.")),
         Error::TheirsNeeded { .. } => one(format!("make a backup first: '{program} --type=full backup'.")),
+        Error::TheirBackup { .. } => one(format!("what pgBackRest has of a stanza goes as a whole: '{program} expire --pgbackrest-remove' removes it once it is not needed.")),
         Error::TheirsInUse { .. } => one("nothing was changed: try again when it has ended.".to_owned()),
         Error::Repo(RepoError::WrongPassphrase) => one("check the option repo1-cipher-pass: nothing was read or changed.".to_owned()),
         Error::Repo(RepoError::WriteOnly { doing }) => match doing.starts_with("compare") {
@@ -245,9 +286,12 @@ fn hints(error: &Error, flavor: Flavor) -> Vec<String> {
             "do two clusters archive into the same stanza? what was archived first is kept.".to_owned(),
             "this can happen after a restore to a moment: give the restored cluster a stanza of its own, or archive_mode=off.".to_owned(),
         ],
-        Error::Repo(RepoError::Locked { .. }) => one(format!("is another {} process running?", flavor.product())),
+        Error::Repo(RepoError::Locked { .. }) => one(format!("is another {} process running?", called.flavor.product())),
         Error::Repo(RepoError::LeaseHeld { .. }) => one("is another backup of this stanza running, perhaps on another host?".to_owned()),
         Error::Repo(RepoError::NoSpace { .. }) => one("free space in the repository; what was stored before is not affected.".to_owned()),
+        Error::Repo(RepoError::Unavailable { .. } | RepoError::Undecided { .. }) if !called.in_store => {
+            one("is the repository mounted and reachable?".to_owned())
+        }
         Error::Repo(RepoError::Unavailable { .. } | RepoError::Undecided { .. }) => vec![
             "is the repository mounted and reachable?".to_owned(),
             "for a repository in a store: do its endpoint, storage-host and storage-port lead to the server, and is uri-style right?".to_owned(),
@@ -341,7 +385,7 @@ fn hints(error: &Error, flavor: Flavor) -> Vec<String> {
         Error::Pg(PgError::Connect { .. }) => one("is PostgreSQL running? check pg1-socket-path, pg1-port, pg1-user and pg1-database.".to_owned()),
         Error::Repos { failed, .. } => {
             let mut all: Vec<String> = Vec::new();
-            for hint in failed.iter().flat_map(|(_, error)| hints(error, flavor)) {
+            for hint in failed.iter().flat_map(|(_, error)| hints(error, called)) {
                 if !all.contains(&hint) {
                     all.push(hint);
                 }
@@ -368,6 +412,30 @@ mod tests {
 
     use super::*;
 
+    const BACKUP: Called = Called { flavor: Flavor::Pgbr, command: Command::Backup, in_store: true };
+
+    #[test]
+    fn endpoints_are_spoken_of_where_there_is_a_store() {
+        let error = || RepoError::Unavailable {
+            object: "pgbr".to_owned(),
+            source: pgbr::Cause::new("Is a directory"),
+        };
+        let text = |called| describe(&error().into(), called).text();
+        assert!(text(BACKUP).contains("uri-style"));
+        let local = text(Called { in_store: false, ..BACKUP });
+        assert!(local.contains("is the repository mounted") && !local.contains("uri-style"), "{local}");
+
+        let called = |config: &str| {
+            let args = ["pgbr", "backup", "--stanza=a", "--pg1-path=/pg"];
+            Called::of(&crate::parse::settings_of(&args, &[], config, Flavor::Pgbr).unwrap())
+        };
+        let store = "repo2-type=gcs\nrepo2-gcs-bucket=b\nrepo2-gcs-key-type=auto\nrepo2-path=/b\n";
+        let both = format!("[global]\nrepo1-path=/a\n{store}");
+        assert!(!called("[global]\nrepo1-path=/a\n").in_store);
+        assert!(!called(&both).in_store, "a backup goes to the first");
+        assert!(called(&format!("[global]\n{store}")).in_store);
+    }
+
     #[test]
     fn what_a_store_says_has_a_code_and_a_way_out() {
         let object = || "pgbr/repo.json".to_owned();
@@ -380,7 +448,7 @@ mod tests {
             (RepoError::Permission { object: object(), source: source() }, 41, "rights that a key needs"),
             (RepoError::Unavailable { object: object(), source: source() }, 42, "uri-style"),
         ] {
-            let told = describe(&error.into(), Flavor::Pgbr);
+            let told = describe(&error.into(), BACKUP);
             assert_eq!(told.code.number(), code, "{}", told.text());
             assert!(told.message.ends_with(": NoSuchBucket: said so"), "{}", told.message);
             assert!(told.hints.iter().any(|text| text.contains(hint)), "{}", told.text());
@@ -390,10 +458,10 @@ mod tests {
     #[test]
     fn expire_says_what_was_wrong_with_clocks_and_names() {
         let reason = "why".to_owned();
-        let clock = describe(&Error::Manifest(ManifestError::Clock { reason: reason.clone() }), Flavor::Pgbr);
+        let clock = describe(&Error::Manifest(ManifestError::Clock { reason: reason.clone() }), BACKUP);
         assert_eq!(clock.code.number(), 106);
         assert!(clock.text().starts_with("why\nHINT: nothing was removed"), "{}", clock.text());
-        let named = describe(&Error::Manifest(ManifestError::Protected { reason }), Flavor::Pgbr);
+        let named = describe(&Error::Manifest(ManifestError::Protected { reason }), BACKUP);
         assert_eq!((named.code.number(), named.text()), (75, "why".to_owned()));
     }
 }

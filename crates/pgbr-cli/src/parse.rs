@@ -69,7 +69,8 @@ pub fn settings_of<S: AsRef<str>>(
     if line.reads_files() {
         let env: Vec<_> = env.iter().map(|(name, value)| ((*name).into(), (*value).into())).collect();
         line.read_environment(&env)?;
-        let ini = Ini::parse(config).map_err(|error| CliError::new(ErrorCode::Format, error.to_string()))?;
+        let ini =
+            Ini::parse(config, None).map_err(|error| CliError::new(ErrorCode::Format, error.to_string()))?;
         line.read_config(&ini)?;
     }
     line.resolve()
@@ -284,6 +285,9 @@ impl fmt::Debug for Raw {
 }
 
 fn config_value(found: &Found, section: &ConfigSection, entry: &crate::ini::Entry) -> Result<Raw, CliError> {
+    if let Some(fault) = &entry.fault {
+        return Err(CliError::new(ErrorCode::Format, fault.to_string()));
+    }
     let kind = OPTIONS[found.id].kind;
     let mut raw = Raw { from: found.from, ..Raw::new(Source::Config) };
     match entry.values.as_slice() {

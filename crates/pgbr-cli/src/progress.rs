@@ -179,6 +179,11 @@ fn describe(event: &Event, repo: u16) -> (Level, String) {
         Event::BackupStopped { lsn, segment } => {
             (Level::Info, format!("backup stop archive = {segment}, lsn = {lsn}"))
         }
+        Event::CheckingCluster { standby: true } => (Level::Info, format!("check repo{repo} (standby)")),
+        Event::CheckingCluster { standby: false } => {
+            (Level::Info, format!("check repo{repo} configuration (primary)"))
+        }
+        Event::CheckingArchive => (Level::Info, format!("check repo{repo} archive for WAL (primary)")),
         Event::WaitingForWal { first, last } if first == last => {
             (Level::Info, format!("check archive for segment {first}"))
         }

@@ -31,6 +31,7 @@ pub(crate) fn resolve(line: CommandLine) -> Result<Settings, CliError> {
         warnings: line.warnings.clone(),
         variables: line.variables.clone(),
         unusable: BTreeMap::new(),
+        stanzas: Vec::new(),
     };
     for id in order(&line) {
         let rule = &OPTIONS[id];

@@ -13,6 +13,7 @@ use tokio::runtime::Runtime;
 
 use crate::commands;
 use crate::exit::{CliError, ErrorCode};
+use crate::failure::{Called, describe};
 use crate::libpq_env::PgEnv;
 use crate::log::{Level, LogOptions, Logger};
 use crate::options::{Command, LockKind, Role};
@@ -296,6 +297,21 @@ fn check_stop_file(context: &Context) -> Result<(), CliError> {
 }
 
 impl Context {
+    /// The same for a part of the command that has settings of its own.
+    pub(crate) fn with(&self, settings: Settings) -> Self {
+        Self {
+            settings,
+            log: Arc::clone(&self.log),
+            env: self.env.clone(),
+            exec_id: self.exec_id.clone(),
+            zone: self.zone.clone(),
+            locks: self.locks.clone(),
+            progress: Arc::clone(&self.progress),
+            grown: Mutex::default(),
+            writers: Mutex::default(),
+        }
+    }
+
     /// The same surroundings for work on one of several repositories: what is told of it carries its key.
     pub(crate) fn host_of(&self, host: &Host, key: u16) -> Host {
         let several = self.settings.repo_keys().len() > 1;
@@ -321,7 +337,7 @@ impl Context {
 
     /// What the operator is told about a failure of the engine.
     pub(crate) fn failure(&self, error: &pgbr::Error) -> CliError {
-        crate::failure::describe(error, self.settings.flavor())
+        describe(error, Called::of(&self.settings))
     }
 }
 

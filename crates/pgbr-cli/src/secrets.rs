@@ -30,8 +30,12 @@ const SAID_MAX: u64 = 16 * 1024;
 /// How often it is looked whether a command has ended.
 const GLANCE: Duration = Duration::from_millis(5);
 
-/// Fetches the secrets of the repositories that the command works on.
+/// Fetches the secrets of the repositories that the command works on; for one on several stanzas those of each.
 pub(crate) fn fetch(settings: &mut Settings, log: &Logger) {
+    if !settings.stanzas.is_empty() {
+        let each = settings.stanzas.iter_mut().filter_map(|(_, settings)| settings.as_mut().ok());
+        return each.for_each(|settings| fetch(settings, log));
+    }
     let keys = settings.repo_keys();
     let limit = settings.get_time("io-timeout").unwrap_or(Duration::from_secs(60));
     let elsewhere = |(place, setting): (&(usize, u16), &crate::settings::Setting)| match &setting.value {

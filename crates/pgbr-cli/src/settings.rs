@@ -76,6 +76,8 @@ pub struct Settings {
     pub(crate) variables: Variables,
     /// Why a repository cannot be used: a secret of it could not be had.
     pub(crate) unusable: BTreeMap<u16, CliError>,
+    /// For a command on all stanzas of the config files: what each of them is called, and its own settings or why there are none.
+    pub(crate) stanzas: Vec<(String, Result<Settings, CliError>)>,
 }
 
 /// The value of one option, or none; a wrong type answers like none.

@@ -6,6 +6,7 @@ use pgbr_repo::{NoteChanges, Notes};
 use crate::error::{Error, Result};
 use crate::host::Host;
 use crate::place::{RepoAccess, StanzaPlace};
+use crate::theirs::not_theirs;
 
 /// What to write on which backup.
 #[derive(Debug, Clone)]
@@ -31,10 +32,13 @@ pub struct AnnotateReport {
 /// Changes the annotations of a backup. Its manifest stays as it is: the changes are an object of their own.
 ///
 /// # Errors
-/// [`Error::UnknownBackup`]; when the changes are too large or too many; as the store failed.
+/// [`Error::UnknownBackup`]; [`Error::TheirBackup`]; when the changes are too large or too many; as the store failed.
 pub async fn annotate(host: &Host, request: AnnotateRequest) -> Result<AnnotateReport> {
     let place = request.repo.open_stanza(host, &request.stanza).await?;
-    exists(&place, request.set).await?;
+    if let Err(error) = exists(&place, request.set).await {
+        not_theirs(&request.repo, &request.stanza, request.set).await?;
+        return Err(error);
+    }
     let notes = Notes::new(&place.repo, place.stanza.name());
     let number = notes.add(&request.set, &request.changes, host.now_seconds()).await?;
     // Who removes a backup removes its manifest and then its notes: in this order none is left over.

@@ -514,8 +514,12 @@ impl Run<'_> {
     async fn wait_for_wal(&mut self, segments: &[WalSegmentName]) -> Result<()> {
         let timeout = self.request.archive_timeout;
         let pg_data = self.request.cluster.pg_data.clone();
-        self.each(async |target| wait_for_wal(&target.host, &target.place, &pg_data, segments, timeout).await)
-            .await
+        let (Some(first), Some(last)) = (segments.first(), segments.last()) else { return Ok(()) };
+        self.each(async |target| {
+            target.host.tell(Event::WaitingForWal { first: *first, last: *last });
+            wait_for_wal(&target.host, &target.place, &pg_data, segments, timeout).await
+        })
+        .await
     }
 
     /// Copies; where it turns out that the times of files cannot be trusted, all over again with every file read.

@@ -8,6 +8,7 @@ use crate::backup::{StandbyUse, find_servers};
 use crate::cluster::{ClusterAccess, check_archiving, check_identity, end_segment, wait_for_wal};
 use crate::error::Result;
 use crate::host::Host;
+use crate::observe::Event;
 use crate::place::RepoAccess;
 
 /// What to check.
@@ -48,7 +49,6 @@ pub struct CheckReport {
 /// # Errors
 /// When the repository does not open, when the server is another one than the stanza's, or when the segment does not arrive.
 pub async fn check(host: &Host, request: CheckRequest) -> Result<CheckReport> {
-    let place = request.repo.open_stanza(host, &request.stanza).await?;
     let connected = match (request.others.as_slice(), request.standby) {
         ([], StandbyUse::Never) => request.cluster.connect().await?,
         (others, wanted) => {
@@ -56,6 +56,8 @@ pub async fn check(host: &Host, request: CheckRequest) -> Result<CheckReport> {
             find_servers(host, &clusters, wanted).await?.primary
         }
     };
+    host.tell(Event::CheckingCluster { standby: connected.facts.in_recovery });
+    let place = request.repo.open_stanza(host, &request.stanza).await?;
     let pg_data = connected.facts.data_directory.clone();
     check_identity(&place.stanza, &connected.identity())?;
     if !request.archive_check {
@@ -67,6 +69,7 @@ pub async fn check(host: &Host, request: CheckRequest) -> Result<CheckReport> {
     }
     check_archiving(&connected.facts, &request.archive_program, request.archive_mode_check)?;
     let segment = end_segment(&connected.session, connected.facts.wal_segment_size).await?;
+    host.tell(Event::CheckingArchive);
     wait_for_wal(host, &place, &pg_data, &[segment], request.archive_timeout).await?;
     Ok(CheckReport { segment: Some(segment), standby: false })
 }

@@ -9,7 +9,6 @@ use pgbr_repo::{NewCluster, Stanza};
 
 use crate::error::{Error, Result};
 use crate::host::Host;
-use crate::observe::Event;
 use crate::place::StanzaPlace;
 
 /// How soon it is looked again whether WAL has come.
@@ -124,8 +123,7 @@ pub(crate) async fn wait_for_wal(
     timeout: Duration,
 ) -> Result<()> {
     let archive = place.stanza.archive_id();
-    let (Some(first), Some(last)) = (segments.first(), segments.last()) else { return Ok(()) };
-    host.tell(Event::WaitingForWal { first: *first, last: *last });
+    let Some(last) = segments.last() else { return Ok(()) };
     let begun = host.clock.monotonic();
     let (mut missing, mut pause) = (segments.to_vec(), WAL_LOOK);
     let (mut unknown, mut looks) = (segments.to_vec(), 0_u32);

@@ -27,6 +27,12 @@ pub enum Error {
         /// The stanza.
         stanza: StanzaName,
     },
+    /// A backup that was to be changed is one of pgBackRest's.
+    #[error("backup set '{label}' is one of pgBackRest's, which are not changed")]
+    TheirBackup {
+        /// Its name.
+        label: BackupLabel,
+    },
     /// Somebody works with what pgBackRest has, or may.
     #[error("what pgBackRest has of stanza '{stanza}' is not removed: {reason}")]
     TheirsInUse {

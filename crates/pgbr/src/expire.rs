@@ -29,6 +29,7 @@ use crate::host::Host;
 use crate::observe::Event;
 use crate::place::{RepoAccess, StanzaPlace};
 use crate::report::requests_since;
+use crate::theirs::not_theirs;
 use crate::witness::{self, WitnessFile};
 use crate::writer::Writer;
 
@@ -54,7 +55,7 @@ pub struct ExpireRequest {
 /// Takes away what retention does not keep.
 ///
 /// # Errors
-/// When another process writes to the stanza; when the clock cannot be right; when what was named must stay; as the repository failed: what was
+/// When another process writes to the stanza; when the clock cannot be right; when what was named must stay, or is one of pgBackRest's; as the repository failed: what was
 /// done until then has been told to the observer, and the next run goes on.
 pub async fn expire(host: &Host, request: ExpireRequest) -> Result<ExpireReport> {
     let place = request.repo.open_stanza(host, &request.stanza).await?;
@@ -100,12 +101,13 @@ pub struct HoldRequest {
 /// Puts a backup on hold: expire leaves it, and what it builds on, until the hold is released. Takes the stanza's lease, as expire does.
 ///
 /// # Errors
-/// [`Error::UnknownBackup`]; when another process writes to the stanza; as the repository failed.
+/// [`Error::UnknownBackup`]; [`Error::TheirBackup`]; when another process writes to the stanza; as the repository failed.
 pub async fn hold(host: &Host, request: HoldRequest) -> Result<HoldId> {
     let place = request.repo.open_stanza(host, &request.stanza).await?;
     let lease = Held::lease(host, &place).await?;
     let held = async {
         if !place.backups.exists(&request.label).await? {
+            not_theirs(&request.repo, &request.stanza, request.label).await?;
             return Err(Error::UnknownBackup { label: request.label });
         }
         let (label, reason, holder) = (request.label, request.reason, host.owner.as_str().to_owned());
@@ -175,6 +177,7 @@ impl<'a> Expire<'a> {
             notes::save(self.host, self.request.notes.as_deref(), &watch, &stock.pins);
         }
         let plan = self.plan(&stock)?;
+        self.check_named(&stock, &plan).await?;
         let mut report = ExpireReport::new(self.request.dry_run, &plan);
         self.warn(&stock, &plan, &mut report);
         for set in &plan.sets {
@@ -206,6 +209,22 @@ impl<'a> Expire<'a> {
         Ok(plan_expire(&input)?)
     }
 
+    /// Refuses a backup that was named and is not ours to remove.
+    async fn check_named(&self, stock: &Stock, plan: &ExpirePlan) -> Result<()> {
+        match self.unknown(stock, plan) {
+            Some(label) => not_theirs(&self.request.repo, &self.request.stanza, label).await,
+            None => Ok(()),
+        }
+    }
+
+    /// The backup that was named, where neither it nor anything of it is there.
+    fn unknown(&self, stock: &Stock, plan: &ExpirePlan) -> Option<BackupLabel> {
+        match self.request.asked {
+            Asked::Set(label) if plan.unknown && !stock.unfinished.contains(&label) => Some(label),
+            _ => None,
+        }
+    }
+
     /// Tells what the operator should know before anything is touched.
     fn warn(&self, stock: &Stock, plan: &ExpirePlan, report: &mut ExpireReport) {
         let mut warnings = Vec::new();
@@ -228,11 +247,7 @@ impl<'a> Expire<'a> {
                  HINT: when that is lost for good, remove it with 'expire --set={label}'."
             ));
         }
-        let unfinished = matches!(self.request.asked, Asked::Set(label) if stock.unfinished.contains(&label));
-        if let Asked::Set(label) = self.request.asked
-            && plan.unknown
-            && !unfinished
-        {
+        if let Some(label) = self.unknown(stock, plan) {
             warnings.push(format!(
                 "backup {label} does not exist\n\
                  HINT: run the info command and confirm the backup is listed"

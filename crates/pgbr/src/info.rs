@@ -22,7 +22,7 @@ use crate::theirs::{TheirStanza, Theirs};
 
 use self::recovery::recovery_windows;
 
-pub use self::combine::{RepoAnswer, RepoView, StanzaState, StanzaView, combine_info};
+pub use self::combine::{AskedSet, RepoAnswer, RepoView, StanzaState, StanzaView, combine_info};
 pub use self::recovery::{ArchiveInfo, GapReason, RecoveryGap, RecoveryWindow, RecoveryWindows};
 
 /// The most damaged files of a backup that are named.

@@ -83,7 +83,7 @@ pub use expire::{
 };
 pub use host::{Clock, Entropy, Host, OsEntropy, Owner, Stop, SystemClock};
 pub use info::{
-    ArchiveInfo, GapReason, InfoReport, InfoRequest, RecoveryGap, RecoveryWindow, RecoveryWindows,
+    ArchiveInfo, AskedSet, GapReason, InfoReport, InfoRequest, RecoveryGap, RecoveryWindow, RecoveryWindows,
     RepoAnswer, RepoView, StanzaInfo, StanzaState, StanzaView, combine_info, info,
 };
 pub use keys::{

@@ -51,6 +51,13 @@ pub enum Event {
         /// The last segment that it needs.
         segment: WalSegmentName,
     },
+    /// A server was found, and it is seen whether the stanza is its own.
+    CheckingCluster {
+        /// Whether it is a standby.
+        standby: bool,
+    },
+    /// It is seen whether a segment that the server was asked to end arrives in the archive.
+    CheckingArchive,
     /// WAL is waited for.
     WaitingForWal {
         /// From this segment.

@@ -24,6 +24,7 @@ use crate::error::{Error, Result};
 use crate::host::Host;
 use crate::place::RepoAccess;
 
+pub(crate) use self::lookup::not_theirs;
 pub(crate) use self::objects::StoreObjects;
 pub use self::rest::{TheirRest, TheirsRemoveRequest, theirs_remove, theirs_rest};
 pub(crate) use self::wal::TheirWal;

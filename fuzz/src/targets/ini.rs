@@ -3,8 +3,8 @@
 use pgbr_cli::ini::Ini;
 
 pub(crate) fn run(text: &str) {
-    if let Ok(mut ini) = Ini::parse(text) {
-        ini.append(Ini::parse(text).expect("it was read just now"));
+    if let Ok(mut ini) = Ini::parse(text, None) {
+        ini.append(Ini::parse(text, None).expect("it was read just now"));
         assert!(ini.stanzas().is_sorted());
     }
 }

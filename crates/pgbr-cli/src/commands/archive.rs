@@ -101,12 +101,11 @@ pub(super) async fn get(context: &Context, host: &Host) -> Outcome {
     }
     let settings = &context.settings;
     let [file, destination] = settings.params() else {
-        let missing = if settings.params().is_empty() {
-            "WAL segment to get required"
-        } else {
-            "path to copy WAL segment required"
-        };
-        return Err(CliError::new(ErrorCode::ParamRequired, missing));
+        return Err(match settings.params().len() {
+            0 => CliError::new(ErrorCode::ParamRequired, "WAL segment to get required"),
+            1 => CliError::new(ErrorCode::ParamRequired, "path to copy WAL segment required"),
+            _ => CliError::new(ErrorCode::ParamInvalid, "extra parameters found"),
+        });
     };
     let request = ArchiveGetRequest {
         repos: request::repos(settings)?,

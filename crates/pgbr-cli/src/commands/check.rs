@@ -2,13 +2,56 @@
 
 use pgbr::{AgeLimits, Aged, AgesRequest, CheckRequest, Host, RepoAccess, TooOld, check, too_old};
 
-use super::each::each;
+use super::each::{each, summary};
 use crate::exit::{CliError, ErrorCode};
 use crate::request;
 use crate::run::{Context, Outcome};
+use crate::settings::Settings;
 use crate::size::format_age;
 
 pub(super) async fn run(context: &Context, host: &Host) -> Outcome {
+    match context.settings.stanza() {
+        Some(_) => check_stanza(context, host).await,
+        None => check_all(context, host).await,
+    }
+}
+
+/// Checks every stanza of the config files. What is wrong with one does not keep it from the next.
+async fn check_all(context: &Context, host: &Host) -> Outcome {
+    let (stanzas, log) = (&context.settings.stanzas, &context.log);
+    if stanzas.is_empty() {
+        log.warn(
+            "no stanzas found to check\n\
+             HINT: are there non-empty stanza sections in the configuration?",
+        );
+    }
+    let mut failed: Vec<(String, CliError)> = Vec::new();
+    for (name, settings) in stanzas {
+        log.info(&format!("check stanza '{name}'"));
+        let checked = match settings {
+            Ok(settings) => check_with(context, host, settings).await,
+            Err(error) => Err(error.clone()),
+        };
+        let Err(error) = checked else { continue };
+        log.error(&CliError { message: format!("stanza '{name}': {}", error.message), ..error.clone() });
+        let stopped = error.code == ErrorCode::Term;
+        failed.push((format!("'{name}'"), error));
+        if stopped {
+            break;
+        }
+    }
+    summary("check", "stanza ", &failed).map_or(Ok(0), Err)
+}
+
+async fn check_with(context: &Context, host: &Host, settings: &Settings) -> Outcome {
+    let told = context.settings.warnings();
+    settings.warnings().iter().filter(|text| !told.contains(text)).for_each(|text| context.log.warn(text));
+    let told = context.settings.notes();
+    settings.notes().iter().filter(|text| !told.contains(text)).for_each(|text| context.log.detail(text));
+    check_stanza(&context.with(settings.clone()), host).await
+}
+
+async fn check_stanza(context: &Context, host: &Host) -> Outcome {
     each(context, async |key, repo| {
         // Before the check makes a segment of its own.
         let ages = ages(context, host, key, &repo).await;
@@ -20,7 +63,6 @@ pub(super) async fn run(context: &Context, host: &Host) -> Outcome {
 async fn check_one(context: &Context, host: &Host, key: u16, repo: RepoAccess) -> Result<(), CliError> {
     let settings = &context.settings;
     let place = repo.place.to_string();
-    context.log.info(&format!("check repo{key} configuration (primary)"));
     let request = CheckRequest {
         repo,
         stanza: request::stanza(settings)?,
@@ -40,7 +82,7 @@ async fn check_one(context: &Context, host: &Host, key: u16, repo: RepoAccess) -
                 .log
                 .info(&format!("WAL segment {segment} successfully archived to '{place}' on repo{key}"));
         }
-        None if report.standby => context.log.info("the server is a standby: switching WAL was not tried"),
+        None if report.standby => context.log.info("switch wal not performed because this is a standby"),
         None => {}
     }
     Ok(())

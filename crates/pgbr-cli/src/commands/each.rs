@@ -60,17 +60,18 @@ impl<'a> Failures<'a> {
             return self.failed.pop().map_or(Ok(()), |(_, error)| Err(error));
         }
         let command = self.context.settings.command().name();
-        summary(command, &self.failed).map_or(Ok(()), Err)
+        let named = self.failed.into_iter().map(|(key, error)| (format!("repo{key}"), error));
+        summary(command, "", &named.collect::<Vec<_>>()).map_or(Ok(()), Err)
     }
 }
 
-/// One error for those of several repositories: of their code where all have the same.
-fn summary(command: &str, failed: &[(u16, CliError)]) -> Option<CliError> {
+/// One error for those of several repositories or stanzas, which are called `what` and a name: of their code where all have the same.
+pub(super) fn summary(command: &str, what: &str, failed: &[(String, CliError)]) -> Option<CliError> {
     let (_, first) = failed.first()?;
     let same = failed.iter().all(|(_, error)| error.code == first.code);
     let code = if same { first.code } else { ErrorCode::Command };
-    let keys: Vec<String> = failed.iter().map(|(key, _)| format!("repo{key}")).collect();
-    Some(CliError::new(code, format!("{command} command failed on {}", keys.join(", "))))
+    let names: Vec<&str> = failed.iter().map(|(name, _)| name.as_str()).collect();
+    Some(CliError::new(code, format!("{command} command failed on {what}{}", names.join(", "))))
 }
 
 #[cfg(test)]
@@ -80,11 +81,12 @@ mod tests {
     #[test]
     fn the_last_error_names_the_repositories_and_keeps_a_code_that_all_have() {
         let error = |code| CliError::new(code, "why").hint("what to do");
-        assert_eq!(summary("check", &[]), None);
-        let one = summary("check", &[(2, error(ErrorCode::Crypto))]).unwrap();
+        assert_eq!(summary("check", "", &[]), None);
+        let named = |name: &str, code| (name.to_owned(), error(code));
+        let one = summary("check", "", &[named("repo2", ErrorCode::Crypto)]).unwrap();
         assert_eq!((one.code, one.text().as_str()), (ErrorCode::Crypto, "check command failed on repo2"));
-        let two = [(1, error(ErrorCode::Crypto)), (3, error(ErrorCode::FileMissing))];
-        let two = summary("expire", &two).unwrap();
+        let two = [named("repo1", ErrorCode::Crypto), named("repo3", ErrorCode::FileMissing)];
+        let two = summary("expire", "", &two).unwrap();
         assert_eq!(
             (two.code, two.text().as_str()),
             (ErrorCode::Command, "expire command failed on repo1, repo3")

@@ -4,9 +4,9 @@ use std::collections::BTreeMap;
 use std::path::Path;
 
 use pgbr::{
-    BackupLabel, BackupType, Cipher, DrillFacts, Error, HoldState, Host, InfoRequest, LockHolder, LockType,
-    RepoAnswer, RepoError, RepoView, StanzaInfo, StanzaState, StanzaView, TheirBackup, TheirSet, TheirStanza,
-    combine_info, info,
+    AskedSet, BackupLabel, BackupType, Cipher, DrillFacts, Error, HoldState, Host, InfoRequest, LockHolder,
+    LockType, RepoAnswer, RepoError, RepoView, StanzaInfo, StanzaState, StanzaView, TheirBackup, TheirSet,
+    TheirStanza, combine_info, info,
 };
 
 use super::{info_json, info_text};
@@ -14,6 +14,7 @@ use crate::exit::{CliError, ErrorCode};
 use crate::failure::of_repo;
 use crate::request;
 use crate::run::{Context, Outcome, print};
+use crate::settings::Settings;
 
 /// What a stanza is called of which nothing is known, as pgBackRest says it.
 const UNKNOWN: &str = "[invalid]";
@@ -87,36 +88,46 @@ pub(super) struct Status {
 pub(super) async fn run(context: &Context, host: &Host) -> Outcome {
     let settings = &context.settings;
     let stanza = settings.stanza().map(|_| request::stanza(settings)).transpose()?;
-    let set =
-        match settings.get_str("set") {
-            None => None,
-            Some(label) => Some(label.parse().map_err(|e: pgbr::ManifestError| {
-                CliError::new(ErrorCode::OptionInvalidValue, e.to_string())
-            })?),
-        };
+    let asked = asked_set(settings);
+    let set = if let AskedSet::One(label) = asked { Some(label) } else { None };
     let json = settings.get_str("output") == Some("json");
-    let progress_only = json && settings.get_str("detail-level") == Some("progress");
+    let progress_only = progress_only(settings)?;
     let recovery_windows = settings.get_bool("recovery-window") && !progress_only;
-    let asked = request::repos(settings)?.into_iter().map(|(key, repo)| {
+    let answers = request::repos(settings)?.into_iter().map(|(key, repo)| {
         let request = InfoRequest { repo, stanza: stanza.clone(), set, recovery_windows };
         let host = context.host_of(host, key);
         async move { RepoAnswer { key, report: info(&host, request).await } }
     });
-    let answers = futures::future::join_all(asked).await;
+    let answers = futures::future::join_all(answers).await;
     // There is nothing else to show.
     if let [RepoAnswer { key, report: Err(error) }] = answers.as_slice()
         && !matches!(error, Error::Repo(RepoError::NoRepository { .. }))
     {
         return Err(of_repo(context.failure(error), *key));
     }
-    let views = combine_info(answers, stanza.as_ref(), set);
+    let views = combine_info(answers, stanza.as_ref(), asked);
     let shown: Vec<_> = views.iter().map(|view| show(context, view)).collect();
     let now = host.clock.now_ns().div_euclid(1_000_000_000);
     match json {
         true => print(&info_json::render(&shown, progress_only, now))?,
-        false => print(&info_text::render(&shown, &host.zone, now))?,
+        false => print(&info_text::render(&shown, progress_only, &host.zone, now))?,
     }
     Ok(0)
+}
+
+/// Which backups are asked for; text that is no label names one that is not there, as in pgBackRest.
+fn asked_set(settings: &Settings) -> AskedSet {
+    settings.get_str("set").map_or(AskedSet::All, |set| set.parse().map_or(AskedSet::NoLabel, AskedSet::One))
+}
+
+/// Whether only the state of the stanzas is told, and what is under way.
+fn progress_only(settings: &Settings) -> Result<bool, CliError> {
+    let only = settings.get_str("detail-level") == Some("progress");
+    if only && settings.get_str("set").is_some() {
+        let message = "option 'set' cannot be used with option 'detail-level' = 'progress'";
+        return Err(CliError::new(ErrorCode::OptionInvalid, message));
+    }
+    Ok(only)
 }
 
 fn show<'a>(context: &'a Context, view: &'a StanzaView) -> Shown<'a> {

@@ -12,8 +12,8 @@ use pgbr::{
 use super::info::{AnyBackup, Shown, ShownBackup, ShownTheirs, Status, age, of_data_directory};
 use crate::size::{format_age, format_size};
 
-/// All stanzas. Ages are counted up to `now`, in Unix seconds.
-pub(super) fn render(stanzas: &[Shown<'_>], zone: &TimeZone, now: i64) -> String {
+/// All stanzas, or what is under way in them. Ages are counted up to `now`, in Unix seconds.
+pub(super) fn render(stanzas: &[Shown<'_>], progress_only: bool, zone: &TimeZone, now: i64) -> String {
     if stanzas.is_empty() {
         return "No stanzas exist in the repository.\n".to_owned();
     }
@@ -23,14 +23,27 @@ pub(super) fn render(stanzas: &[Shown<'_>], zone: &TimeZone, now: i64) -> String
             text.push('\n');
         }
         // Writing to a string does not fail.
-        stanza(&mut text, shown, zone, now).ok();
+        match progress_only {
+            true => progress(&mut text, shown).ok(),
+            false => stanza(&mut text, shown, zone, now).ok(),
+        };
     }
     text
 }
 
+fn progress(text: &mut String, shown: &Shown<'_>) -> std::fmt::Result {
+    // Which repositories differ is not told: it is an error like another.
+    let state = match shown.status.code {
+        4 => format!("error ({})", shown.status.message),
+        _ => state(&shown.status),
+    };
+    writeln!(text, "stanza: {}", shown.name)?;
+    writeln!(text, "    status: {}", status(state, shown))
+}
+
 fn stanza(text: &mut String, shown: &Shown<'_>, zone: &TimeZone, now: i64) -> std::fmt::Result {
     writeln!(text, "stanza: {}", shown.name)?;
-    writeln!(text, "    status: {}", status(shown))?;
+    writeln!(text, "    status: {}", status(state(&shown.status), shown))?;
     if shown.is_several() && [4, 5, 99].contains(&shown.status.code) {
         for repo in &shown.repos {
             writeln!(text, "        repo{}: {}", repo.key, state(&repo.status))?;
@@ -75,20 +88,24 @@ fn state(status: &Status) -> String {
     }
 }
 
-fn status(shown: &Shown<'_>) -> String {
-    let mut status = state(&shown.status);
-    let mut running = |what: &str, holder: Option<&LockHolder>| {
-        let Some(holder) = holder else { return };
-        let percent = holder.progress.percent;
+/// The state, and in its parentheses what is under way.
+fn status(state: String, shown: &Shown<'_>) -> String {
+    let running = |what: &str, holder: Option<&LockHolder>| {
+        let percent = holder?.progress.percent;
         let percent = percent.map_or(String::new(), |p| format!(" - {}.{:02}% complete", p / 100, p % 100));
-        status.push_str(&format!(" ({what} running{percent})"));
+        Some(format!("{what} running{percent}"))
     };
     let holders = || shown.repos.iter().filter_map(|repo| repo.backup.as_ref());
     // All locks of a command are held; one of them tells how far it is.
     let known = holders().find(|holder| holder.progress.percent.is_some());
-    running("backup/expire", known.or_else(|| holders().next()));
-    running("restore", shown.restore.as_ref());
-    status
+    let backup = running("backup/expire", known.or_else(|| holders().next()));
+    let restore = running("restore", shown.restore.as_ref());
+    let all: Vec<String> = backup.into_iter().chain(restore).collect();
+    match (all.join(", "), state.strip_suffix(')')) {
+        (running, _) if running.is_empty() => state,
+        (running, Some(open)) => format!("{open}, {running})"),
+        (running, None) => format!("{state} ({running})"),
+    }
 }
 
 /// A cluster, as all repositories know it.

@@ -44,6 +44,7 @@ fn during_a_backup_it_fails_and_the_next_one_works() {
     let away = rig.take_away();
     let finished = frozen.thaw();
     assert_one_error(&finished, 42, &["unable to reach", "is the repository mounted"]);
+    assert_eq!(said(&finished).contains("uri-style"), rig.pgbr.bucket().is_some(), "{finished:#?}");
     away.bring_back();
     rig.assert_no_backup_mode();
     assert_eq!(rig.labels(), [""; 0]);

@@ -120,6 +120,8 @@ fn words_that_are_not_understood_and_stanzas_that_are_not_there() {
         (48, "invalid command 'bakcup'", "bakcup"),
         (43, "WAL segment to push required", "archive-push"),
         (43, "WAL segment to get required", "archive-get"),
+        (43, "path to copy WAL segment required", "archive-get 000000010000000000000001"),
+        (96, "extra parameters found", "archive-get 000000010000000000000001 /tmp/never-written more"),
         (96, "'junk'", "archive-get junk /tmp/never-written"),
         (32, "0/XYZ", "restore --type=lsn --target=0/XYZ"),
     ] {
@@ -139,15 +141,37 @@ fn words_that_are_not_understood_and_stanzas_that_are_not_there() {
         &BACKUP,
         &["archive-push", "pg_wal/000000010000000000000001"],
         &["archive-get", "000000010000000000000001", "/tmp/never-written"],
-        &[&into[0], &into[1]],
     ] {
         let finished = other.fails(55, command);
         assert_one_error(&finished, 55, &["stanza 'other'", "stanza-create"]);
     }
+    let words = ["no backup set found to restore: stanza 'other' does not exist", "stanza-create"];
+    assert_one_error(&other.fails(75, &into), 75, &words);
+    let nowhere = format!("--repo1-path={}", other.scratch().dir("nothing").display());
+    let finished = other.fails(75, [&into[0], &into[1], &nowhere]);
+    assert_one_error(&finished, 75, &["no backup set found to restore: ", "is the repository mounted?"]);
     assert!(other.ok(["info"]).contains("error (missing stanza path)"));
     assert_eq!(rig.snapshot(), before);
     assert_untouched(&target);
     rig.still_archives();
+}
+
+#[test]
+fn a_config_file_with_other_bytes_in_it() {
+    let rig = Rig::plain();
+    let config = rig.pgbr.config_path();
+    let text = fs::read(&config).expect("it is there");
+    let write =
+        |more: &[u8]| fs::write(&config, [b"# caf\xe9\n", &text[..], more].concat()).expect("it is ours");
+    write(b"\n[other]\npg1-path=/na\xefve\n[\xe9]\npg1-path=/x\n");
+    rig.pgbr.ok(["check"]);
+    rig.still_archives();
+    write(b"\n[demo:info]\nlog-level-console=\xe9\n");
+    rig.still_archives();
+    let line = text.iter().filter(|byte| **byte == b'\n').count() + 4;
+    let words =
+        format!("value is not valid UTF-8 at line {line} of configuration file '{}'", config.display());
+    rig.refused(29, &[&words], ["info"]);
 }
 
 #[test]
@@ -160,13 +184,17 @@ fn another_cluster_is_not_let_into_a_stanza() {
     // The first cluster keeps its own config file, or its archiver would be led astray too.
     rig.cluster.set_conf("archive_command", "false");
     rig.cluster.reload();
-    for command in [&["stanza-create"][..], &["check"], &BACKUP] {
-        rig.refused(51, &["stanza 'demo'"], command.iter().copied());
+    let unlike =
+        "backup and archive info files exist but do not match the database: stanza 'demo' is of cluster";
+    let words = &[unlike, "stanza-upgrade"];
+    for command in ["stanza-create", "check"] {
+        rig.refused(28, words, [command]);
     }
+    rig.refused(51, &["ERROR: [051]: stanza 'demo'"], BACKUP);
     let before = rig.snapshot();
     rig.refused(44, &[&segment, "not of this stanza"], ["archive-push", &format!("pg_wal/{segment}")]);
     assert_eq!(rig.snapshot(), before);
-    rig.refused(51, &["stanza 'demo'"], ["stanza-create", "--no-online"]);
+    rig.refused(28, words, ["stanza-create", "--no-online"]);
     rig.pgbr.set_cluster(1, &rig.cluster);
     rig.pgbr.archive_from(&rig.cluster);
     rig.still_archives();

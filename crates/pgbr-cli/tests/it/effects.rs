@@ -157,6 +157,9 @@ fn how_a_process_runs_and_where_it_tells() {
         "--exec-id=77-0123abcd",
     ]);
     let frozen = Frozen::at(command, || pid().is_some_and(|pid| workers(pid) == 5));
+    let shown = rig.pgbr.ok(["info", "--detail-level=progress"]);
+    let (begin, end) = ("stanza: demo\n    status: error (no valid backups, backup/expire running", ")\n");
+    assert!(shown.starts_with(begin) && shown.ends_with(end) && shown.lines().count() == 2, "{shown}");
     assert_eq!(holder().expect("it holds the lock")["execId"], "77-0123abcd");
     assert_eq!(niceness(u64::from(frozen.pid())), 7);
     let finished = frozen.thaw();
@@ -164,6 +167,11 @@ fn how_a_process_runs_and_where_it_tells() {
     let whole = rig.pgbr.ok(["info", "--output=json"]);
     let progress = rig.pgbr.ok(["info", "--output=json", "--detail-level=progress"]);
     assert!(whole.contains("\"backup\":[") && !progress.contains("\"backup\":["), "{progress}");
+    let shown = rig.pgbr.ok(["info", "--detail-level=progress"]);
+    assert_eq!(shown, "stanza: demo\n    status: ok\n");
+    let label = format!("--set={}", rig.labels().pop().expect("a backup"));
+    let both = rig.pgbr.fails(31, ["info", "--detail-level=progress", &label]);
+    assert_one_error(&both, 31, &["option 'set' cannot be used with option 'detail-level' = 'progress'"]);
 
     let create = |options: &[&str]| {
         let finished = rig.pgbr.run(["stanza-create"].iter().chain(options));

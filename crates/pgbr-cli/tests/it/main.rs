@@ -9,6 +9,7 @@ mod bad_objects;
 mod bad_stores;
 mod brought_wal;
 mod browse;
+mod check_all;
 mod command_line;
 mod compatibility;
 mod delta;

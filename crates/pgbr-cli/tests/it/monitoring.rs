@@ -111,7 +111,11 @@ fn every_state_fits_the_schema() {
     let set = format!("--set={}", told[0]["backup"][2]["label"].as_str().expect("a label"));
     let in_full = info(&pgbr, &[&set]);
     assert_eq!(in_full[0]["backup"][0]["tablespace"][0]["name"], "side");
-    assert_eq!(code(&info(&pgbr, &["--set=20200101-000000F"])).0, 6);
+    for set in ["20200101-000000F", "no label", "../backup"] {
+        assert_eq!(code(&info(&pgbr, &[&format!("--set={set}")])), (6, 6), "{set}");
+        let text = pgbr.ok(["info", &format!("--set={set}")]);
+        assert!(text.contains("    status: error (requested backup not found)\n"), "{text}");
+    }
     let second = pgbr.scratch().dir("second");
     pgbr.set("global", "repo2-path", &second.display().to_string());
     let told = info(&pgbr, &[]);

@@ -60,7 +60,7 @@ proptest! {
 
     #[test]
     fn any_config_file(text in "\\PC*|(\\[[a-z:]*\\]\n|[a-z0-9-]*=[a-z]*\n)*") {
-        if Ini::parse(&text).is_ok() {
+        if Ini::parse(&text, None).is_ok() {
             let result = parse::settings_of(&["pgbr", "info"], &[], &text, Flavor::Pgbr);
             prop_assert!(result.is_ok_and(|s| s.source("stanza") == Source::Default) || !text.is_empty());
         }

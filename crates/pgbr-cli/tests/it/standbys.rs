@@ -114,6 +114,23 @@ fn with_standby() -> (Rig, Cluster) {
 }
 
 #[test]
+fn check_says_whether_it_has_seen_a_primary_or_a_standby() {
+    let (rig, standby) = with_standby();
+    let primary = said(&rig.pgbr.run(["check"]));
+    let lines = ["check repo1 configuration (primary)", "check repo1 archive for WAL (primary)"];
+    assert!(lines.iter().all(|line| primary.contains(line)), "{primary}");
+    assert!(!primary.contains("standby)") && !primary.contains("for segment"), "{primary}");
+
+    for option in ["path", "socket-path", "port", "user"] {
+        rig.pgbr.unset("demo", &format!("pg2-{option}"));
+    }
+    rig.pgbr.set_cluster(1, &standby);
+    let alone = said(&rig.pgbr.run(["check"]));
+    let lines = ["check repo1 (standby)", "switch wal not performed because this is a standby"];
+    assert!(lines.iter().all(|line| alone.contains(line)) && !alone.contains("(primary)"), "{alone}");
+}
+
+#[test]
 fn a_standby_that_is_promoted_in_the_middle_fails_the_backup() {
     let (rig, standby) = with_standby();
     rig.pgbr.set("global", "backup-standby", "y");

@@ -105,7 +105,7 @@ fn a_store_that_stays_away_ends_a_command_and_the_next_goes_on() {
     let late = later_pack(2);
     rig.pgbr.proxy().act(move |request| if late(request) { Act::Reset } else { Act::Pass });
     let finished = rig.pgbr.fails(42, ["backup", "--type=full"]);
-    crate::rig::assert_one_error(&finished, 42, &["unable to reach", "pack/"]);
+    crate::rig::assert_one_error(&finished, 42, &["unable to reach", "pack/", "uri-style"]);
     rig.pgbr.proxy().pass();
     assert_eq!(rig.labels().len(), 1);
     rig.assert_no_backup_mode();

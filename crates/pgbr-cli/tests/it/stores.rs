@@ -99,7 +99,7 @@ fn what_was_deleted_is_restored_as_it_was() {
     let target = rig.target();
     let then = format!("--repo-target-time={moment}");
     let one = "--repo=1".to_owned();
-    rig.pgbr.fails(55, restore_into(&target));
+    rig.pgbr.fails(75, restore_into(&target));
     rig.pgbr.ok(restore_into(&target).into_iter().chain([one, then]));
     target.start();
     target.wait_promoted();

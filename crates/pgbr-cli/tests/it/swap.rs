@@ -208,6 +208,7 @@ fn taken_over(repository: Vec<(&'static str, String)>, options: &[(&str, String)
     assert_eq!(swap.rows_at(&between), "a1 a2 a3 a4 b1 b2 b3 b4");
     assert_eq!(swap.rows_at(&after), "a1 a2 a3 a4 b1 b2 b3 b4 c1");
     // Theirs is what it was.
+    not_to_be_changed(&swap);
     for (part, before) in theirs.iter().zip(archived) {
         assert!(files(part) == before, "{}", part.display());
     }
@@ -216,6 +217,24 @@ fn taken_over(repository: Vec<(&'static str, String)>, options: &[(&str, String)
     if encrypted {
         another_passphrase(&swap, &between);
     }
+}
+
+/// Commands that change a backup say of one of pgBackRest's whose it is.
+fn not_to_be_changed(swap: &Swap) {
+    let info: Value = serde_json::from_str(&swap.ok(&["--output=json", "info"]).stdout).expect("JSON");
+    let label = info[0]["backup"][0]["label"].as_str().expect("theirs is the oldest");
+    let (set, words) = (format!("--set={label}"), format!("backup set '{label}' is one of pgBackRest's"));
+    for command in [
+        &["annotate", "--annotation=who=somebody"][..],
+        &["annotate", "--hold"],
+        &["expire"],
+        &["expire", "--dry-run"],
+    ] {
+        let told = swap.fails(&[command, &[&set]].concat(), 75, &words);
+        assert!(told.contains("expire --pgbackrest-remove") && !told.contains("WARN"), "{told}");
+    }
+    let nobody = everything(&swap.ok(&["--log-level-console=warn", "expire", "--set=20200101-000000F"]));
+    assert!(nobody.contains("backup 20200101-000000F does not exist"), "{nobody}");
 }
 
 /// Ours gets another passphrase; what pgBackRest made keeps its own.
@@ -396,7 +415,7 @@ fn what_cannot_be_taken_over_is_refused_and_nothing_is_made() {
         (swap.cluster.data_dir().display().to_string(), other.data_dir().display().to_string());
     fs::write(&config, text.replace(&here, &there)).expect("it is ours");
     swap.fails(&push, 51, "stanza 'main' is of cluster");
-    swap.fails(&["--no-online", "stanza-create"], 51, "stanza-upgrade");
+    swap.fails(&["--no-online", "stanza-create"], 28, "stanza-upgrade");
     assert!(!swap.made().exists());
     fs::write(&config, &text).expect("it is ours");
 
@@ -472,7 +491,7 @@ fn stanza_create_takes_the_numbers_of_theirs_under_either_name() {
 
     // An upgrade right after the swap goes on from theirs.
     fs::write(&config, text.replace(&here, &there)).expect("it is ours");
-    swap.fails(&["--no-online", "stanza-create"], 51, "stanza-upgrade");
+    swap.fails(&["--no-online", "stanza-create"], 28, "stanza-upgrade");
     let told = everything(&swap.ok(&["--no-online", "--log-level-console=info", "stanza-upgrade"]));
     assert!(told.contains("13-3"), "{told}");
 }

@@ -62,8 +62,8 @@ fn a_stanza_goes_on_with_the_upgraded_cluster_and_keeps_the_old_backups() {
     // Nothing of the new cluster goes under the old one's name.
     let refusal = &["stanza-upgrade"];
     assert_one_error(&pgbr.fails(51, ["backup", "--type=full"]), 51, refusal);
-    assert_one_error(&pgbr.fails(51, ["stanza-create"]), 51, refusal);
-    assert_one_error(&pgbr.fails(51, ["check"]), 51, refusal);
+    assert_one_error(&pgbr.fails(28, ["stanza-create"]), 28, refusal);
+    assert_one_error(&pgbr.fails(28, ["check"]), 28, refusal);
     assert_one_error(&pgbr.fails(44, ["archive-push", &current_segment(&new)]), 44, refusal);
     assert_eq!(world.newest_backup(), old_backup);
 

@@ -10,7 +10,6 @@ use pgbr_repo::{ClusterId, Error as RepoError};
 
 use super::{InfoReport, StanzaInfo};
 use crate::error::{Error, Result};
-use crate::theirs::TheirStanza;
 
 /// What [`info`](super::info) said of one repository.
 #[derive(Debug)]
@@ -19,6 +18,17 @@ pub struct RepoAnswer {
     pub key: u16,
     /// What it holds, or why that is not known.
     pub report: Result<InfoReport>,
+}
+
+/// Which backups were asked for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum AskedSet {
+    /// All.
+    All,
+    /// This one.
+    One(BackupLabel),
+    /// One whose name no backup can have.
+    NoLabel,
 }
 
 /// How a stanza is: pgBackRest's codes and words.
@@ -99,11 +109,7 @@ pub struct RepoView {
 
 /// Which stanzas there are in any of the repositories, by name, and how each is in all of them. `stanza` and `set` are what was asked for.
 /// A repository that does not exist has no stanza.
-pub fn combine_info(
-    answers: Vec<RepoAnswer>,
-    stanza: Option<&StanzaName>,
-    set: Option<BackupLabel>,
-) -> Vec<StanzaView> {
+pub fn combine_info(answers: Vec<RepoAnswer>, stanza: Option<&StanzaName>, set: AskedSet) -> Vec<StanzaView> {
     let mut repos: Vec<Repo> = answers.into_iter().map(Repo::of).collect();
     let mut names: BTreeSet<_> =
         repos.iter().flat_map(|repo| &repo.stanzas).map(|s| s.name.clone()).collect();
@@ -148,12 +154,12 @@ impl Repo {
     }
 }
 
-fn view(name: Option<StanzaName>, repos: &mut [Repo], set: Option<BackupLabel>) -> StanzaView {
+fn view(name: Option<StanzaName>, repos: &mut [Repo], set: AskedSet) -> StanzaView {
     let repos: Vec<_> = repos.iter_mut().map(|repo| repo_view(name.as_ref(), repo, set)).collect();
     StanzaView { name, state: state_of_all(&repos), repos }
 }
 
-fn repo_view(name: Option<&StanzaName>, repo: &mut Repo, set: Option<BackupLabel>) -> RepoView {
+fn repo_view(name: Option<&StanzaName>, repo: &mut Repo, set: AskedSet) -> RepoView {
     let (key, cipher, error) = (repo.key, repo.cipher, repo.error.clone());
     if error.is_some() {
         return RepoView { key, cipher, state: StanzaState::Other, info: None, error };
@@ -165,14 +171,19 @@ fn repo_view(name: Option<&StanzaName>, repo: &mut Repo, set: Option<BackupLabel
     RepoView { key, cipher, state, info, error }
 }
 
-fn state_of(info: &StanzaInfo, set: Option<BackupLabel>) -> StanzaState {
+fn state_of(info: &StanzaInfo, set: AskedSet) -> StanzaState {
     let theirs = info.theirs.as_ref().and_then(|theirs| theirs.as_ref().ok());
-    let of_set = |theirs: &TheirStanza| theirs.backups.iter().any(|backup| Some(backup.label) == set);
+    let in_theirs = |label| theirs.is_some_and(|stanza| stanza.backups.iter().any(|b| b.label == label));
+    let has_set = match set {
+        AskedSet::All => true,
+        AskedSet::One(label) => info.set.is_some() || in_theirs(label),
+        AskedSet::NoLabel => false,
+    };
     if info.error.is_some() || !info.unreadable.is_empty() || matches!(info.theirs, Some(Err(_))) {
         StanzaState::Other
     } else if info.clusters.is_empty() && theirs.is_none() {
         StanzaState::Missing
-    } else if set.is_some() && info.set.is_none() && !theirs.is_some_and(of_set) {
+    } else if !has_set {
         StanzaState::SetMissing
     } else if info.backups.is_empty() && theirs.is_none_or(|theirs| theirs.backups.is_empty()) {
         StanzaState::NoBackups
@@ -225,11 +236,17 @@ mod tests {
 
     #[test]
     fn a_stanza_is_shown_once_with_the_state_that_all_repositories_agree_on() {
-        let views =
-            combine_info(vec![has(1, vec![stanza("a", 7)]), has(2, vec![stanza("a", 7)])], None, None);
+        let views = combine_info(
+            vec![has(1, vec![stanza("a", 7)]), has(2, vec![stanza("a", 7)])],
+            None,
+            AskedSet::All,
+        );
         assert_eq!(views.iter().map(states).collect::<Vec<_>>(), [(2, vec![2, 2])]);
-        let views =
-            combine_info(vec![has(1, vec![stanza("a", 7)]), has(3, vec![stanza("b", 7)])], None, None);
+        let views = combine_info(
+            vec![has(1, vec![stanza("a", 7)]), has(3, vec![stanza("b", 7)])],
+            None,
+            AskedSet::All,
+        );
         let names: Vec<_> = views.iter().map(|view| view.name.as_ref().unwrap().as_str()).collect();
         assert_eq!(names, ["a", "b"]);
         assert_eq!(views.iter().map(states).collect::<Vec<_>>(), [(4, vec![2, 1]), (4, vec![1, 2])]);
@@ -238,28 +255,33 @@ mod tests {
 
     #[test]
     fn other_clusters_are_a_mismatch() {
-        let views =
-            combine_info(vec![has(1, vec![stanza("a", 7)]), has(2, vec![stanza("a", 8)])], None, None);
+        let views = combine_info(
+            vec![has(1, vec![stanza("a", 7)]), has(2, vec![stanza("a", 8)])],
+            None,
+            AskedSet::All,
+        );
         assert_eq!(states(&views[0]), (5, vec![2, 2]));
     }
 
     #[test]
     fn a_repository_that_cannot_be_read_hides_no_other() {
-        let views = combine_info(vec![down(1), has(2, vec![stanza("a", 7)])], None, None);
+        let views = combine_info(vec![down(1), has(2, vec![stanza("a", 7)])], None, AskedSet::All);
         assert_eq!(states(&views[0]), (4, vec![99, 2]));
         assert!(views[0].repos[0].error.is_some());
-        let all_down = combine_info(vec![down(1), down(2)], None, None);
+        let all_down = combine_info(vec![down(1), down(2)], None, AskedSet::All);
         assert_eq!((all_down.len(), states(&all_down[0])), (1, (99, vec![99, 99])));
         assert!(all_down[0].name.is_none());
-        let asked = combine_info(vec![down(1), has(2, Vec::new())], Some(&name("a")), None);
+        let asked = combine_info(vec![down(1), has(2, Vec::new())], Some(&name("a")), AskedSet::All);
         assert_eq!((asked[0].name.clone(), states(&asked[0])), (Some(name("a")), (4, vec![99, 1])));
-        assert!(combine_info(vec![has(1, Vec::new())], None, None).is_empty());
+        assert!(combine_info(vec![has(1, Vec::new())], None, AskedSet::All).is_empty());
     }
 
     #[test]
     fn a_backup_that_was_asked_for_is_missed_in_the_repository_that_lacks_it() {
         let set = "20260101-000000F".parse().unwrap();
-        let views = combine_info(vec![has(1, vec![stanza("a", 7)])], Some(&name("a")), Some(set));
+        let views = combine_info(vec![has(1, vec![stanza("a", 7)])], Some(&name("a")), AskedSet::One(set));
+        assert_eq!(states(&views[0]), (6, vec![6]));
+        let views = combine_info(vec![has(1, vec![stanza("a", 7)])], Some(&name("a")), AskedSet::NoLabel);
         assert_eq!(states(&views[0]), (6, vec![6]));
     }
 }

@@ -7,7 +7,7 @@ use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use pgbr_manifest::{StanzaName, WalFileName};
+use pgbr_manifest::{BackupLabel, StanzaName, WalFileName};
 use pgbr_pgbackrest::{Archive, ArchiveCluster, ArchiveId, BackupInfo, Cluster, Stanza, WalObject};
 use pgbr_repo::{Error as RepoError, Store};
 
@@ -17,6 +17,20 @@ use crate::place::RepoAccess;
 
 /// How much of a file is decoded at once.
 const PIECE: usize = 256 << 10;
+
+/// Sees that a backup that is not among ours is not one of pgBackRest's either, where its list can be read.
+///
+/// # Errors
+/// [`Error::TheirBackup`]
+pub(crate) async fn not_theirs(access: &RepoAccess, stanza: &StanzaName, label: BackupLabel) -> Result<()> {
+    // Who does not find it there is told that it is nowhere, as by info.
+    let Ok(Some(theirs)) = Theirs::look(access).await else { return Ok(()) };
+    let Ok(Some(list)) = theirs.or_plain().list(stanza).await else { return Ok(()) };
+    match list.backups.iter().any(|backup| backup.label == label) {
+        true => Err(Error::TheirBackup { label }),
+        false => Ok(()),
+    }
+}
 
 impl Theirs {
     /// What pgBackRest may have in a repository, which nobody has looked for yet; by connections that are there, if there are any.

@@ -8,9 +8,9 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use pgbr::{
-    BackupLabel, BackupStatus, Error, Existing, Host, InfoReport, InfoRequest, Places, RecoveryGoal,
-    RepoAccess, RepoAnswer, RestoreReport, RestoreRequest, StanzaState, Store, TheirError, VerifyReport,
-    VerifyRequest, combine_info, info, restore, verify,
+    AskedSet, BackupLabel, BackupStatus, Error, Existing, Host, InfoReport, InfoRequest, Places,
+    RecoveryGoal, RepoAccess, RepoAnswer, RestoreReport, RestoreRequest, StanzaState, Store, TheirError,
+    VerifyReport, VerifyRequest, combine_info, info, restore, verify,
 };
 use pgbr_pgbackrest::{Backup, Checksum, Directory, Passphrase, Repository};
 use pgbr_testkit::FaultStore;
@@ -62,7 +62,7 @@ async fn a_repository_of_theirs_alone_is_told() {
         assert_eq!((theirs.backups.len(), theirs.clusters.len()), (5, 1));
         assert!(theirs.dropped.is_empty() && theirs.healed.is_empty());
         assert_eq!(theirs.clusters[0].version, "15");
-        let views = combine_info(vec![RepoAnswer { key: 1, report: Ok(report) }], None, None);
+        let views = combine_info(vec![RepoAnswer { key: 1, report: Ok(report) }], None, AskedSet::All);
         assert_eq!(views[0].state, StanzaState::Ok);
     }
 }
@@ -73,7 +73,7 @@ async fn what_is_wrong_with_theirs_is_told() {
     let report = told(place.path(), Some("another")).await.unwrap();
     let error = report.stanzas[0].theirs.as_ref().unwrap().as_ref().unwrap_err().to_string();
     assert!(error.contains("the passphrase does not open"), "{error}");
-    let views = combine_info(vec![RepoAnswer { key: 1, report: Ok(report) }], None, None);
+    let views = combine_info(vec![RepoAnswer { key: 1, report: Ok(report) }], None, AskedSet::All);
     assert_eq!(views[0].state, StanzaState::Other);
 
     // A damaged list has a copy, and a backup whose manifest is gone takes those that need it along.

@@ -15,6 +15,7 @@ use pgbr::{
 };
 
 use crate::exit::{CliError, ErrorCode};
+use crate::failure::{Called, describe};
 use crate::request;
 use crate::run::{Context, Outcome};
 use crate::settings::Settings;
@@ -57,7 +58,7 @@ pub(super) async fn push(context: &Context, host: &Host) -> Outcome {
         return Err(CliError::new(ErrorCode::ParamRequired, "directory of WAL to push required"));
     };
     let Some(locks) = locks(context, LockType::Archive)? else { return Ok(0) };
-    let flavor = settings.flavor();
+    let called = Called::of(settings);
     let request = PushWorkerRequest {
         repos: request::repos(settings)?,
         stanza: request::stanza(settings)?,
@@ -71,7 +72,7 @@ pub(super) async fn push(context: &Context, host: &Host) -> Outcome {
         batch: settings.get_size("archive-push-batch-size").unwrap_or(u64::MAX),
         idle: IDLE,
         describe: Arc::new(move |error| {
-            let described = crate::failure::describe(error, flavor);
+            let described = describe(error, called);
             Failure { code: described.code.number(), text: described.text() }
         }),
     };
