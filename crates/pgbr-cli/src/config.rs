@@ -79,7 +79,9 @@ fn with_files(
 ) -> Result<Settings, CliError> {
     line.read_environment(env)?;
     let files = load(&line)?;
-    line.warnings.extend(files.warnings);
+    if tells_of_readers(line.command) {
+        line.warnings.extend(files.warnings);
+    }
     line.read_config(&files.ini)?;
     let of_all = line.command == Command::Check && line.stanza().is_none() && !line.help;
     let mut settings = line.resolve()?;
@@ -87,6 +89,20 @@ fn with_files(
         settings.stanzas = of_stanzas(&settings, args, env, &files.ini);
     }
     Ok(settings)
+}
+
+/// Whether a command says that a file with a secret can be read by everybody. Those that the server or a monitoring tool calls all the time do
+/// not: who takes stdout and stderr together would find a line in the middle of its document.
+const fn tells_of_readers(command: Command) -> bool {
+    !matches!(
+        command,
+        Command::ArchiveGet
+            | Command::ArchivePush
+            | Command::Info
+            | Command::Manifest
+            | Command::RepoGet
+            | Command::RepoLs
+    )
 }
 
 /// The settings that the same command has for each stanza of the config files.
@@ -186,8 +202,11 @@ fn is_secret(key: &str) -> bool {
     matches!(options::find(key), Ok(Some(found)) if found.is_secret())
 }
 
+/// Of a config file, in bytes: there are secrets in it.
+type Content = Zeroizing<Vec<u8>>;
+
 /// Content and mode of a file; `None` if there is none and there need not be one.
-fn read_file(path: &Path, required: bool) -> Result<Option<(Zeroizing<Vec<u8>>, u32)>, CliError> {
+fn read_file(path: &Path, required: bool) -> Result<Option<(Content, u32)>, CliError> {
     let name = path.display();
     let mut file = match File::open(path) {
         Ok(file) => file,

@@ -103,6 +103,15 @@ error_codes! {
 }
 
 impl ErrorCode {
+    /// What pgBackRest calls it where it is told within something else: `CryptoError`.
+    pub fn class(self) -> String {
+        let words = self.name().split('-').map(|word| {
+            let (first, rest) = word.split_at(word.len().min(1));
+            first.to_uppercase() + rest
+        });
+        words.collect::<String>() + "Error"
+    }
+
     /// The number, which is the exit code of the process.
     pub fn number(self) -> u8 {
         self as u8

@@ -73,7 +73,7 @@ impl Ini {
                     Some("") => return fail("invalid empty section"),
                     Some(name) if is_text => section = Some(ini.place_of(name)),
                     Some(name) => {
-                        section = Some(ini.new_place(name, Some(error("section is not valid UTF-8"))))
+                        section = Some(ini.new_place(name, Some(error("section is not valid UTF-8"))));
                     }
                 }
                 continue;

@@ -4,7 +4,7 @@ use std::io::{IsTerminal, Write};
 use std::sync::{Arc, Mutex, PoisonError, Weak};
 use std::time::{Duration, Instant};
 
-use pgbr::{Event, Lock, LockProgress, Observer};
+use pgbr::{AnyArchiveId, Event, Lock, LockProgress, Observer};
 
 use crate::log::{Level, Logger};
 use crate::size::format_size;
@@ -155,8 +155,8 @@ fn describe(event: &Event, repo: u16) -> (Level, String) {
             (Level::Info, format!("repo{repo}: {archive} no archive to remove"))
         }
         Event::WalPushed { file } => (Level::Detail, format!("pushed WAL file '{file}' to the archive")),
-        Event::WalFetched { segment, repo } => {
-            (Level::Detail, format!("found {segment} in the repo{repo}: archive"))
+        Event::WalFetched { segment, repo, archive } => {
+            (Level::Detail, found_in_archive(&segment.to_string(), *repo, *archive))
         }
         Event::Detail { text } => (Level::Detail, format!("repo{repo}: {text}")),
         Event::BackupStarting { fast: true } => (
@@ -184,14 +184,17 @@ fn describe(event: &Event, repo: u16) -> (Level, String) {
             (Level::Info, format!("check repo{repo} configuration (primary)"))
         }
         Event::CheckingArchive => (Level::Info, format!("check repo{repo} archive for WAL (primary)")),
-        Event::WaitingForWal { first, last } if first == last => {
-            (Level::Info, format!("check archive for segment {first}"))
+        Event::WaitingForWal { prior: true, last, .. } => {
+            (Level::Info, format!("check archive for prior segment {last}"))
         }
-        Event::WaitingForWal { first, last } => {
+        Event::WaitingForWal { first, last, .. } => {
             (Level::Info, format!("check archive for segment(s) {first}:{last}"))
         }
         Event::BackupCommitted { label } => (Level::Info, format!("new backup label = {label}")),
-        Event::RestoreStarting { label } => (Level::Info, format!("repo{repo}: restore backup set {label}")),
+        Event::RestoreStarting { label, from } => {
+            let from = from.as_ref().map_or(String::new(), |from| format!(", recovery will start at {from}"));
+            (Level::Info, format!("repo{repo}: restore backup set {label}{from}"))
+        }
         Event::Removing { path } => (Level::Detail, format!("remove '{}'", path.display())),
         Event::Step { name, took } => (Level::Detail, format!("step {name} took {}ms", took.as_millis())),
         Event::Warning { text } => (Level::Warn, text.clone()),
@@ -204,6 +207,14 @@ fn describe(event: &Event, repo: u16) -> (Level, String) {
             ),
         ),
         other => (Level::Debug, format!("{other:?}")),
+    }
+}
+
+/// That a WAL file was found, and where.
+pub(crate) fn found_in_archive(file: &str, repo: u16, archive: Option<AnyArchiveId>) -> String {
+    match archive {
+        Some(archive) => format!("found {file} in the repo{repo}: {archive} archive"),
+        None => format!("found {file} in the archive asynchronously"),
     }
 }
 

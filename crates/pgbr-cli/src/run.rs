@@ -15,7 +15,7 @@ use crate::commands;
 use crate::exit::{CliError, ErrorCode};
 use crate::failure::{Called, describe};
 use crate::libpq_env::PgEnv;
-use crate::log::{Level, LogOptions, Logger};
+use crate::log::{LogOptions, Logger};
 use crate::options::{Command, LockKind, Role};
 use crate::progress::Progress;
 use crate::settings::Settings;
@@ -156,7 +156,8 @@ fn end(context: &Context, begun: Instant, outcome: Outcome) -> u8 {
         }
         Err(error) => {
             log.error(&error);
-            log.log(Level::Info, 0, &settings.end_message(begun.elapsed(), Some(error.code)));
+            let level = settings.command().rule().begin_level;
+            log.log(level, 0, &settings.end_message(begun.elapsed(), Some(error.code)));
             commands::failure_exit(settings, error.code)
         }
     }

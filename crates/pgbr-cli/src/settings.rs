@@ -77,7 +77,7 @@ pub struct Settings {
     /// Why a repository cannot be used: a secret of it could not be had.
     pub(crate) unusable: BTreeMap<u16, CliError>,
     /// For a command on all stanzas of the config files: what each of them is called, and its own settings or why there are none.
-    pub(crate) stanzas: Vec<(String, Result<Settings, CliError>)>,
+    pub(crate) stanzas: Vec<(String, Result<Self, CliError>)>,
 }
 
 /// The value of one option, or none; a wrong type answers like none.

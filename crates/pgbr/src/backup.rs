@@ -411,7 +411,7 @@ impl Run<'_> {
         };
         self.host.tell(Event::BackupStopped { lsn: finished.stop_lsn, segment: last });
         if self.request.archive_check {
-            self.wait_for_wal(&segments).await?;
+            self.wait_for_wal(&segments, false).await?;
         }
         self.step("stop", begun);
 
@@ -463,7 +463,7 @@ impl Run<'_> {
         self.host.tell(Event::BackupStarted { lsn: running.start_lsn(), segment });
         self.step("start", begun);
         if let Some(ended) = ended {
-            self.wait_for_wal(&[ended]).await?;
+            self.wait_for_wal(&[ended], true).await?;
         }
         Ok(running)
     }
@@ -510,13 +510,13 @@ impl Run<'_> {
         Ok(())
     }
 
-    /// Waits until all these segments are in the archives, for good.
-    async fn wait_for_wal(&mut self, segments: &[WalSegmentName]) -> Result<()> {
+    /// Waits until all these segments are in the archives, for good; `prior` is the one before the backup's first.
+    async fn wait_for_wal(&mut self, segments: &[WalSegmentName], prior: bool) -> Result<()> {
         let timeout = self.request.archive_timeout;
         let pg_data = self.request.cluster.pg_data.clone();
         let (Some(first), Some(last)) = (segments.first(), segments.last()) else { return Ok(()) };
         self.each(async |target| {
-            target.host.tell(Event::WaitingForWal { first: *first, last: *last });
+            target.host.tell(Event::WaitingForWal { prior, first: *first, last: *last });
             wait_for_wal(&target.host, &target.place, &pg_data, segments, timeout).await
         })
         .await

@@ -16,7 +16,8 @@ use object_store::path::Path;
 use pgbr_repo::{Listed, Store};
 
 use crate::error::{Error, Result};
-use crate::place::RepoAccess;
+use crate::place::{RepoAccess, RepoPlace};
+use crate::theirs::off_thread;
 
 pub use get::{RepoFile, RepoGetRequest, repo_get};
 pub use remove::{RepoRmReport, RepoRmRequest, repo_rm};
@@ -75,7 +76,7 @@ pub enum RepoEntry {
     Directory,
     /// A link.
     Link {
-        /// The name that it leads to, in the same directory.
+        /// Where it leads to: most often a name in the same directory.
         to: String,
     },
 }
@@ -122,7 +123,14 @@ pub async fn repo_ls(request: RepoLsRequest) -> Result<RepoListing> {
     if let Some(target) = browser.find(&request.path).await? {
         return Ok(RepoListing::File(RepoEntry::from(&target.object)));
     }
-    let mut entries = browser.real(&request.path, request.recurse).await?;
+    let entries = browser.real(&request.path, request.recurse).await?;
+    let mut entries = match request.repo.place {
+        RepoPlace::Directory(root) => {
+            let directory = request.path.0.iter().fold(root, |at, part| at.join(part));
+            off_thread(move || Ok(with_links(&directory, entries))).await?
+        }
+        _ => entries,
+    };
     entries.extend(browser.view(&request.path.parts(), request.recurse).await?);
     Ok(RepoListing::Directory(entries))
 }
@@ -183,6 +191,19 @@ impl Browser {
         }
         Ok(entries)
     }
+}
+
+/// Shows links to directories as such, and nothing behind them: pgBackRest has one, `latest`, beside the backup that it leads to.
+fn with_links(directory: &std::path::Path, mut entries: RepoEntries) -> RepoEntries {
+    let link = |(name, entry): (&Vec<String>, &RepoEntry)| {
+        let path = name.iter().fold(directory.to_owned(), |at, part| at.join(part));
+        let to = std::fs::read_link(path).ok().filter(|_| *entry == RepoEntry::Directory)?;
+        Some((name.clone(), RepoEntry::Link { to: to.to_string_lossy().into_owned() }))
+    };
+    let links: RepoEntries = entries.iter().filter_map(link).collect();
+    entries.retain(|name, _| !(1..=name.len()).any(|depth| links.contains_key(&name[..depth])));
+    entries.extend(links);
+    entries
 }
 
 /// Adds an entry and the directories above it.

@@ -95,7 +95,7 @@ pub use manifest::{
     FilesAsked, InBundle, ManifestFile, ManifestRequest, ManifestTime, manifest,
 };
 pub use observe::{Event, Observer, Silent};
-pub use pgbr_pgbackrest::{BackupEntry as TheirBackup, Error as TheirError};
+pub use pgbr_pgbackrest::{ArchiveId as AnyArchiveId, BackupEntry as TheirBackup, Error as TheirError};
 pub use place::{RepoAccess, RepoPlace, StanzaPlace};
 pub use restore::{
     Databases, Existing, Fetched, Places, Reach, RestoreDryRun, RestoreReport, RestoreRequest, RestoreSource,

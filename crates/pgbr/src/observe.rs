@@ -4,6 +4,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use pgbr_manifest::{ArchiveId, BackupLabel, Lsn, WalSegmentName};
+use pgbr_pgbackrest::ArchiveId as AnyArchiveId;
 
 use crate::expire::{ExpiredBackups, RunFate};
 
@@ -60,6 +61,8 @@ pub enum Event {
     CheckingArchive,
     /// WAL is waited for.
     WaitingForWal {
+        /// Whether it is the segment before the backup's first: that archiving works is seen before anything is copied.
+        prior: bool,
         /// From this segment.
         first: WalSegmentName,
         /// To this one.
@@ -110,11 +113,15 @@ pub enum Event {
         segment: WalSegmentName,
         /// The number of the repository that it came from.
         repo: u16,
+        /// The archive there.
+        archive: Option<AnyArchiveId>,
     },
     /// A restore begins.
     RestoreStarting {
         /// The backup it begins with.
         label: BackupLabel,
+        /// The local time from which on recovery goes; none of a cluster that was stopped.
+        from: Option<String>,
     },
     /// Something in the target that the backup does not have is removed, or would be in a dry run.
     Removing {

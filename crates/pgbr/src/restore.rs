@@ -340,7 +340,8 @@ async fn release(host: &Host, pin: Option<Held<Pin>>) {
 
 async fn run(host: &Host, request: &RestoreRequest, decided: Decided) -> Result<RestoreReport> {
     let Decided { origin, plan, recovery, left_out } = decided;
-    host.tell(Event::RestoreStarting { label: origin.label() });
+    let from = origin.first_needed().and_then(|from| local_time(host, from));
+    host.tell(Event::RestoreStarting { label: origin.label(), from });
     if !left_out.is_empty() {
         let text = format!("databases restored as zeros, to be dropped afterwards: {}", left_out.join(", "));
         host.tell(Event::Note { text });
@@ -418,7 +419,7 @@ fn write_cluster(
     if let Origin::Ours(ours) = origin {
         write_labels(&mut layout, &ours.newest)?;
     }
-    write_recovery(&mut layout, origin.label(), recovery)?;
+    write_recovery(host, &mut layout, origin.label(), recovery)?;
     layout.close_directories()?;
     for root in layout.roots() {
         pgbr_pg::syncfs(root)?;
@@ -463,9 +464,14 @@ fn write_files(
     }
 }
 
+/// Unix seconds as local time.
+fn local_time(host: &Host, seconds: i64) -> Option<String> {
+    let time = jiff::Timestamp::from_second(seconds).ok()?.to_zoned(host.zone.clone());
+    Some(time.strftime("%Y-%m-%d %H:%M:%S").to_string())
+}
+
 fn plan_recovery(host: &Host, request: &RestoreRequest, origin: &Origin) -> Result<RecoveryPlan> {
-    let now = jiff::Timestamp::from_nanosecond(i128::from(host.clock.now_ns())).unwrap_or_default();
-    let when = now.to_zoned(host.zone.clone()).strftime("%Y-%m-%d %H:%M:%S").to_string();
+    let when = local_time(host, host.now_seconds()).unwrap_or_default();
     Ok(RecoveryPlan {
         goal: request.goal.clone(),
         exclusive: request.exclusive,
@@ -497,7 +503,12 @@ fn write_labels(layout: &mut Layout, backup: &Backup) -> Result<()> {
     Ok(())
 }
 
-fn write_recovery(layout: &mut Layout, label: BackupLabel, recovery: &RecoveryPlan) -> Result<()> {
+fn write_recovery(
+    host: &Host,
+    layout: &mut Layout,
+    label: BackupLabel,
+    recovery: &RecoveryPlan,
+) -> Result<()> {
     if let Some(text) = recovery.recovery_conf()? {
         return layout.write(theirs::RECOVERY_CONF, &text);
     }
@@ -507,6 +518,8 @@ fn write_recovery(layout: &mut Layout, label: BackupLabel, recovery: &RecoveryPl
     let current = read_auto_conf(layout, label)?;
     let text = recovery.auto_conf(&current)?;
     if text != current {
+        let path = layout.pg_data().join("postgresql.auto.conf");
+        host.tell(Event::Note { text: format!("write updated {}", path.display()) });
         layout.write("postgresql.auto.conf", &text)?;
     }
     if recovery.goal == RecoveryGoal::Preserve {

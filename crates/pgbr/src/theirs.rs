@@ -42,6 +42,8 @@ pub struct TheirStanza {
     pub clusters: Vec<TheirCluster>,
     /// The archives that have a directory, and that of the current cluster.
     pub archives: Vec<TheirArchive>,
+    /// Whether there is a list of backups; without it nobody knows whether there are any.
+    pub listed: bool,
     /// The backups that can be used, oldest first.
     pub backups: Vec<BackupEntry>,
     /// Those that are listed and cannot.
@@ -209,6 +211,7 @@ fn stanza(stanza: &Stanza) -> Result<Option<TheirStanza>> {
         found.take_archive(&archive)?;
     }
     if let Some(backups) = backups {
+        found.listed = true;
         let info = backups.info.info;
         found.encrypted |= info.passphrase.is_some();
         found.healed.extend(backups.info.from_copy.map(|error| error.to_string()));

@@ -11,6 +11,7 @@ use pgbr::{
 
 use crate::exit::{CliError, EXIT_NOT_FOUND, ErrorCode};
 use crate::options::Role;
+use crate::progress::found_in_archive;
 use crate::request;
 use crate::run::{Context, Outcome};
 use crate::size::format_size;
@@ -124,17 +125,16 @@ pub(super) async fn get(context: &Context, host: &Host) -> Outcome {
         };
         let pg_data = request.pg_data.clone();
         let start = background::starter(settings, pg_data.as_deref());
-        archive_get_ahead(host, request, &ahead, &start).await
+        archive_get_ahead(host, request, &ahead, &start).await.map(|(got, _)| got)
     } else {
-        archive_get(host, request).await.map(|got| (got, false))
+        archive_get(host, request).await
     };
     match got.map_err(|e| context.failure(&e))? {
-        (Got::Found { repo }, ahead) => {
-            let how = if ahead { " asynchronously" } else { "" };
-            context.log.info(&format!("found {file} in the repo{repo}: archive{how}"));
+        Got::Found { repo, archive } => {
+            context.log.info(&found_in_archive(file, repo, archive));
             Ok(0)
         }
-        (Got::Missing, _) => {
+        Got::Missing => {
             context.log.info(&format!("unable to find {file} in the archive"));
             Ok(EXIT_NOT_FOUND)
         }

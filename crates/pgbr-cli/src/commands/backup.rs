@@ -57,7 +57,7 @@ async fn finish(
     for skipped in &report.skipped {
         log.warn(&format!("{of}not copied: {skipped}"));
     }
-    let (kind, size) = (report.kind, format_size(report.sizes.database));
+    let (kind, size) = (report.kind, format_size(report.sizes.delta));
     log.info(&format!("{of}{kind} backup size = {size}, file total = {}", report.files));
     if let Some(resumed) = report.resumed {
         let (raw, stored) = (format_size(resumed.raw), format_size(resumed.stored));

@@ -1,6 +1,6 @@
 //! info.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, VecDeque};
 use std::path::Path;
 
 use pgbr::{
@@ -166,6 +166,8 @@ fn show_repo<'a>(context: &Context, repo: &'a RepoView, backup: Option<LockHolde
         if asked.is_some_and(|cipher| cipher != "none") { Cipher::Aes256Gcm } else { Cipher::None }
     };
     let theirs = info.and_then(|info| info.theirs.as_ref()?.as_ref().ok());
+    // As pgBackRest: of a stanza that it cannot tell whole, or of which it was asked something else, it tells nothing.
+    let is_told = !matches!(repo.state, StanzaState::MissingData | StanzaState::SetMissing);
     if let Some(Err(error)) = theirs.and_then(|theirs| theirs.set.as_ref()) {
         context
             .log
@@ -179,7 +181,7 @@ fn show_repo<'a>(context: &Context, repo: &'a RepoView, backup: Option<LockHolde
         key: repo.key,
         cipher,
         status: status(context, repo),
-        info,
+        info: info.filter(|_| is_told),
         backup,
         note_errors: info.map(|info| note_errors(info, context)).unwrap_or_default(),
     }
@@ -200,7 +202,10 @@ fn status(context: &Context, repo: &RepoView) -> Status {
     let stanza = repo.info.as_ref();
     let theirs = || stanza?.theirs.as_ref()?.as_ref().err();
     let error = repo.error.as_deref().or_else(|| stanza?.error.as_ref()).or_else(theirs);
-    let text = |error| of_repo(context.failure(error), repo.key).text();
+    let text = |error| {
+        let described = of_repo(context.failure(error), repo.key);
+        format!("[{}] {}", described.code.class(), described.text())
+    };
     let message = match (error, stanza.and_then(|info| info.unreadable.first())) {
         (Some(error), _) => text(error),
         (None, Some((label, error))) => format!("backup {label}: {}", text(error)),
@@ -241,11 +246,24 @@ impl<'a> Shown<'a> {
         })
     }
 
-    /// All backups, oldest first.
+    /// All backups: those of a repository by their labels, and the repositories merged by when a backup ended, so that the last is the one that
+    /// ended last. A clock may have stepped back between two of one repository.
     pub(super) fn all_backups(&'a self) -> Vec<AnyBackup<'a>> {
         let ours = self.backups().map(AnyBackup::Ours);
-        let mut all: Vec<_> = ours.chain(self.theirs().map(AnyBackup::Theirs)).collect();
-        all.sort_by_key(|backup| (backup.label().time(), backup.label()));
+        let mut of_repos: BTreeMap<u16, VecDeque<AnyBackup<'a>>> = BTreeMap::new();
+        for backup in ours.chain(self.theirs().map(AnyBackup::Theirs)) {
+            of_repos.entry(backup.key()).or_default().push_back(backup);
+        }
+        for backups in of_repos.values_mut() {
+            backups.make_contiguous().sort_by_key(|backup| (backup.label().time(), backup.label()));
+        }
+        let mut all = Vec::new();
+        let next = |backups: &VecDeque<AnyBackup<'_>>| backups.front().map(AnyBackup::stopped);
+        while let Some(first) =
+            of_repos.values_mut().filter(|backups| !backups.is_empty()).min_by_key(|backups| next(backups))
+        {
+            all.extend(first.pop_front());
+        }
         all
     }
 
@@ -284,6 +302,22 @@ impl AnyBackup<'_> {
                 let cluster = backup.stanza.clusters.iter().find(|cluster| cluster.number == number);
                 cluster.is_some_and(|c| (c.system_id, &c.version) == (*system_id, version))
             }
+        }
+    }
+
+    /// The repository.
+    const fn key(&self) -> u16 {
+        match self {
+            Self::Ours(backup) => backup.repo.key,
+            Self::Theirs(backup) => backup.key,
+        }
+    }
+
+    /// When it ended.
+    const fn stopped(&self) -> i64 {
+        match self {
+            Self::Ours(backup) => backup.summary.time.stop,
+            Self::Theirs(backup) => backup.entry.stopped,
         }
     }
 

@@ -92,6 +92,8 @@ fn archives(repo: &ShownRepo<'_>, now: i64) -> Vec<Value> {
             })),
         }
     }
+    // The last one is taken for the archive of the current cluster.
+    all.sort_by_key(|archive| archive["database"]["id"].as_u64());
     all
 }
 
@@ -236,7 +238,9 @@ fn in_full(
     fields.insert("database-ref".to_owned(), databases.collect());
     fields.insert("link".to_owned(), or_null(links.collect()));
     fields.insert("tablespace".to_owned(), or_null(spaces.collect()));
-    fields.insert("error-list".to_owned(), or_null(errors));
+    if !errors.is_empty() {
+        fields.insert("error-list".to_owned(), errors.into());
+    }
 }
 
 fn backup(shown: &Shown<'_>, of: ShownBackup<'_>) -> Value {

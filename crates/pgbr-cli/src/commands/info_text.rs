@@ -9,7 +9,7 @@ use pgbr::{
     RecoveryWindows, Tablespace, WalSegmentName,
 };
 
-use super::info::{AnyBackup, Shown, ShownBackup, ShownTheirs, Status, age, of_data_directory};
+use super::info::{AnyBackup, Shown, ShownBackup, ShownRepo, ShownTheirs, Status, age, of_data_directory};
 use crate::size::{format_age, format_size};
 
 /// All stanzas, or what is under way in them. Ages are counted up to `now`, in Unix seconds.
@@ -44,6 +44,9 @@ fn progress(text: &mut String, shown: &Shown<'_>) -> std::fmt::Result {
 fn stanza(text: &mut String, shown: &Shown<'_>, zone: &TimeZone, now: i64) -> std::fmt::Result {
     writeln!(text, "stanza: {}", shown.name)?;
     writeln!(text, "    status: {}", status(state(&shown.status), shown))?;
+    for (key, done, size) in sizes(shown).into_iter().filter(|_| sizes(shown).len() > 1) {
+        writeln!(text, "        repo{key} backup: {} complete", percent(hundredths(done, size)))?;
+    }
     if shown.is_several() && [4, 5, 99].contains(&shown.status.code) {
         for repo in &shown.repos {
             writeln!(text, "        repo{}: {}", repo.key, state(&repo.status))?;
@@ -88,18 +91,43 @@ fn state(status: &Status) -> String {
     }
 }
 
+/// How much is done of how much by the backup that is written to each repository, where that is known.
+fn sizes(shown: &Shown<'_>) -> Vec<(u16, u64, u64)> {
+    let of = |repo: &ShownRepo<'_>| {
+        let progress = &repo.backup.as_ref()?.progress;
+        Some((repo.key, progress.size_complete?, progress.size?))
+    };
+    shown.repos.iter().filter_map(of).collect()
+}
+
+/// How far something is, in hundredths of a percent.
+fn hundredths(done: u64, size: u64) -> u64 {
+    u64::try_from(u128::from(done) * 10_000 / u128::from(size.max(1))).unwrap_or(u64::MAX).min(10_000)
+}
+
+fn percent(hundredths: u64) -> String {
+    format!("{}.{:02}%", hundredths / 100, hundredths % 100)
+}
+
 /// The state, and in its parentheses what is under way.
 fn status(state: String, shown: &Shown<'_>) -> String {
-    let running = |what: &str, holder: Option<&LockHolder>| {
-        let percent = holder?.progress.percent;
-        let percent = percent.map_or(String::new(), |p| format!(" - {}.{:02}% complete", p / 100, p % 100));
-        Some(format!("{what} running{percent}"))
+    let running = |what: &str, done: Option<u64>| {
+        let percent = done.map_or(String::new(), |done| format!(" - {} complete", percent(done)));
+        format!("{what} running{percent}")
     };
+    let of_holder = |holder: &LockHolder| holder.progress.percent.map(u64::from);
     let holders = || shown.repos.iter().filter_map(|repo| repo.backup.as_ref());
-    // All locks of a command are held; one of them tells how far it is.
-    let known = holders().find(|holder| holder.progress.percent.is_some());
-    let backup = running("backup/expire", known.or_else(|| holders().next()));
-    let restore = running("restore", shown.restore.as_ref());
+    // All locks of a command are held; where several tell how far it is, it is as far as they are together.
+    let sizes = sizes(shown);
+    let done = match sizes.len() {
+        0 | 1 => holders().find_map(of_holder),
+        _ => {
+            let sum = |part: fn(&(u16, u64, u64)) -> u64| sizes.iter().map(part).fold(0, u64::saturating_add);
+            Some(hundredths(sum(|(_, done, _)| *done), sum(|(_, _, size)| *size)))
+        }
+    };
+    let backup = holders().next().map(|_| running("backup/expire", done));
+    let restore = shown.restore.as_ref().map(|holder| running("restore", of_holder(holder)));
     let all: Vec<String> = backup.into_iter().chain(restore).collect();
     match (all.join(", "), state.strip_suffix(')')) {
         (running, _) if running.is_empty() => state,

@@ -247,7 +247,7 @@ fn records(objects: &Objects) {
             }
             let _harmed = Harmed::new(path, &harm);
             let _copy = Harmed::new(&copy(path), &harm);
-            let codes: &[i32] = if matches!(harm, Harm::Delete) { &[55] } else { &[28, 29, 95] };
+            let codes: &[i32] = if matches!(harm, Harm::Delete) { &[75] } else { &[28, 29, 95] };
             let word = if matches!(harm, Harm::Delete) { "stanza-create" } else { &name(path) };
             objects.restore_fails(&format!("{what}, and its copy"), codes, &[word]);
         }

@@ -107,5 +107,48 @@ fn both_say_the_same_of_a_repository() {
         for line in expected.lines().filter(|line| !other.iter().any(|word| line.contains(word))) {
             assert!(text.lines().any(|found| found == line), "'{line}' is missing: {text}");
         }
+        // Nothing is shown behind the link to the newest backup.
+        for args in [&["repo-ls", "backup/main", "--output=json"][..], &["repo-ls", "backup", "--recurse"]] {
+            let config = theirs.scratch().path().join("pgbackrest.conf");
+            let mut command = Command::new("/usr/bin/pgbackrest");
+            as_operator(&mut command).arg(format!("--config={}", config.display())).args(args);
+            let expected = run(&mut command, "", LIMIT).stdout;
+            // Of empty directories our list, which is that of objects, has none.
+            let of_latest = |text: &str| -> Vec<String> {
+                text.split([',', '\n']).filter(|line| line.contains("latest")).map(str::to_owned).collect()
+            };
+            assert_eq!(of_latest(&ours(&theirs, args)), of_latest(&expected));
+            assert_eq!(of_latest(&expected).len(), 1, "{expected}");
+        }
+        // Without the list nobody knows what backups there are, and it is not said that there are none.
+        let list = theirs.repository(1).join("backup/main/backup.info");
+        for path in [list.with_extension("info.copy"), list] {
+            fs::remove_file(path).expect("it is there");
+        }
+        let args = ["info", "--output=json"];
+        let (told, found) = (json(&theirs.ok(args).stdout), our_json(&theirs, &args));
+        assert_eq!((&told[0]["status"]["code"], &found[0]["status"]["code"]), (&3.into(), &3.into()));
+        assert_in("", &told, &found);
     }
+}
+
+/// Tools take the last archive for the one of the current cluster.
+#[test]
+fn the_current_archive_is_the_last() {
+    let (first, second) = (Cluster::builder(MAJOR).init(), Cluster::builder(MAJOR).init());
+    let theirs = PgBackRest::new("main", &first, &[Vec::new()], &[]);
+    let segment =
+        |cluster: &Cluster| cluster.data_dir().join("pg_wal/000000010000000000000001").display().to_string();
+    theirs.ok(["--no-online", "stanza-create"]);
+    theirs.ok(["archive-push", &segment(&first)]);
+    let config = theirs.scratch().path().join("pgbackrest.conf");
+    let text = fs::read_to_string(&config).expect("it is there");
+    let (here, there) = (first.data_dir().display().to_string(), second.data_dir().display().to_string());
+    fs::write(&config, text.replace(&here, &there)).expect("it is ours");
+    theirs.ok(["--no-online", "stanza-upgrade"]);
+    ours(&theirs, &["--no-online", "stanza-create"]);
+    ours(&theirs, &["archive-push", &segment(&second)]);
+    let found = our_json(&theirs, &["info", "--output=json"]);
+    let ids: Vec<_> = (0..2).map(|n| found[0]["archive"][n]["id"].as_str()).collect();
+    assert_eq!(ids, [Some("15-1"), Some("15-2")], "{found}");
 }

@@ -111,7 +111,11 @@ fn the_backup_is_the_one_asked_for_or_the_newest_that_can_reach_the_target() {
         let target = Cluster::builder(world.cluster.major()).empty();
         let log = world.restore_to(&target, options);
         let line = log.lines().find_map(|line| line.split("restore backup set ").nth(1));
-        let label = line.unwrap_or_else(|| panic!("the log names no backup: {log}")).to_owned();
+        let line = line.unwrap_or_else(|| panic!("the log names no backup: {log}"));
+        let (label, from) =
+            line.split_once(", recovery will start at 20").unwrap_or_else(|| panic!("{line}"));
+        assert_eq!(from.len(), "26-11-22 13:27:29".len());
+        let label = label.to_owned();
         (target, label)
     };
     let time = |mark: &crate::world::Mark| format!("--target={}", mark.after);

@@ -94,6 +94,9 @@ fn a_config_file_that_everybody_can_read_is_warned_of() {
         fs::set_permissions(&path, Permissions::from_mode(mode)).unwrap();
         let text = said(&rig.pgbr.run(["check"]));
         assert!(words.iter().all(|word| text.contains(word) == warned), "{mode:o}: {text}");
+        // Monitoring takes both outputs together.
+        let both = said(&rig.pgbr.run(["info", "--output=json"]));
+        assert!(both.starts_with('[') && both.trim_end().ends_with(']'), "{mode:o}: {both}");
     }
     // Without a secret in it there is nothing to hide.
     let plain = Rig::plain();

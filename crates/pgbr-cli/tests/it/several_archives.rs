@@ -77,11 +77,12 @@ fn wal_comes_from_the_first_repository_that_has_it_whole() {
         fs::remove_file(&got).ok();
         rig.pgbr.run(["archive-get", file, &destination].iter().chain(options))
     };
+    let archive = format!("{}-1", rig.cluster.major());
     let found = |options: &[&str], repo: u32, words: &[&str]| {
         let finished = get(&segment, options);
         assert!(finished.success(), "{finished:#?}");
         let text = said(&finished);
-        assert!(text.contains(&format!("found {segment} in the repo{repo}: archive")), "{text}");
+        assert!(text.contains(&format!("found {segment} in the repo{repo}: {archive} archive")), "{text}");
         assert!(words.iter().all(|word| text.contains(word)), "{text}");
         assert_eq!(text.contains("WARN"), !words.is_empty(), "{text}");
         assert!(fs::read(&got).unwrap() == content);

@@ -68,7 +68,12 @@ fn each_repository_gets_a_backup_of_its_own_kind_and_all_are_the_same_cluster() 
 
     // The two have different parents now, and a third repository has none.
     world.cluster.sql("postgres", "update pgbench_accounts set abalance = 1 where aid % 1000 = 7");
-    pgbr.ok(["backup", "--type=incr", "--repo=1"]);
+    let grown = pgbr.ok(["backup", "--type=incr", "--repo=1"]);
+    // What changed, not what there is: reports are made of these lines.
+    let size = |log: &str| {
+        log.split("backup size = ").nth(1).and_then(|rest| rest.split(',').next().map(str::to_owned))
+    };
+    assert!(size(&grown).is_some() && size(&grown) != size(&log), "{grown}");
     world.cluster.sql("postgres", "update pgbench_accounts set abalance = 2 where aid % 1000 = 9");
     world.cluster.sql("postgres", "delete from pgbench_history; create table later as select 1 as a");
     add(pgbr, 3);

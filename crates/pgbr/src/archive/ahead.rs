@@ -59,7 +59,7 @@ pub async fn archive_get_ahead(
         }
     };
     let got = match fetched {
-        Some(repo) => (Got::Found { repo }, true),
+        Some(repo) => (Got::Found { repo, archive: None }, true),
         None => (archive_get(host, request).await?, false),
     };
     // Beyond the end of the WAL there is nothing to fetch.

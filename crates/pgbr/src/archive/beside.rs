@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use pgbr_manifest::{StanzaName, SystemId, WalFileName};
 use pgbr_pg::ControlFile;
-use pgbr_pgbackrest::DbVersion;
+use pgbr_pgbackrest::{ArchiveId, DbVersion};
 use pgbr_repo::Store;
 use tokio::sync::Mutex;
 
@@ -36,8 +36,8 @@ impl From<&ControlFile> for Asker {
 
 /// What became of a look.
 pub(super) enum Beside {
-    /// It was written.
-    Found,
+    /// It was written, from this archive.
+    Found(ArchiveId),
     /// There is an archive, and the file is not in it.
     Missing,
     /// There is no archive of the stanza.
@@ -96,7 +96,7 @@ impl TheirArchive {
         }
         for archive in archives {
             if wal.get_to_path(archive, *file, asker.and_then(|asker| asker.segment), to).await? {
-                return Ok(Beside::Found);
+                return Ok(Beside::Found(archive));
             }
         }
         Ok(Beside::Missing)

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use pgbr_manifest::{ArchiveId, StanzaName, WalFileName};
 use pgbr_pg::read_control_file;
-use pgbr_pgbackrest::Error as TheirError;
+use pgbr_pgbackrest::{ArchiveId as AnyArchiveId, Error as TheirError, HistoryId};
 use pgbr_repo::{Error as RepoError, Store, WalGet};
 
 use super::beside::{Asker, Beside};
@@ -44,6 +44,8 @@ pub enum Got {
     Found {
         /// The number of the repository that it came from.
         repo: u16,
+        /// The archive there, ours or pgBackRest's; none where it was fetched ahead.
+        archive: Option<AnyArchiveId>,
     },
     /// Every repository was reached, and the file is in none of them.
     Missing,
@@ -123,13 +125,13 @@ impl Get {
         let mut failed: Vec<(u16, Error)> = Vec::new();
         for source in &self.sources {
             match self.from(host, source, file, destination).await {
-                Ok(true) => {
+                Ok(Some(archive)) => {
                     for (key, error) in &failed {
                         host.warn(format!("repo{key}: passed over for {file}: {}", with_causes(error)));
                     }
-                    return Ok(Got::Found { repo: source.key });
+                    return Ok(Got::Found { repo: source.key, archive: Some(archive) });
                 }
-                Ok(false) => {}
+                Ok(None) => {}
                 // Another repository would not help.
                 Err(error @ (Error::Stopped | Error::Repo(RepoError::Local { .. }))) => return Err(error),
                 Err(error) => failed.push((source.key, error)),
@@ -142,11 +144,17 @@ impl Get {
     }
 
     /// Looks in one repository: in our archive, and where that does not have the file, or is not there, in what pgBackRest has beside it.
-    async fn from(&self, host: &Host, source: &Source, file: &WalFileName, to: &Path) -> Result<bool> {
+    async fn from(
+        &self,
+        host: &Host,
+        source: &Source,
+        file: &WalFileName,
+        to: &Path,
+    ) -> Result<Option<AnyArchiveId>> {
         let asker = self.asker();
         let ours = self.ours(host, source, asker, file, to).await;
         let beside = match &ours {
-            Ok(Looked { found: true, .. }) => return Ok(true),
+            Ok(Looked { found: Some(archive), .. }) => return Ok(Some(*archive)),
             Ok(Looked { current, store, .. }) => {
                 source.theirs.get(host, (asker.or(Some(*current)), Some(store)), file, to).await
             }
@@ -154,8 +162,8 @@ impl Get {
             Err(_) => return ours.map(|looked| looked.found),
         };
         match (beside?, ours) {
-            (Beside::Found, _) => Ok(true),
-            (Beside::Missing, _) | (_, Ok(_)) => Ok(false),
+            (Beside::Found(archive), _) => Ok(Some(archive)),
+            (Beside::Missing, _) | (_, Ok(_)) => Ok(None),
             (Beside::OtherCluster(error), Err(ours)) if is_absent(&ours) => Err(error),
             (Beside::NoArchive | Beside::OtherCluster(_), Err(ours)) => Err(ours),
         }
@@ -180,7 +188,7 @@ impl Get {
         let opened = source.open(host).await?;
         let looked = look(host, &opened, asker, file, to).await;
         match looked {
-            Ok(looked) if looked.found => Ok(looked),
+            Ok(looked) if looked.found.is_some() => Ok(looked),
             looked if !opened.kept => looked,
             looked => {
                 source.forget();
@@ -196,7 +204,8 @@ impl Get {
 
 /// What came of a look in our archive.
 struct Looked {
-    found: bool,
+    /// The archive that had it.
+    found: Option<AnyArchiveId>,
     /// The cluster that the stanza is of now.
     current: Asker,
     store: Store,
@@ -217,10 +226,12 @@ async fn look(
     for archive in archives_of(place, asker)? {
         if let WalGet::Found(saved) = place.wal.get_to_path(archive, file, to).await? {
             saved.warnings.iter().for_each(|warning| host.warn(warning.as_str()));
-            return Ok(looked(true));
+            let number = HistoryId::new(archive.number());
+            let number = number.ok_or(Error::Internal { what: "an archive without a number" })?;
+            return Ok(looked(Some(AnyArchiveId::new(archive.version().into(), number))));
         }
     }
-    Ok(looked(false))
+    Ok(looked(None))
 }
 
 /// Whether an error says that there is nothing of ours that the file could be in.

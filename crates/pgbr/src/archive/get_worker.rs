@@ -179,13 +179,13 @@ impl Worker<'_> {
     fn settle(&mut self, segment: WalSegmentName, got: Result<Got>) -> Result<()> {
         self.fetching.remove(&segment);
         match got {
-            Ok(Got::Found { repo }) => {
+            Ok(Got::Found { repo, archive }) => {
                 let part = self.shelf.part(segment);
                 std::fs::rename(&part, self.shelf.segment(segment, repo))
                     .map_err(Error::io("rename", &part))?;
                 self.fetched += 1;
                 self.had.insert(segment);
-                self.host.tell(Event::WalFetched { segment, repo });
+                self.host.tell(Event::WalFetched { segment, repo, archive });
             }
             Ok(Got::Missing) => self.end = Some(self.end.map_or(segment, |end| end.min(segment))),
             Err(error) => {

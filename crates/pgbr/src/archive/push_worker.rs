@@ -415,7 +415,11 @@ impl Worker<'_> {
     /// Tells of a failure, whoever waits for the file.
     fn fail(&self, place: &Place, told: Told) {
         if self.out.failure(place.name()).as_ref() != Some(&told) {
-            self.host.warn(format!("could not push WAL file '{}': {}", place.name(), told.failure.text));
+            let Failure { code, text } = &told.failure;
+            let name = place.name();
+            self.host.warn(format!(
+                "could not push WAL file '{name}' to the archive (will be retried): [{code}] {text}"
+            ));
         }
         // A caller that cannot read it waits for its time-out.
         self.out.set_failure(Some(place.name()), &told).ok();

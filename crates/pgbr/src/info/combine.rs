@@ -10,6 +10,7 @@ use pgbr_repo::{ClusterId, Error as RepoError};
 
 use super::{InfoReport, StanzaInfo};
 use crate::error::{Error, Result};
+use crate::theirs::TheirStanza;
 
 /// What [`info`](super::info) said of one repository.
 #[derive(Debug)]
@@ -41,6 +42,8 @@ pub enum StanzaState {
     Missing,
     /// There is no backup yet.
     NoBackups,
+    /// There is an archive of pgBackRest's, and its list of backups is lost.
+    MissingData,
     /// The repositories say different things.
     Mixed,
     /// The repositories have different clusters.
@@ -58,6 +61,7 @@ impl StanzaState {
             Self::Ok => 0,
             Self::Missing => 1,
             Self::NoBackups => 2,
+            Self::MissingData => 3,
             Self::Mixed => 4,
             Self::Mismatch => 5,
             Self::SetMissing => 6,
@@ -71,6 +75,7 @@ impl StanzaState {
             Self::Ok => "ok",
             Self::Missing => "missing stanza path",
             Self::NoBackups => "no valid backups",
+            Self::MissingData => "missing stanza data",
             Self::Mixed => "different across repos",
             Self::Mismatch => "database mismatch across repos",
             Self::SetMissing => "requested backup not found",
@@ -155,6 +160,10 @@ impl Repo {
 }
 
 fn view(name: Option<StanzaName>, repos: &mut [Repo], set: AskedSet) -> StanzaView {
+    let mut stanzas =
+        repos.iter().flat_map(|repo| &repo.stanzas).filter(|stanza| Some(&stanza.name) == name.as_ref());
+    // It is missed where none of them has it.
+    let set = if stanzas.any(|stanza| has_set(stanza, set)) { AskedSet::All } else { set };
     let repos: Vec<_> = repos.iter_mut().map(|repo| repo_view(name.as_ref(), repo, set)).collect();
     StanzaView { name, state: state_of_all(&repos), repos }
 }
@@ -171,19 +180,29 @@ fn repo_view(name: Option<&StanzaName>, repo: &mut Repo, set: AskedSet) -> RepoV
     RepoView { key, cipher, state, info, error }
 }
 
-fn state_of(info: &StanzaInfo, set: AskedSet) -> StanzaState {
-    let theirs = info.theirs.as_ref().and_then(|theirs| theirs.as_ref().ok());
-    let in_theirs = |label| theirs.is_some_and(|stanza| stanza.backups.iter().any(|b| b.label == label));
-    let has_set = match set {
+/// What pgBackRest has, if that can be read.
+fn readable(info: &StanzaInfo) -> Option<&TheirStanza> {
+    info.theirs.as_ref()?.as_ref().ok()
+}
+
+fn has_set(info: &StanzaInfo, set: AskedSet) -> bool {
+    let in_theirs = |label| readable(info).is_some_and(|s| s.backups.iter().any(|b| b.label == label));
+    match set {
         AskedSet::All => true,
         AskedSet::One(label) => info.set.is_some() || in_theirs(label),
         AskedSet::NoLabel => false,
-    };
+    }
+}
+
+fn state_of(info: &StanzaInfo, set: AskedSet) -> StanzaState {
+    let theirs = readable(info);
     if info.error.is_some() || !info.unreadable.is_empty() || matches!(info.theirs, Some(Err(_))) {
         StanzaState::Other
     } else if info.clusters.is_empty() && theirs.is_none() {
         StanzaState::Missing
-    } else if !has_set {
+    } else if info.clusters.is_empty() && theirs.is_some_and(|theirs| !theirs.listed) {
+        StanzaState::MissingData
+    } else if !has_set(info, set) {
         StanzaState::SetMissing
     } else if info.backups.is_empty() && theirs.is_none_or(|theirs| theirs.backups.is_empty()) {
         StanzaState::NoBackups

@@ -74,6 +74,10 @@ impl Layout {
         let owner = layout.owner(&Meta::default());
         layout.hand.make_all(&layout.plan.pg_data, owner)?;
         layout.begin()?;
+        if layout.plan.existing != Existing::Refuse && !dry {
+            let text = format!("remove invalid files/links/paths from '{}'", layout.plan.pg_data.display());
+            host.tell(Event::Note { text });
+        }
         if delta {
             layout.sweep = Some(Sweep::new(layout.kept()));
         } else {
@@ -377,7 +381,11 @@ impl Layout {
         fs::remove_file(&marker).map_err(Error::io("remove", &marker))?;
         pgbr_pg::sync_dir(&self.plan.pg_data)?;
         pgbr_pg::rename_durable(&waiting, &control)?;
-        host.tell(Event::Note { text: format!("restored '{}', last of all", control.display()) });
+        let text = format!(
+            "restore {} (performed last to ensure aborted restores cannot be started)",
+            control.display()
+        );
+        host.tell(Event::Note { text });
         Ok(())
     }
 }

@@ -135,6 +135,17 @@ impl Origin {
         }
     }
 
+    /// When it began to need WAL, in Unix seconds; none of a cluster that was stopped.
+    pub(crate) fn first_needed(&self) -> Option<i64> {
+        match self {
+            Self::Ours(ours) => {
+                let summary = &ours.newest.summary;
+                (!summary.offline).then_some(summary.time.start)
+            }
+            Self::Theirs(their, _) => their.first_needed(),
+        }
+    }
+
     /// The first segment that recovery needs of the archive.
     pub(crate) fn first_segment(&self) -> Option<WalSegmentName> {
         match self {

@@ -128,6 +128,12 @@ impl TheirBackup {
         options.archive_copy || !options.online
     }
 
+    /// When it began to need WAL, in Unix seconds; none of a cluster that was stopped.
+    pub(crate) fn first_needed(&self) -> Option<i64> {
+        let manifest = self.manifest();
+        manifest.options.online.then_some(manifest.started)
+    }
+
     /// The first segment that recovery needs of the archive.
     pub(crate) fn first_segment(&self) -> Option<WalSegmentName> {
         let brings_its_own = self.manifest().options.archive_copy;

@@ -159,7 +159,7 @@ async fn a_file_costs_one_request_and_two_more_once_a_minute() {
     let (_, warm) = rig.cost(rig.push(rig.segment(2, SYSTEM))).await;
     let (got, warm_get) = rig.cost(rig.get(&name(1))).await;
     assert_eq!((cold, warm, warm_get), ([1, 2, 0], [1, 0, 0], [0, 1, 0]));
-    assert_eq!(got.unwrap(), Got::Found { repo: 1 });
+    assert!(matches!(got.unwrap(), Got::Found { repo: 1, .. }));
     rig.later(60);
     let (_, old) = rig.cost(rig.push(rig.segment(3, SYSTEM))).await;
     assert_eq!(old, [1, 2, 0]);
@@ -234,11 +234,11 @@ async fn one_that_fails_keeps_no_other_from_its_file() {
     assert!(failed.to_string().contains("\nrepo2: there is no repository in 'memory 1'"), "{failed}");
     // The file is in the third repository as in the first, and is found although the second cannot say anything.
     let first = rig.stores[0].clone();
-    assert_eq!(rig.get(&name(1)).await.unwrap(), Got::Found { repo: 1 });
+    assert!(matches!(rig.get(&name(1)).await.unwrap(), Got::Found { repo: 1, .. }));
     rig.stores[0] = memory(0);
     make(&rig.stores[0], SYSTEM).await;
     rig.later(60);
-    assert_eq!(rig.get(&name(1)).await.unwrap(), Got::Found { repo: 3 });
+    assert!(matches!(rig.get(&name(1)).await.unwrap(), Got::Found { repo: 3, .. }));
     // What is in none of those that can be asked may be in the other.
     let unknown = rig.get(&name(9)).await.unwrap_err();
     assert!(matches!(&unknown, Error::Repos { failed, .. } if failed.len() == 1), "{unknown}");
@@ -317,7 +317,7 @@ impl Waiting {
             let ok = self.rig.dir.path().join("spool/archive/demo/out").join(format!("{}.ok", name(number)));
             if ok.exists() {
                 called += 1;
-                assert_eq!(self.rig.get(&name(number)).await.unwrap(), Got::Found { repo: 1 });
+                assert!(matches!(self.rig.get(&name(number)).await.unwrap(), Got::Found { repo: 1, .. }));
             }
         }
         called
