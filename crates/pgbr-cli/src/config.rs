@@ -15,7 +15,7 @@ use zeroize::Zeroizing;
 use crate::exit::{CliError, ErrorCode};
 use crate::flavor::Flavor;
 use crate::ini::Ini;
-use crate::options::{self, Command};
+use crate::options::{self, Command, Group};
 use crate::parse::{CommandLine, command_line};
 use crate::settings::Settings;
 
@@ -84,11 +84,19 @@ fn with_files(
     }
     line.read_config(&files.ini)?;
     let of_all = line.command == Command::Check && line.stanza().is_none() && !line.help;
+    if of_all {
+        // What is said of the repositories counts for each stanza, and may be said there alone.
+        line.raw.retain(|(id, _), _| !is_of_repository(*id));
+    }
     let mut settings = line.resolve()?;
     if of_all {
         settings.stanzas = of_stanzas(&settings, args, env, &files.ini);
     }
     Ok(settings)
+}
+
+fn is_of_repository(id: usize) -> bool {
+    options::OPTIONS.get(id).is_some_and(|rule| rule.group == Some(Group::Repo) || rule.name == "repo")
 }
 
 /// Whether a command says that a file with a secret can be read by everybody. Those that the server or a monitoring tool calls all the time do
@@ -122,7 +130,8 @@ fn of_stanzas(
     let stanzas = ini.stanzas().into_iter().map(|name| (name.to_owned(), of_one(name)));
     // Nobody knows what is in there; that it is not looked at is told.
     let faulty = ini
-        .faulty_sections()
+        .faulty_stanzas()
+        .into_iter()
         .map(|(name, fault)| (name.to_owned(), Err(CliError::new(ErrorCode::Format, fault.to_string()))));
     stanzas.chain(faulty).collect()
 }

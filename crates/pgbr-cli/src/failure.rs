@@ -345,6 +345,9 @@ fn hints(error: &Error, called: Called) -> Vec<String> {
             format!("a backup made by a clock that was ahead can be removed with '{program} expire --set=LABEL'."),
         ],
         Error::NoBackup { .. } => one(format!("'{program} info' lists the backup sets and when each was complete.")),
+        Error::OtherCipher { source: RepoError::PassphraseMissing, .. } => one(
+            "the stanzas of one repository share its cipher, and pgBackRest's may have different ones: give the stanza a repo1-path of its own.".to_owned(),
+        ),
         Error::OtherCipher { .. } => vec![
             "the stanzas of one repository share its cipher and its passphrases; pgBackRest's may have different ones.".to_owned(),
             format!("with a passphrase that opens it, '{program} key-add' lets this one open it, too; or give the stanza a repo1-path of its own."),

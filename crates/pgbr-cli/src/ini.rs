@@ -4,6 +4,7 @@
 //!
 //! Files are bytes: what is not UTF-8 harms nobody who does not need it.
 
+use std::collections::BTreeMap;
 use std::fmt;
 use std::path::{Path, PathBuf};
 
@@ -113,9 +114,14 @@ impl Ini {
         self.place(name).and_then(|place| self.sections.get(place)).map_or(&[], |section| &section.entries)
     }
 
-    /// Sections whose name is not UTF-8, by what of it can be read.
-    pub fn faulty_sections(&self) -> impl Iterator<Item = (&str, &IniError)> {
-        self.sections.iter().filter_map(|section| Some((section.name.as_str(), section.fault.as_ref()?)))
+    /// Stanzas whose name is not UTF-8 and that have a section with anything in it, by what of the name can be read, with where it stands.
+    pub fn faulty_stanzas(&self) -> BTreeMap<&str, &IniError> {
+        let filled = self.sections.iter().filter(|section| !section.entries.is_empty());
+        let faulty = filled.filter_map(|section| {
+            Some((section.name.split(':').next().unwrap_or_default(), section.fault.as_ref()?))
+        });
+        // The first of them.
+        faulty.rev().collect()
     }
 
     /// Names of the stanzas that have a section with anything in it, sorted, each once.

@@ -126,7 +126,7 @@ impl RepoAccess {
     pub async fn open_stanza(&self, host: &Host, name: &StanzaName) -> Result<StanzaPlace> {
         match (self.open_made(host, name).await, &self.take_over) {
             (Err(error), Some(asked)) if is_absent(&error) => take_over(host, self, name, asked, error).await,
-            (Err(Error::Repo(error)), Some(_)) => Err(explain_cipher(host, self, name, error).await),
+            (Err(Error::Repo(error)), Some(_)) => Err(explain_cipher(self, name, error).await),
             (opened, _) => opened,
         }
     }

@@ -412,7 +412,7 @@ fn write_cluster(
     let begun = Instant::now();
     let mut layout = Layout::prepare(host, plan, false)?;
     let written = write_files(host, origin, &mut layout, recovery, threads, runtime)?;
-    layout.check_new_links()?;
+    layout.finish_new_links()?;
     host.tell(Event::Step { name: "copy", took: begun.elapsed() });
     let begun = Instant::now();
     layout.link_tablespaces()?;

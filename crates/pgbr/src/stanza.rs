@@ -67,7 +67,7 @@ pub async fn stanza_create(host: &Host, request: StanzaCreateRequest) -> Result<
         true => create(host, &request.repo).await?,
         false => match open_or_create(host, &request.repo).await {
             Err(Error::Repo(error)) => {
-                return Err(explain_cipher(host, &request.repo, &request.stanza, error).await);
+                return Err(explain_cipher(&request.repo, &request.stanza, error).await);
             }
             opened => opened?,
         },

@@ -13,7 +13,10 @@ fn two() -> (Rig, Cluster) {
         fs::write(&secret, PASS).expect("it can be written");
         pgbr_testkit::own(&secret);
         pgbr.set("global", "repo1-cipher-type", "aes-256-gcm");
-        pgbr.set("global", "repo1-cipher-pass-file", &secret.display().to_string());
+        // Each stanza says what opens it, as in pgBackRest.
+        for stanza in ["demo", "other"] {
+            pgbr.set(stanza, "repo1-cipher-pass-file", &secret.display().to_string());
+        }
     });
     let other = cluster();
     let set = |option: &str, value: String| rig.pgbr.set("other", &format!("pg1-{option}"), &value);
@@ -68,7 +71,7 @@ fn every_stanza_is_checked_whatever_becomes_of_the_others() {
     );
     // The second is of the first one's cluster: another error, so none is the command's.
     rig.pgbr.set("other", "pg1-path", &rig.cluster.data_dir().display().to_string());
-    rig.pgbr.set("third:check", "archive-timeout", "1");
+    rig.pgbr.set("third:check", "repo1-cipher-type", "none");
     let several = bare(&rig, &["check"]);
     assert_eq!(several.code, Some(104), "{several:#?}");
     says(
@@ -95,8 +98,11 @@ fn without_stanzas_there_is_nothing_to_check() {
     assert_eq!(none.code, Some(0), "{none:#?}");
     says(&none, &["WARN: no stanzas found to check", "HINT: are there non-empty stanza sections"]);
 
-    let bytes =
-        [&fs::read(rig.pgbr.config_path()).expect("it is there")[..], b"\n[\xe9]\npg1-path=/x\n"].concat();
+    let bytes = [
+        &fs::read(rig.pgbr.config_path()).expect("it is there")[..],
+        b"\n[\xe9:backup]\npg1-path=/x\n[\xe8]\n[\xe9]\npg1-path=/x\n",
+    ]
+    .concat();
     fs::write(rig.pgbr.config_path(), bytes).expect("it is ours");
     let faulty = bare(&rig, &["check"]);
     assert_eq!(faulty.code, Some(29), "{faulty:#?}");

@@ -256,6 +256,7 @@ fn what_links_lead_to_comes_back_in_their_place_or_behind_links() {
         ("--link-map=../pg_wal=/x", 78, "cannot become a link".to_owned()),
         ("--link-map=global=/x", 78, "cannot become a link".to_owned()),
         ("--link-map=pg_tblspc/1=/x", 78, "cannot become a link".to_owned()),
+        ("--link-map=postgresql.auto.conf=/x", 78, "cannot become a link".to_owned()),
         (&format!("--link-map=pg_wal={}", nowhere.data_dir().join("x").display()), 78, "overlaps".to_owned()),
         ("--link-map=pg_wal=/nowhere/x --link-map=log=/nowhere/x/log", 78, "overlaps with link".to_owned()),
     ] {
@@ -271,6 +272,19 @@ fn what_links_lead_to_comes_back_in_their_place_or_behind_links() {
     let maps = new_links.map(|name| format!("--link-map={name}={}", place(name).display()));
     world.restore_to(&new, &[]);
     let maps: Vec<&str> = maps.iter().map(String::as_str).chain(["--delta"]).collect();
+    let told = |args: &[&str]| {
+        let args = [args, &["--dry-run", "--output=json"]].concat();
+        let told = world.pgbr.ok(restore_args(&new, &args));
+        let told: serde_json::Value = serde_json::from_str(&told).expect("it is JSON");
+        let of = |name: &str| told["work"][name].as_u64().expect("a number");
+        [of("files"), of("kept"), of("removed-files")]
+    };
+    // What is in the way of the links is removed, and fetched anew.
+    let (with_links, without) = (told(&maps), told(&["--delta"]));
+    assert!(with_links[1] < without[1] && with_links[2] == without[2] + 2, "{with_links:?} {without:?}");
+    let forced: Vec<&str> =
+        maps.iter().copied().map(|arg| if arg == "--delta" { "--force" } else { arg }).collect();
+    assert_eq!(told(&forced), told(&["--force"]));
     for _ in 0..2 {
         world.restore_to(&new, &maps);
         for name in new_links {
@@ -294,6 +308,26 @@ fn what_links_lead_to_comes_back_in_their_place_or_behind_links() {
     assert_eq!(fs::read(root.join("main.conf")).expect("it is restored"), kept);
     assert!(root.join("logs/server.log").exists());
     check(&world.cluster);
+}
+
+/// The directory was left out of the backup as a whole, and the server needs one.
+#[test]
+fn a_directory_for_wal_that_was_left_out_is_made_behind_a_new_link() {
+    let world = World::new();
+    world.pgbr.ok(["backup", "--type=full", "--exclude=pg_wal"]);
+    let mark = world.mark();
+    world.archive_all();
+    let copy = Cluster::builder(world.cluster.major()).empty();
+    let wal = copy.scratch().path().join("wal");
+    for _ in 0..2 {
+        world.restore_to(&copy, &[&format!("--link-map=pg_wal={}", wal.display()), "--delta"]);
+        assert_eq!(fs::read_link(copy.data_dir().join("pg_wal")).ok().as_deref(), Some(wal.as_path()));
+        assert_eq!(fs::read_dir(&wal).expect("a directory").count(), 0);
+        copy.start();
+        copy.wait_promoted();
+        assert_eq!(last_mark(&copy), mark.id);
+        copy.stop(StopMode::Fast);
+    }
 }
 
 #[test]

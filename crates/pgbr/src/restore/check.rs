@@ -13,6 +13,7 @@ use crate::error::{Error, Result, with_causes};
 use crate::host::Host;
 use crate::load::{self, Backup};
 use crate::place::StanzaPlace;
+use crate::theirs::is_of_content;
 
 /// How many backups of a chain are looked at at once.
 const CHECKS: usize = 16;
@@ -71,7 +72,13 @@ pub(super) async fn check_first_segment(
         Ok(false) => Error::FirstSegment { label, segment },
         Err(error) => error,
     };
-    if !gets_wal_elsewhere(request) {
+    let is_known = match &checked {
+        Error::FirstSegment { .. } => true,
+        Error::Repo(error) => error.is_damage(),
+        other => is_of_content(other),
+    };
+    // Of a store that does not answer nobody knows what it holds.
+    if !is_known || !gets_wal_elsewhere(request) {
         return Err(checked);
     }
     host.warn(format!("{}: recovery needs it from elsewhere", with_causes(&checked)));

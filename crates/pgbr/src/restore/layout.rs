@@ -15,7 +15,7 @@ use pgbr_pg::OwnerIds;
 use rustix::fs::{Gid, Uid};
 
 use super::hand::{Hand, Removed};
-use super::new_links::nothing_there;
+use super::new_links::{WAL, nothing_there};
 use super::sweep::Sweep;
 use super::target::{CONTROL, Existing, MARKER, Plan, parent, words_of_link};
 use super::write::{Making, OpenFiles, Target};
@@ -200,7 +200,7 @@ impl Layout {
             if path.is_pg_control() {
                 return Ok(Some(self.plan.pg_data.join(CONTROL_WAITING)));
             }
-            return Ok(Some(self.plan.pg_data.join(OsStr::from_bytes(rest))));
+            return Ok(Some(self.behind_links(rest)));
         }
         if let Some(rest) = path.strip("config") {
             return Ok(self.plan.config.as_ref().map(|dir| dir.join(OsStr::from_bytes(rest))));
@@ -228,6 +228,17 @@ impl Layout {
             return Err(Error::Map { what: format!("'{path}'"), reason });
         }
         Ok(Some(parts.fold(location.clone(), |at, part| at.join(OsStr::from_bytes(part)))))
+    }
+
+    /// The place of what has this path in the data directory. Links that are still to be made are followed by their names: in a dry run what
+    /// stands in their place would be taken for what is behind them.
+    fn behind_links(&self, rest: &[u8]) -> PathBuf {
+        let path = Path::new(OsStr::from_bytes(rest));
+        let link = path.ancestors().skip(1).find_map(|above| {
+            let destination = self.plan.links.get(above.as_os_str().as_bytes())?;
+            Some(destination.join(path.strip_prefix(above).ok()?))
+        });
+        link.filter(|_| self.hand.is_dry()).unwrap_or_else(|| self.plan.pg_data.join(path))
     }
 
     /// Where a link that is made again leads.
@@ -296,11 +307,25 @@ impl Layout {
             return Ok(());
         };
         self.new_links.remove(name);
+        // What stands in the place was counted when all was.
+        if self.hand.is_dry() && self.sweep.is_none() {
+            return Ok(());
+        }
         self.hand.link(destination, &self.plan.pg_data.join(OsStr::from_bytes(name)))
     }
 
-    /// Sees that everything was there that was to become a link.
-    pub(crate) fn check_new_links(&self) -> Result<()> {
+    /// Sees that everything was there that was to become a link; a directory for WAL that was left out of the backup is made.
+    pub(crate) fn finish_new_links(&mut self) -> Result<()> {
+        if self.new_links.contains(WAL)
+            && let Some(destination) = self.plan.links.get(WAL).cloned()
+        {
+            let path = RelPath::new([b"pg_data/", WAL].concat())?;
+            let owner = self.above();
+            self.hand.make_room_for_directory(&destination)?;
+            self.hand.make_all(&destination, owner)?;
+            self.hand.clear(&destination, &[])?;
+            self.new_link(&path, &destination)?;
+        }
         self.new_links.first().map_or(Ok(()), |name| Err(nothing_there(name)))
     }
 

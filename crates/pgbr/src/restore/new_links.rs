@@ -11,16 +11,18 @@ use crate::error::{Error, Result};
 use crate::host::Host;
 use crate::load::{self, FirstNodes, LayerNodes};
 
-/// What people make a link of; every cluster has it, so that no index is read for it.
-const OF_EVERY_CLUSTER: &[u8] = b"pg_wal";
+/// What people make a link of. A backup of ours that was told to leave it out gets an empty one, so no index need be read for it.
+pub(super) const WAL: &[u8] = b"pg_wal";
 
 /// Sees that the backup has what is to become a link, named by its path in the data directory.
 ///
 /// # Errors
 /// [`Error::Map`] for the first that it has not; as its index cannot be read.
 pub(super) async fn check_new_links(host: &Host, origin: &Origin, names: &BTreeSet<Vec<u8>>) -> Result<()> {
-    let names = names.iter().filter(|name| name.as_slice() != OF_EVERY_CLUSTER);
+    let is_ours = matches!(origin, Origin::Ours(_));
     let mut wanted = names
+        .iter()
+        .filter(|name| !is_ours || name.as_slice() != WAL)
         .map(|name| Ok(RelPath::new([b"pg_data/", name.as_slice()].concat())?))
         .collect::<Result<BTreeSet<RelPath>>>()?;
     if wanted.is_empty() {

@@ -171,11 +171,7 @@ fn plan_links(places: &Places, links: &[Link]) -> Result<PlannedLinks> {
             continue;
         }
         let what = format!("link '{name}'");
-        // Without the control file at its place nobody knows whether this is a cluster, and tablespaces have a map of their own.
-        if RelPath::new(name.as_str()).is_err()
-            || Path::new(CONTROL).starts_with(name)
-            || is_of_tablespace(name)
-        {
+        if RelPath::new(name.as_str()).is_err() || !can_be_link(name) {
             return Err(Error::Map { what, reason: "it cannot become a link".to_owned() });
         }
         planned.insert(name.clone().into_bytes(), absolute(&what, path)?);
@@ -196,17 +192,24 @@ fn plan_links(places: &Places, links: &[Link]) -> Result<PlannedLinks> {
     Ok((planned, new))
 }
 
-/// Whether it is the place of the links to the tablespaces, or one of these.
-fn is_of_tablespace(name: &str) -> bool {
-    name.split('/').next() == Some("pg_tblspc")
+/// Whether a file or directory of the backup may become a link. Without the control file at its place nobody knows whether this is a cluster;
+/// tablespaces have a map of their own; and what a restore writes itself is a file.
+fn can_be_link(name: &str) -> bool {
+    let is_of_tablespace = name.split('/').next() == Some("pg_tblspc");
+    let is_written = RECOVERY_SETTINGS.contains(&name) || ["backup_label", "tablespace_map"].contains(&name);
+    !Path::new(CONTROL).starts_with(name) && !is_of_tablespace && !is_written
 }
 
-/// What to write into a link that leads from `link` to `destination`: the words of the backup where these lead there, too. A tree with
-/// relative links can be moved.
+/// What to write into a link that leads from `link` to `destination`: the relative words of the backup where these lead there, too, by name and
+/// by what the links on the way say. A tree with relative links can be moved.
 pub(super) fn words_of_link(link: &Path, words: &[u8], destination: &Path) -> PathBuf {
     let words = Path::new(OsStr::from_bytes(words));
-    let leads = real(&parent(link).join(words));
-    if leads == real(destination) { words.to_owned() } else { destination.to_owned() }
+    let leads = parent(link).join(words);
+    let by_name = || absolute("", &leads).is_ok_and(|plain| plain == destination);
+    if words.is_relative() && by_name() && real(&leads) == real(destination) {
+        return words.to_owned();
+    }
+    destination.to_owned()
 }
 
 /// Paths from a backup or an operator are made plain, so that comparing them means something.

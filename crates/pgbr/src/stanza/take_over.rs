@@ -62,15 +62,15 @@ pub(crate) async fn take_over(
 
 /// The error for that a repository does not open, with a word about it where pgBackRest's side of the stanza does: there each stanza has a
 /// passphrase of its own.
-pub(crate) async fn explain_cipher(
-    host: &Host,
-    access: &RepoAccess,
-    name: &StanzaName,
-    error: RepoError,
-) -> Error {
-    let is_of_cipher =
-        matches!(error, RepoError::WrongPassphrase | RepoError::PassphraseMissing | RepoError::NotEncrypted);
-    if is_of_cipher && matches!(TheirHistory::find(host, access, name).await, Ok(Some(_))) {
+pub(crate) async fn explain_cipher(access: &RepoAccess, name: &StanzaName, error: RepoError) -> Error {
+    let opens_theirs = async || match Theirs::unseen(access, None) {
+        Ok(theirs) => matches!(theirs.find_wal(name).await, Ok(Some(_))),
+        Err(_) => false,
+    };
+    // A passphrase of its own that theirs has says nothing about this one.
+    let is_the_same = access.their_passphrase.is_none();
+    let is_of_cipher = matches!(error, RepoError::WrongPassphrase | RepoError::PassphraseMissing);
+    if is_of_cipher && is_the_same && opens_theirs().await {
         return Error::OtherCipher { stanza: name.clone(), source: error };
     }
     error.into()
