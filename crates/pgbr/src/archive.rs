@@ -21,9 +21,9 @@ pub use get_worker::{GetWorkerRequest, archive_get_worker};
 pub use hand_over::{HandOverRequest, HandedOver, WorkerLock, archive_queue_exceeded, hand_over};
 pub use push::{ArchivePushRequest, archive_push};
 pub use push_worker::{PushWorkerReport, PushWorkerRequest, archive_push_worker};
-pub use spool::Failure;
 #[cfg(fuzzing)]
 pub(crate) use spool::read_failure;
+pub use spool::{Failure, sweep_spool};
 
 /// What a server does with the exit code of its `restore_command`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -62,6 +62,7 @@ pub use archive::{
     ArchiveGetRequest, ArchivePushRequest, Failure, GetWorkerRequest, Got, HandOverRequest, HandedOver,
     PushWorkerReport, PushWorkerRequest, ReadAhead, RecoveryMode, WorkerLock, archive_get, archive_get_ahead,
     archive_get_worker, archive_push, archive_push_worker, archive_queue_exceeded, hand_over, recovery_mode,
+    sweep_spool,
 };
 pub use backup::{
     BackupRepo, BackupReport, BackupRequest, Backups, BadFile, FailedBackup, Resumed, StandbyUse, backup,

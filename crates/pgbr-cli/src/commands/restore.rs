@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 
 use pgbr::{
     Databases, Error, Existing, Host, Places, RecoveryAction, RecoveryGoal, RepoAccess, RestoreRequest,
-    restore_from, restore_source,
+    restore_from, restore_source, sweep_spool,
 };
 
 use super::restore_plan;
@@ -26,7 +26,11 @@ pub(super) async fn run(context: &Context, host: &Host) -> Outcome {
         Ok((host, request, source))
     };
     let (host, request, source) = with_first(context, host, choose).await?;
+    let stanza = request.stanza.clone();
     let report = restore_from(&host, request, source).await.map_err(|e| context.failure(&e))?;
+    if let Some(spool) = context.settings.get_path("spool-path") {
+        sweep_spool(spool, &stanza);
+    }
     if !report.config_files.is_empty() && !report.config_written {
         log.warn("configuration files of the backup that lie outside of the data directory were not written (set --restore-config=DIR to get them)");
     }

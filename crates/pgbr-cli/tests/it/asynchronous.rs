@@ -155,7 +155,7 @@ fn all_wal_arrives_and_nothing_is_called_archived_that_is_not() {
     while seen < 40 && begun.elapsed() < LIMIT {
         for entry in fs::read_dir(rig.spool().join("out")).into_iter().flatten().flatten() {
             let name = entry.file_name().into_string().unwrap();
-            let Some(segment) = name.strip_suffix(".ok").filter(|segment| segment.len() == 24) else {
+            let Some(segment) = name.strip_suffix(".done").filter(|segment| segment.len() == 24) else {
                 continue;
             };
             assert!(rig.object(segment).exists(), "{segment} is not in the first repository");
@@ -170,7 +170,7 @@ fn all_wal_arrives_and_nothing_is_called_archived_that_is_not() {
     }
     let segments = rig.settle();
     println!(
-        "{} segments of 1 MiB in {} ms, {seen} looks at '.ok'",
+        "{} segments of 1 MiB in {} ms, {seen} looks at '.done'",
         segments.len(),
         begun.elapsed().as_millis()
     );
@@ -247,7 +247,7 @@ fn a_store_that_is_away_delays_and_nothing_more() {
     let failed = rig.rig.pgbr.run(["archive-push", &rig.wal(&segment).display().to_string()]);
     assert!(begun.elapsed() >= Duration::from_secs(3), "{failed:#?}");
     assert_one_error(&failed, 42, &["unable to reach"]);
-    assert!(!rig.spool().join("out").join(format!("{segment}.ok")).exists());
+    assert!(!rig.spool().join("out").join(format!("{segment}.done")).exists());
     assert_eq!(rig.worker(), Some(worker), "it goes on trying");
     away.bring_back();
     rig.rig.wait_archived(&segment);
@@ -275,7 +275,7 @@ fn a_repository_that_is_away_keeps_the_server_from_removing_its_wal() {
     for n in number(before.last().unwrap()) + 1..=number(&last) {
         let name = format!("00000001{:08X}{:08X}", n / 4096, n % 4096);
         assert!(rig.wal(&name).exists(), "{name} was removed");
-        assert!(!out.join(format!("{name}.ok")).exists(), "{name} is called archived");
+        assert!(!out.join(format!("{name}.done")).exists(), "{name} is called archived");
     }
     wait_until(LIMIT, "the server to be told why", || {
         rig.rig.cluster.log().contains("repo2: unable to reach")
@@ -374,10 +374,13 @@ fn what_a_spool_holds_of_other_times_is_not_believed() {
         kill(pid);
     }
     let out = rig.spool().join("out");
-    for text in ["", "0\n", "0\nwarning", "0\npgbr 1 0 0\n"] {
+    for text in ["", "0\n", "0\nwarning", "0\npgbr 1 0 0\n", "pgbr 1 0 0\n"] {
         fs::remove_file(rig.object(&segment)).ok();
-        fs::write(out.join(format!("{segment}.ok")), text).unwrap();
-        own(&out.join(format!("{segment}.ok")));
+        for ending in ["ok", "done"] {
+            let left = out.join(format!("{segment}.{ending}"));
+            fs::write(&left, text).unwrap();
+            own(&left);
+        }
         let pushed = rig.rig.pgbr.ok(["archive-push", &rig.wal(&segment).display().to_string()]);
         assert!(pushed.contains("asynchronously"), "{pushed}");
         assert!(rig.object(&segment).exists(), "{text:?} was believed");
@@ -388,7 +391,7 @@ fn what_a_spool_holds_of_other_times_is_not_believed() {
         fs::write(out.join(format!("{name}.error")), "45\nof another time").unwrap();
         own(&out.join(format!("{name}.error")));
     }
-    fs::remove_file(out.join(format!("{segment}.ok"))).ok();
+    fs::remove_file(out.join(format!("{segment}.done"))).ok();
     let pushed = rig.rig.pgbr.ok(["archive-push", &rig.wal(&segment).display().to_string()]);
     assert!(!pushed.contains("of another time"), "{pushed}");
 }
@@ -436,7 +439,7 @@ fn recovery_reads_ahead() {
     }
     rig.settle();
     // What is planted in the spool is not what a server gets.
-    let planted = rig.spool().join("in");
+    let planted = rig.spool().join("ahead");
     fs::create_dir_all(planted.join("17-0a0b0c0d")).unwrap();
     for name in ["000000010000000000000010", "17-0a0b0c0d/000000010000000000000010.1"] {
         fs::write(planted.join(name), vec![7; 1 << 20]).unwrap();
@@ -500,7 +503,7 @@ fn how_much_is_done_at_a_time() {
     own(&got);
     let destination = got.join("file").display().to_string();
     let ahead = || {
-        let shelves = fs::read_dir(rig.spool().join("in")).into_iter().flatten().flatten();
+        let shelves = fs::read_dir(rig.spool().join("ahead")).into_iter().flatten().flatten();
         let files = shelves.flat_map(|shelf| fs::read_dir(shelf.path()).into_iter().flatten().flatten());
         files.filter(|file| file.file_name().to_string_lossy().starts_with("0000")).count()
     };
@@ -594,7 +597,9 @@ fn handing_over_what_is_archived_already() {
     };
     println!("the first of {} files: {:?}", names.len(), names.iter().next().map(push));
     let out = rig.spool().join("out");
-    wait_until(LIMIT, "the worker to be done", || names.iter().all(|n| out.join(format!("{n}.ok")).exists()));
+    wait_until(LIMIT, "the worker to be done", || {
+        names.iter().all(|n| out.join(format!("{n}.done")).exists())
+    });
     let mut times: Vec<Duration> = names.iter().map(push).collect();
     times.sort_unstable();
     println!(

@@ -282,6 +282,24 @@ fn settings_of_the_backup_can_be_kept() {
     default.stop(StopMode::Fast);
 }
 
+/// pgBackRest, put back later, would take them for the segments of the cluster that is restored here.
+#[test]
+fn acknowledgements_of_another_time_do_not_outlive_a_restore() {
+    let world = World::new();
+    world.backup();
+    world.archive_all();
+    let spool = world.pgbr.scratch().path().join("old-spool");
+    let left = ["out/000000010000000000000009.ok", "in/000000010000000000000009"];
+    for name in left {
+        let path = spool.join("archive/demo").join(name);
+        fs::create_dir_all(path.parent().expect("a directory")).expect("it can be made");
+        fs::write(&path, "").expect("it can be written");
+        path.ancestors().take_while(|above| above.starts_with(&spool)).for_each(pgbr_testkit::own);
+    }
+    world.restored(&["--type=immediate", &format!("--spool-path={}", spool.display())]);
+    assert!(left.iter().all(|name| !spool.join("archive/demo").join(name).exists()));
+}
+
 #[test]
 fn settings_of_the_recovery_are_as_given() {
     let world = World::new();

@@ -7,7 +7,7 @@ use std::os::unix::fs::symlink;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 
-use pgbr_testkit::{Cluster, Finished, PgBackRest, as_operator, own, run, runnable};
+use pgbr_testkit::{Cluster, Finished, PgBackRest, as_operator, own, run, runnable, wait_until};
 use serde_json::Value;
 
 use crate::rig::{LIMIT, MAJOR};
@@ -298,6 +298,43 @@ fn start(swap: &Swap, args: &[&str]) -> Child {
     let mut command = swap.command(&swap.link(), args);
     let piped = command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
     piped.spawn().expect("it can be started")
+}
+
+/// What ours leaves in the spool is in nobody's way, and nothing that only we have is taken for archived.
+#[test]
+fn pgbackrest_goes_on_where_it_is_put_back() {
+    let swap = Swap::new(vec![("bundle", "y".to_owned())], &[("archive-async", "y".to_owned())]);
+    let config = swap.theirs.scratch().path().join("pgbackrest.conf");
+    let text = fs::read_to_string(&config).expect("it is there");
+    fs::write(&config, text + "\n[global:archive-push]\narchive-timeout=3\n").expect("it is ours");
+    swap.cluster.start();
+    swap.cluster.sql("postgres", "create table rows (name text)");
+    swap.swap();
+    swap.moment("ours");
+    // The repository is away just then: the worker of ours has told why it cannot go on.
+    let spool = swap.theirs.scratch().path().join("spool/archive/main");
+    let (place, kept) = (swap.theirs.repository(1), swap.theirs.scratch().path().join("kept"));
+    fs::rename(&place, &kept).expect("it is ours");
+    let segment = swap.row("late");
+    let error = spool.join("out").join(format!("{segment}.error"));
+    wait_until(LIMIT, "the failure to be told", || error.exists());
+    swap.put_behind(Path::new("/usr/bin/pgbackrest"));
+    // A call of ours that still waits would archive it on our side, and rightly say so.
+    wait_until(LIMIT, "pgBackRest to be called", || swap.cluster.log().contains("unable to load info file"));
+    fs::rename(&kept, &place).expect("it is ours");
+    swap.cluster.wait_archived(&segment);
+    assert!(swap.segments(true).contains(&segment), "it is where pgBackRest looks");
+    swap.ok(&["--type=full", "backup"]);
+    swap.moment("theirs");
+
+    // Its read-ahead fills a place in which nothing of ours lies, though a reader of ours was killed there.
+    fs::create_dir_all(spool.join("ahead/17-0a0b0c0d")).expect("it is ours");
+    own(&spool.join("ahead"));
+    own(&spool.join("ahead/17-0a0b0c0d"));
+    let to = swap.theirs.scratch().path().join("got");
+    let got = swap.run(&["archive-get", &segment, &to.display().to_string()]);
+    assert!(got.success() && to.exists(), "{got:#?}");
+    swap.ok(&["check"]);
 }
 
 #[test]

@@ -81,6 +81,7 @@ pub async fn hand_over(
     let out = Outbox::new(&request.spool, &request.stanza, &push_scope(&request.scope, wal_dir));
     let id = FileId::of(&request.file)?;
     if let Some(warning) = out.archived(&name, &id) {
+        out.sign();
         return Ok(HandedOver::Archived { warning });
     }
     if !queue::ready_file(wal_dir, &name).exists() {
@@ -89,7 +90,7 @@ pub async fn hand_over(
     out.prepare()?;
     out.want_scope()?;
     // One of another file or of other settings would keep the worker from seeing that there is something to do.
-    if out.has_ok(&name) && out.archived(&name, &id).is_none() {
+    if out.has_done(&name) && out.archived(&name, &id).is_none() {
         out.forget(&name);
     }
     out.clear_failures(&name);
@@ -114,7 +115,8 @@ pub async fn hand_over(
         }
         if looked.is_none_or(|at| waited.saturating_sub(at) >= LOOK) {
             looked = Some(waited);
-            if let Some(queue) = exceeded(wal_dir, request.queue_max, |name| out.has_ok(name))? {
+            out.sign();
+            if let Some(queue) = exceeded(wal_dir, request.queue_max, |name| out.has_done(name))? {
                 return Ok(HandedOver::Dropped { queue });
             }
             let due = started.is_none_or(|at| waited.saturating_sub(at) >= START);

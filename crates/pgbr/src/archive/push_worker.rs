@@ -38,6 +38,9 @@ const UNDER_WAY: (usize, usize) = (8, 64);
 const LAST_WORDS: Duration = Duration::from_secs(20);
 /// For how long nothing but failures is looked at before another worker is to try with settings that are read anew.
 const HOPE: Duration = Duration::from_secs(600);
+/// For how long a worker goes on without a call of the server. An archiver that has failed three times pauses for a minute (`PGARCH_AUTOWAKE_INTERVAL`);
+/// one that does not come after that calls another program now, to which what is done here means nothing.
+const FORGOTTEN: Duration = Duration::from_secs(75);
 /// How often it is seen whether the worker is still wanted, and whether what it knows of the queue is right.
 const CARE: Duration = Duration::from_millis(250);
 /// How often the queue is looked at while there is work, or was a moment ago; and later.
@@ -114,6 +117,7 @@ pub async fn archive_push_worker(host: &Host, request: PushWorkerRequest) -> Res
         active: now,
         success: now,
         cared: None,
+        signed: (None, now),
         seen: None,
         rested: now,
         request,
@@ -195,6 +199,8 @@ struct Worker<'a> {
     /// When something last succeeded, or nothing was left to do.
     success: Duration,
     cared: Option<Duration>,
+    /// The last sign of life of the server, and when it was seen.
+    signed: (Option<SystemTime>, Duration),
     /// When the server last changed its list, and until when that time may be the time of another change.
     seen: Option<(SystemTime, Duration)>,
     /// When the queue may be looked at again.
@@ -237,7 +243,7 @@ impl Worker<'_> {
             Some(directory) if care => stop_file(directory, Some(&self.request.stanza))?.is_some(),
             _ => false,
         };
-        let replaced = care && !self.out.scope_wanted();
+        let replaced = care && (!self.out.scope_wanted() || self.is_forgotten(now));
         let batch = self.report.bytes >= self.request.batch;
         if self.host.stop.check().is_err() || stopped || replaced || batch {
             return Ok(true);
@@ -252,6 +258,15 @@ impl Worker<'_> {
         }
         let hopeless = left.all(|job| self.crew.is_hopeless(job));
         Ok(hopeless || now.saturating_sub(self.success) >= HOPE)
+    }
+
+    /// Whether the server has not called for so long that it calls somebody else.
+    fn is_forgotten(&mut self, now: Duration) -> bool {
+        let signed = self.out.signed();
+        if signed != self.signed.0 {
+            self.signed = (signed, now);
+        }
+        now.saturating_sub(self.signed.1) >= FORGOTTEN
     }
 
     /// Looks at what waits, where that may have changed.
@@ -288,9 +303,9 @@ impl Worker<'_> {
             }
         }
         if care {
-            // A call that found an `.ok` of another file under the name took it away.
+            // A call that found a `.done` of another file under the name took it away.
             for (place, job) in self.jobs.iter_mut().filter(|(_, job)| job.archived) {
-                if !out.has_ok(place.name()) {
+                if !out.has_done(place.name()) {
                     (job.archived, job.retry_at) = (false, Duration::ZERO);
                     job.done.clear();
                 }

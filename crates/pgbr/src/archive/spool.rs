@@ -1,16 +1,19 @@
-//! The spool: what the calls of the server and the workers tell each other, in `SPOOL/archive/STANZA/{out,in}`.
+//! The spool: what the calls of the server and the workers tell each other, in `SPOOL/archive/STANZA/{out,ahead}`.
 //!
 //! | file | written by | says |
 //! |---|---|---|
-//! | `out/FILE.ok` | push worker | this very file is durable in every repository |
+//! | `out/FILE.done` | push worker | this very file is durable in every repository |
 //! | `out/FILE.error` | push worker | why it is not, yet |
 //! | `out/global.error` | push worker | what keeps all files from being archived |
 //! | `out/scope` | a call | with which settings a worker is wanted: one with others ends |
-//! | `in/want` | a call | which segment the server will ask for next |
-//! | `in/RUN/SEGMENT.N` | get worker | a segment, fetched from `repoN` and checked |
-//! | `in/RUN/SEGMENT.fetch` | get worker | it is being fetched |
+//! | `ahead/want` | a call | which segment the server will ask for next |
+//! | `ahead/RUN/SEGMENT.N` | get worker | a segment, fetched from `repoN` and checked |
+//! | `ahead/RUN/SEGMENT.fetch` | get worker | it is being fetched |
 //!
-//! Nothing here has to outlive a crash, and nothing that a crash, another cluster or other settings left is believed: an `.ok` holds the identity of the
+//! The place is pgBackRest's as well, which may be put back at any moment, and believes an `.ok` by its name: so ours have other names, its `in/` is left
+//! alone, and the first line of an error is a number for it, too.
+//!
+//! Nothing here has to outlive a crash, and nothing that a crash, another cluster or other settings left is believed: a `.done` holds the identity of the
 //! file that it is about (inode, size, times) and of the settings it was made with, and what was fetched counts only while the very worker
 //! that fetched it lives.
 
@@ -18,6 +21,7 @@ use std::fs::{self, DirBuilder};
 use std::io::{self, Read};
 use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
+use std::time::SystemTime;
 
 use pgbr_manifest::{StanzaName, WalSegmentName};
 use pgbr_repo::Error as RepoError;
@@ -27,8 +31,12 @@ use crate::error::{Error, Result};
 
 /// The largest file that is read, in bytes.
 const MAX_FILE: u64 = 64 << 10;
-/// What makes an `.ok` ours: pgBackRest's are empty, and say nothing of the file that they are about.
+/// What a `.done` begins with.
 const MARK: &str = "pgbr 1";
+/// What a file that is archived ends with.
+const DONE: &str = ".done";
+/// What pgBackRest has there for it: empty, or with a warning, and nothing about which file of that name it means.
+const THEIR_OK: &str = ".ok";
 
 /// A failure as one process tells it to another.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -72,22 +80,21 @@ impl Outbox {
 
     /// Whether this very file is archived, with what the operator is to be told (often nothing).
     pub(super) fn archived(&self, file: &str, id: &FileId) -> Option<String> {
-        let text = self.read(&format!("{file}.ok"))?;
-        let rest = text.strip_prefix("0\n")?;
-        let (mark, warning) = rest.split_once('\n')?;
+        let text = self.read(&format!("{file}{DONE}"))?;
+        let (mark, warning) = text.split_once('\n')?;
         (mark == self.mark(id)).then(|| warning.to_owned())
     }
 
     /// Says that a file is archived in every repository.
     pub(super) fn set_archived(&self, file: &str, id: &FileId, warning: &str) -> Result<()> {
-        self.write(&format!("{file}.ok"), &format!("0\n{}\n{warning}", self.mark(id)))?;
+        self.write(&format!("{file}{DONE}"), &format!("{}\n{warning}", self.mark(id)))?;
         remove(&self.dir.join(format!("{file}.error")));
         Ok(())
     }
 
-    /// Whether there is an `.ok` of a file, whatever it says.
-    pub(super) fn has_ok(&self, file: &str) -> bool {
-        self.dir.join(format!("{file}.ok")).exists()
+    /// Whether there is a `.done` of a file, whatever it says.
+    pub(super) fn has_done(&self, file: &str) -> bool {
+        self.dir.join(format!("{file}{DONE}")).exists()
     }
 
     /// Why a file could not be archived, or all of them.
@@ -115,8 +122,9 @@ impl Outbox {
 
     /// Takes away what is said about a file.
     pub(super) fn forget(&self, file: &str) {
-        remove(&self.dir.join(format!("{file}.ok")));
-        remove(&self.dir.join(format!("{file}.error")));
+        for ending in [DONE, THEIR_OK, ".error"] {
+            remove(&self.dir.join(format!("{file}{ending}")));
+        }
     }
 
     /// The files that something is said about.
@@ -124,7 +132,7 @@ impl Outbox {
         let entries = fs::read_dir(&self.dir).into_iter().flatten().flatten();
         let names = entries.filter_map(|entry| entry.file_name().into_string().ok());
         let files = names.filter_map(|name| {
-            let file = name.strip_suffix(".ok").or_else(|| name.strip_suffix(".error"))?;
+            let file = [DONE, THEIR_OK, ".error"].iter().find_map(|ending| name.strip_suffix(ending))?;
             (file != "global").then(|| file.to_owned())
         });
         files.collect()
@@ -147,7 +155,24 @@ impl Outbox {
 
     /// Asks for a worker with these settings: one with others ends.
     pub(super) fn want_scope(&self) -> Result<()> {
-        if self.scope_wanted() { Ok(()) } else { self.write("scope", &self.scope) }
+        if self.scope_wanted() {
+            self.sign();
+            return Ok(());
+        }
+        self.write("scope", &self.scope)
+    }
+
+    /// A sign of life of the server, whose calls are what a worker works for.
+    pub(super) fn sign(&self) {
+        let path = self.dir.join("scope");
+        let touched = fs::File::options().write(true).open(path);
+        // Without it a worker ends, and another is started.
+        touched.and_then(|file| file.set_modified(SystemTime::now())).ok();
+    }
+
+    /// When there was the last sign of life, by a clock that is good for comparing two of them.
+    pub(super) fn signed(&self) -> Option<SystemTime> {
+        self.dir.join("scope").metadata().and_then(|about| about.modified()).ok()
     }
 
     /// Whether a worker with these settings is the one that was asked for last.
@@ -170,18 +195,18 @@ impl Outbox {
 
 fn render_failure(told: &Told) -> String {
     let Told { failure: Failure { code, text }, passing } = told;
-    let passing = if *passing { " passing" } else { "" };
-    format!("{code}{passing}\n{text}")
+    let passing = if *passing { "+" } else { "" };
+    format!("{passing}{code}\n{text}")
 }
 
 fn parse_failure(text: &str) -> Option<Told> {
     let (head, text) = text.split_once('\n')?;
-    let (code, passing) = match head.strip_suffix(" passing") {
+    let (code, passing) = match head.strip_prefix('+') {
         Some(code) => (code, true),
         None => (head, false),
     };
     // A failure that reads as success is none of ours.
-    let code = code.parse().ok().filter(|code| *code != 0)?;
+    let code = code.parse().ok().filter(|code| *code != 0 && !head.starts_with("++"))?;
     Some(Told { failure: Failure { code, text: text.to_owned() }, passing })
 }
 
@@ -194,7 +219,7 @@ pub(super) struct Inbox {
 
 impl Inbox {
     pub(super) fn new(spool: &Path, stanza: &StanzaName, scope: &str) -> Self {
-        Self { dir: spool.join("archive").join(stanza.as_str()).join("in"), scope: digest(scope) }
+        Self { dir: spool.join("archive").join(stanza.as_str()).join("ahead"), scope: digest(scope) }
     }
 
     pub(super) fn prepare(&self) -> Result<()> {
@@ -286,7 +311,31 @@ impl Shelf {
     }
 }
 
-/// Makes a directory for this user, and refuses one that others could plant something in: an `.ok` lets the server remove its WAL.
+/// Takes away what pgBackRest has left in the spool of a stanza, and what we had there where it would be in its way. None of it is ever believed, and
+/// after a restore pgBackRest must not believe it either, were it put back: it takes an `.ok` by the name of its file.
+pub fn sweep_spool(spool: &Path, stanza: &StanzaName) {
+    let root = spool.join("archive").join(stanza.as_str());
+    let user = rustix::process::geteuid().as_raw();
+    // Nothing is removed by root where another user decides what lies there.
+    let is_own = |dir: &Path| dir.symlink_metadata().is_ok_and(|dir| dir.is_dir() && dir.uid() == user);
+    let names = |dir: &Path| {
+        let entries = if is_own(dir) { fs::read_dir(dir).ok() } else { None };
+        entries.into_iter().flatten().flatten()
+    };
+    for entry in names(&root.join("out")) {
+        if entry.path().extension().is_some_and(|ending| ending == "ok") {
+            remove(&entry.path());
+        }
+    }
+    for entry in names(&root.join("in")) {
+        match entry.file_type() {
+            Ok(kind) if kind.is_dir() => drop(fs::remove_dir_all(entry.path())),
+            _ => remove(&entry.path()),
+        }
+    }
+}
+
+/// Makes a directory for this user, and refuses one that others could plant something in: a `.done` lets the server remove its WAL.
 fn prepare(dir: &Path) -> Result<()> {
     DirBuilder::new().recursive(true).mode(0o750).create(dir).map_err(Error::io("create directory", dir))?;
     let found = dir.symlink_metadata().map_err(Error::io("look at", dir))?;
@@ -354,7 +403,7 @@ mod tests {
     }
 
     #[test]
-    fn an_ok_is_believed_for_the_very_file_and_settings_alone() {
+    fn a_done_is_believed_for_the_very_file_and_settings_alone() {
         let dir = tempfile::tempdir().unwrap();
         let wal = dir.path().join(FILE);
         fs::write(&wal, "content").unwrap();
@@ -372,18 +421,20 @@ mod tests {
         let renamed = FileId::of(&wal).unwrap();
         assert!(renamed == id || out.archived(FILE, &renamed).is_none(), "renamed in between");
         // What pgBackRest leaves, what a crash leaves, and what is not of this version.
-        let ok = dir.path().join("archive/demo/out").join(format!("{FILE}.ok"));
-        let text = fs::read_to_string(&ok).unwrap();
+        let done = dir.path().join("archive/demo/out").join(format!("{FILE}.done"));
+        let text = fs::read_to_string(&done).unwrap();
+        let their_ok = done.with_extension("ok");
         for bad in ["", "0", "0\n", "0\nwarning", &text[..30], &text.replace("pgbr 1", "pgbr 2")] {
-            fs::write(&ok, bad).unwrap();
+            fs::write(&done, bad).unwrap();
+            fs::write(&their_ok, bad).unwrap();
             assert_eq!(out.archived(FILE, &id), None, "{bad:?}");
         }
-        assert!(out.has_ok(FILE));
+        assert!(out.has_done(FILE));
         out.forget(FILE);
-        assert!(!out.has_ok(FILE) && out.files().is_empty());
+        assert!(!out.has_done(FILE) && !their_ok.exists() && out.files().is_empty());
         // Process numbers end far below the first; the second is this one's.
         let staged = [2_000_000_000_u32, std::process::id()]
-            .map(|pid| ok.with_file_name(format!("{FILE}.ok.{pid}.tmp")));
+            .map(|pid| done.with_file_name(format!("{FILE}.done.{pid}.tmp")));
         staged.iter().for_each(|path| fs::write(path, "").unwrap());
         out.sweep();
         assert_eq!(staged.map(|path| path.exists()), [false, true]);
@@ -403,8 +454,14 @@ mod tests {
         assert_eq!(out.files(), [FILE]);
         out.clear_failures(FILE);
         assert_eq!(out.failure(FILE), None);
-        for bad in ["", "x\ny", "999\ny", "12", "0\ny"] {
+        for bad in ["", "x\ny", "999\ny", "12", "0\ny", "++1\ny", "+\ny", "+0\ny"] {
             assert_eq!(parse_failure(bad), None, "{bad:?}");
+        }
+        // pgBackRest has to read a number there, were it put back: what it cannot read ends its archiving.
+        for passing in [true, false] {
+            let text = render_failure(&told(42, "x", passing));
+            let number: i32 = text.lines().next().unwrap().parse().unwrap();
+            assert_eq!(number, 42);
         }
     }
 
@@ -415,6 +472,12 @@ mod tests {
         assert!(!a.scope_wanted());
         a.want_scope().unwrap();
         assert!(a.scope_wanted() && !b.scope_wanted());
+        let scope = dir.path().join("archive/demo/out/scope");
+        let old = SystemTime::UNIX_EPOCH;
+        fs::File::options().write(true).open(&scope).unwrap().set_modified(old).unwrap();
+        assert_eq!(a.signed(), Some(old));
+        a.want_scope().unwrap();
+        assert!(a.signed() > Some(old));
         b.want_scope().unwrap();
         assert!(b.scope_wanted() && !a.scope_wanted());
     }
@@ -442,6 +505,23 @@ mod tests {
         }
         let next = inbox.new_shelf("18-0a0b").unwrap();
         assert!(inbox.shelf("17-0a0b").is_none() && next.segments().is_empty());
+    }
+
+    #[test]
+    fn what_pgbackrest_left_goes_and_ours_stays() {
+        let dir = tempfile::tempdir().unwrap();
+        let stanza: StanzaName = "demo".parse().unwrap();
+        let root = dir.path().join("archive/demo");
+        sweep_spool(dir.path(), &stanza);
+        let theirs = [format!("out/{FILE}.ok"), format!("in/{FILE}"), format!("in/{FILE}.pgbackrest.tmp")];
+        let ours = [format!("out/{FILE}.done"), "out/scope".to_owned(), "ahead/want".to_owned()];
+        for name in ["out", "in/17-0a0b", "ahead"] {
+            fs::create_dir_all(root.join(name)).unwrap();
+        }
+        theirs.iter().chain(&ours).for_each(|name| fs::write(root.join(name), "").unwrap());
+        sweep_spool(dir.path(), &stanza);
+        assert!(theirs.iter().all(|name| !root.join(name).exists()) && !root.join("in/17-0a0b").exists());
+        assert!(ours.iter().all(|name| root.join(name).exists()));
     }
 
     #[test]

@@ -314,7 +314,8 @@ impl Waiting {
     async fn assert_honest(&self) -> u32 {
         let mut called = 0;
         for number in 1..=Self::SEGMENTS {
-            let ok = self.rig.dir.path().join("spool/archive/demo/out").join(format!("{}.ok", name(number)));
+            let ok =
+                self.rig.dir.path().join("spool/archive/demo/out").join(format!("{}.done", name(number)));
             if ok.exists() {
                 called += 1;
                 assert!(matches!(self.rig.get(&name(number)).await.unwrap(), Got::Found { repo: 1, .. }));
