@@ -292,7 +292,7 @@ impl Error {
     }
 
     /// Whether the object is there and cannot be trusted to hold what its name says: damaged, foreign or too new.
-    pub(crate) const fn is_unverified(&self) -> bool {
+    pub const fn is_unverified(&self) -> bool {
         matches!(self, Self::Corrupt { .. } | Self::Foreign { .. } | Self::Unsupported { .. })
     }
 

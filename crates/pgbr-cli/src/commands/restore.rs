@@ -28,8 +28,10 @@ pub(super) async fn run(context: &Context, host: &Host) -> Outcome {
     let (host, request, source) = with_first(context, host, choose).await?;
     let stanza = request.stanza.clone();
     let report = restore_from(&host, request, source).await.map_err(|e| context.failure(&e))?;
-    if let Some(spool) = context.settings.get_path("spool-path") {
-        sweep_spool(spool, &stanza);
+    if let (Some(spool), Some(locks)) =
+        (context.settings.get_path("spool-path"), context.settings.get_path("lock-path"))
+    {
+        sweep_spool(spool, &stanza, locks);
     }
     if !report.config_files.is_empty() && !report.config_written {
         log.warn("configuration files of the backup that lie outside of the data directory were not written (set --restore-config=DIR to get them)");

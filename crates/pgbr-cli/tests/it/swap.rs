@@ -320,7 +320,10 @@ fn pgbackrest_goes_on_where_it_is_put_back() {
     wait_until(LIMIT, "the failure to be told", || error.exists());
     swap.put_behind(Path::new("/usr/bin/pgbackrest"));
     // A call of ours that still waits would archive it on our side, and rightly say so.
-    wait_until(LIMIT, "pgBackRest to be called", || swap.cluster.log().contains("unable to load info file"));
+    // Versions that name the repository in their locks wait for the end of our process.
+    wait_until(2 * LIMIT, "pgBackRest to be called", || {
+        swap.cluster.log().contains("unable to load info file")
+    });
     fs::rename(&kept, &place).expect("it is ours");
     swap.cluster.wait_archived(&segment);
     assert!(swap.segments(true).contains(&segment), "it is where pgBackRest looks");

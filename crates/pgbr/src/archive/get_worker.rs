@@ -15,7 +15,7 @@ use pgbr_pg::read_control_file;
 use super::ahead::scope_of;
 use super::get::{Get, Got};
 use super::source::Source;
-use super::spool::{Inbox, Shelf, sweep_spool};
+use super::spool::{Inbox, Shelf};
 use crate::error::{Error, Result, with_causes};
 use crate::host::Host;
 use crate::observe::Event;
@@ -66,7 +66,6 @@ pub async fn archive_get_worker(host: &Host, request: GetWorkerRequest) -> Resul
     let scope = scope_of(&request.scope, &control, &request.pg_data);
     let inbox = Inbox::new(&request.spool, &request.stanza, &scope);
     inbox.prepare()?;
-    sweep_spool(&request.spool, &request.stanza);
     let shelf = inbox.new_shelf(&request.run)?;
     let sources = request.repos.iter();
     let sources = sources.map(|(key, access)| Source::new(*key, access, &request.stanza, None).keeping());

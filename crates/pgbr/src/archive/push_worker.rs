@@ -117,7 +117,7 @@ pub async fn archive_push_worker(host: &Host, request: PushWorkerRequest) -> Res
         active: now,
         success: now,
         cared: None,
-        signed: (None, now),
+        server: Heard { sign: None, at: now },
         seen: None,
         rested: now,
         request,
@@ -199,12 +199,27 @@ struct Worker<'a> {
     /// When something last succeeded, or nothing was left to do.
     success: Duration,
     cared: Option<Duration>,
-    /// The last sign of life of the server, and when it was seen.
-    signed: (Option<SystemTime>, Duration),
+    server: Heard,
     /// When the server last changed its list, and until when that time may be the time of another change.
     seen: Option<(SystemTime, Duration)>,
     /// When the queue may be looked at again.
     rested: Duration,
+}
+
+/// The last sign of life of the server, and when it was seen.
+struct Heard {
+    sign: Option<SystemTime>,
+    at: Duration,
+}
+
+impl Heard {
+    /// Whether the server has not called for so long that it calls somebody else. Any change of the sign is one: clocks may step.
+    fn is_gone(&mut self, sign: Option<SystemTime>, now: Duration) -> bool {
+        if sign != self.sign {
+            (self.sign, self.at) = (sign, now);
+        }
+        now.saturating_sub(self.at) >= FORGOTTEN
+    }
 }
 
 impl Worker<'_> {
@@ -243,7 +258,7 @@ impl Worker<'_> {
             Some(directory) if care => stop_file(directory, Some(&self.request.stanza))?.is_some(),
             _ => false,
         };
-        let replaced = care && (!self.out.scope_wanted() || self.is_forgotten(now));
+        let replaced = care && (!self.out.scope_wanted() || self.server.is_gone(self.out.signed(), now));
         let batch = self.report.bytes >= self.request.batch;
         if self.host.stop.check().is_err() || stopped || replaced || batch {
             return Ok(true);
@@ -258,15 +273,6 @@ impl Worker<'_> {
         }
         let hopeless = left.all(|job| self.crew.is_hopeless(job));
         Ok(hopeless || now.saturating_sub(self.success) >= HOPE)
-    }
-
-    /// Whether the server has not called for so long that it calls somebody else.
-    fn is_forgotten(&mut self, now: Duration) -> bool {
-        let signed = self.out.signed();
-        if signed != self.signed.0 {
-            self.signed = (signed, now);
-        }
-        now.saturating_sub(self.signed.1) >= FORGOTTEN
     }
 
     /// Looks at what waits, where that may have changed.
@@ -623,5 +629,25 @@ impl std::fmt::Debug for PushWorkerRequest {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         let wal_dir: &Path = &self.wal_dir;
         f.debug_struct("PushWorkerRequest").field("wal_dir", &wal_dir).finish_non_exhaustive()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_server_that_does_not_call_any_more_is_gone() {
+        let seconds = Duration::from_secs;
+        let sign = |at: u64| Some(SystemTime::UNIX_EPOCH + seconds(at));
+        let mut server = Heard { sign: None, at: seconds(1000) };
+        assert!(!server.is_gone(sign(5), seconds(1001)));
+        // Its archiver pauses for a minute after it has failed.
+        assert!(!server.is_gone(sign(5), seconds(1075)));
+        assert!(server.is_gone(sign(5), seconds(1076)));
+        // The clock of the files may have stepped back.
+        assert!(!server.is_gone(sign(4), seconds(1077)));
+        assert!(!server.is_gone(sign(4), seconds(1151)));
+        assert!(server.is_gone(sign(4), seconds(1152)));
     }
 }

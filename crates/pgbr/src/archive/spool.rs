@@ -24,7 +24,7 @@ use std::path::{Path, PathBuf};
 use std::time::SystemTime;
 
 use pgbr_manifest::{StanzaName, WalSegmentName};
-use pgbr_repo::Error as RepoError;
+use pgbr_repo::{Error as RepoError, HeldLock, held_locks_of_any_version};
 
 use super::file::FileId;
 use crate::error::{Error, Result};
@@ -311,9 +311,15 @@ impl Shelf {
     }
 }
 
-/// Takes away what pgBackRest has left in the spool of a stanza, and what we had there where it would be in its way. None of it is ever believed, and
-/// after a restore pgBackRest must not believe it either, were it put back: it takes an `.ok` by the name of its file.
-pub fn sweep_spool(spool: &Path, stanza: &StanzaName) {
+/// Takes away what pgBackRest has left in the spool of a stanza, unless one archives just now (by the locks in `locks`). None of it is ever believed by
+/// us, and after a restore pgBackRest must not believe it either, were it put back: it takes an `.ok` by the name of its file.
+pub fn sweep_spool(spool: &Path, stanza: &StanzaName, locks: &Path) {
+    let archives = |lock: &HeldLock| {
+        lock.path.file_name().is_some_and(|name| name.to_string_lossy().contains("-archive"))
+    };
+    if held_locks_of_any_version(locks, stanza).map_or(true, |held| held.iter().any(archives)) {
+        return;
+    }
     let root = spool.join("archive").join(stanza.as_str());
     let user = rustix::process::geteuid().as_raw();
     // Nothing is removed by root where another user decides what lies there.
@@ -512,14 +518,22 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let stanza: StanzaName = "demo".parse().unwrap();
         let root = dir.path().join("archive/demo");
-        sweep_spool(dir.path(), &stanza);
+        let locks = dir.path().join("lock");
+        fs::create_dir(&locks).unwrap();
+        sweep_spool(dir.path(), &stanza, &locks);
         let theirs = [format!("out/{FILE}.ok"), format!("in/{FILE}"), format!("in/{FILE}.pgbackrest.tmp")];
         let ours = [format!("out/{FILE}.done"), "out/scope".to_owned(), "ahead/want".to_owned()];
         for name in ["out", "in/17-0a0b", "ahead"] {
             fs::create_dir_all(root.join(name)).unwrap();
         }
         theirs.iter().chain(&ours).for_each(|name| fs::write(root.join(name), "").unwrap());
-        sweep_spool(dir.path(), &stanza);
+        // One that archives needs them.
+        let held = fs::File::create(locks.join("demo-archive.lock")).unwrap();
+        held.lock().unwrap();
+        sweep_spool(dir.path(), &stanza, &locks);
+        assert!(theirs.iter().chain(&ours).all(|name| root.join(name).exists()));
+        drop(held);
+        sweep_spool(dir.path(), &stanza, &locks);
         assert!(theirs.iter().all(|name| !root.join(name).exists()) && !root.join("in/17-0a0b").exists());
         assert!(ours.iter().all(|name| root.join(name).exists()));
     }

@@ -74,7 +74,7 @@ pub(super) async fn check_first_segment(
     };
     let is_known = match &checked {
         Error::FirstSegment { .. } => true,
-        Error::Repo(error) => error.is_damage(),
+        Error::Repo(error) => error.is_unverified(),
         other => is_of_content(other),
     };
     // Of a store that does not answer nobody knows what it holds.

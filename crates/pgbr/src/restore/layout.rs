@@ -324,6 +324,8 @@ impl Layout {
             self.hand.make_room_for_directory(&destination)?;
             self.hand.make_all(&destination, owner)?;
             self.hand.clear(&destination, &[])?;
+            self.hand.set_owner(&destination, owner)?;
+            self.hand.set_mode(&destination, 0o700)?;
             self.new_link(&path, &destination)?;
         }
         self.new_links.first().map_or(Ok(()), |name| Err(nothing_there(name)))
