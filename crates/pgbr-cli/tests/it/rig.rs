@@ -268,18 +268,37 @@ pub(crate) struct Frozen(Option<Child>);
 impl Frozen {
     /// Starts a command and stops it as soon as `when` is true.
     #[track_caller]
-    pub(crate) fn at(mut command: Command, mut when: impl FnMut() -> bool) -> Self {
+    pub(crate) fn at(command: Command, when: impl FnMut() -> bool) -> Self {
+        Self::begun(command, when)
+            .unwrap_or_else(|ended| panic!("it ended before it was met at that moment: {ended:#?}"))
+    }
+
+    /// The same; none where it had succeeded before it was stopped, as on a busy machine.
+    #[track_caller]
+    pub(crate) fn met(command: Command, when: impl FnMut() -> bool) -> Option<Self> {
+        match Self::begun(command, when) {
+            Ok(frozen) => Some(frozen),
+            Err(ended) => {
+                assert!(ended.success(), "{ended:#?}");
+                None
+            }
+        }
+    }
+
+    #[track_caller]
+    fn begun(mut command: Command, mut when: impl FnMut() -> bool) -> Result<Self, Finished> {
         let child = command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn();
         let mut frozen = Self(Some(child.expect("the program can be started")));
         let start = Instant::now();
         while !when() {
-            assert!(frozen.runs(), "it ended before the moment that was waited for: {:#?}", frozen.finish());
+            if !frozen.runs() {
+                return Err(frozen.finish());
+            }
             assert!(start.elapsed() < LIMIT, "the moment does not come");
             std::thread::sleep(Duration::from_millis(1));
         }
         frozen.send(Signal::STOP);
-        assert!(frozen.runs(), "it ended too early: {:#?}", frozen.finish());
-        frozen
+        if frozen.runs() { Ok(frozen) } else { Err(frozen.finish()) }
     }
 
     pub(crate) fn pid(&self) -> u32 {
@@ -348,12 +367,11 @@ impl Rig {
     pub(crate) fn frozen_restore(&self, target: &Cluster) -> Frozen {
         let [begun, behind] = ["base/1", "global"].map(|name| target.data_dir().join(name));
         for _ in 0..20 {
-            let frozen = Frozen::at(self.pgbr.command(restore_into(target)), || begun.exists());
-            if !behind.exists() {
-                return frozen;
+            match Frozen::met(self.pgbr.command(restore_into(target)), || begun.exists()) {
+                Some(frozen) if !behind.exists() => return frozen,
+                // On a busy machine the moment was seen too late: once more.
+                late => drop(late.map(Frozen::thaw)),
             }
-            // On a busy machine the moment was seen too late: once more.
-            frozen.thaw();
             fs::remove_dir_all(target.data_dir()).expect("it can be removed");
             fs::create_dir(target.data_dir()).expect("it can be made");
             fs::set_permissions(target.data_dir(), fs::Permissions::from_mode(0o700)).expect("it is ours");

@@ -155,18 +155,19 @@ fn a_restore_that_is_asked_to_end_leaves_no_control_file() {
     // Killed, it leaves no more than that.
     let [restore, into] = restore_into(&target);
     let mut again = rig.pgbr.command([&restore, &into, "--delta"]);
-    let started = target.data_dir().join("base/1");
+    let (base, started) = (target.data_dir().join("base"), target.data_dir().join("base/1"));
     let open = target.data_dir().join("global/pg_control");
     let met = (0..20).find_map(|_| {
-        std::fs::remove_dir_all(&started).unwrap();
-        let frozen = Frozen::at(rig.pgbr.command([&restore, &into, "--delta"]), || started.exists());
-        // On a busy machine it may have been met too late.
-        if open.exists() {
-            drop(frozen.thaw());
-        } else {
-            return Some(frozen);
+        // With all the work before it.
+        std::fs::remove_dir_all(&base).unwrap();
+        match Frozen::met(rig.pgbr.command([&restore, &into, "--delta"]), || started.exists()) {
+            Some(frozen) if !open.exists() => Some(frozen),
+            // On a busy machine it was met too late.
+            late => {
+                drop(late.map(Frozen::thaw));
+                None
+            }
         }
-        None
     });
     let frozen = met.expect("a restore in the middle of its work");
     frozen.send(Signal::KILL);

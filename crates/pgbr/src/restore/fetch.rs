@@ -483,6 +483,8 @@ impl Fetch<'_> {
     }
 
     fn take_result(&mut self) -> Result<()> {
+        // Of a small cluster all is asked for before anything has come.
+        self.host.stop.check()?;
         match self.pool.next_result()? {
             Output::Failed(error) => return Err(error),
             Output::Looked { number, looked } => {
