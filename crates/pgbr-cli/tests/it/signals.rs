@@ -145,12 +145,13 @@ fn a_restore_that_is_asked_to_end_leaves_no_control_file() {
     let rig = Rig::sealed();
     rig.slow_down();
     rig.backup();
-    let before = rig.snapshot();
+    // The server may still be archiving what the backup has left in its queue.
+    let before = rig.names("backup");
     let target = rig.target();
     let frozen = rig.frozen_restore(&target);
     frozen.send(Signal::INT);
     assert_stopped(&frozen.thaw());
-    assert_eq!(rig.snapshot(), before, "its pin is gone");
+    assert_eq!((rig.names("backup"), rig.names("pin")), (before, Vec::new()), "its pin is gone");
     assert_unusable(&target);
     // Killed, it leaves no more than that.
     let [restore, into] = restore_into(&target);
