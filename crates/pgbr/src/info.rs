@@ -9,14 +9,14 @@ use std::sync::Arc;
 
 use pgbr_codec::Cipher;
 use pgbr_manifest::manifest::{Body, Summary};
-use pgbr_manifest::merge::{Item, Merge};
+use pgbr_manifest::merge::Item;
 use pgbr_manifest::{BackupLabel, StanzaName};
 use pgbr_repo::{ClusterId, DrillFacts, Drills, Error as RepoError, HoldState, Holds, Note, Notes, Repo};
 use tokio::runtime::Handle;
 
 use crate::error::{Error, Result};
 use crate::host::Host;
-use crate::load::{self, FirstNodes, LayerNodes, load, summaries};
+use crate::load::{self, load, summaries};
 use crate::place::{RepoAccess, StanzaPlace};
 use crate::theirs::{TheirStanza, Theirs};
 
@@ -238,12 +238,7 @@ async fn damaged_files(
     let layers = load::layers(&load::chain(place, label, expected).await?);
     let (host, place, runtime) = (host.clone(), place.clone(), Handle::current());
     let walk = move || {
-        let (ahead, gate) = (load::read_ahead(layers.len()), FirstNodes::new());
-        let nodes = |of: &load::ChainLayer| {
-            let nodes = LayerNodes::new(&place, of.label, &of.layer, runtime.clone());
-            (of.layer.index, nodes.with_read_ahead(ahead).warmed(of.layer.index, &gate))
-        };
-        let mut merge = Merge::new(layers.iter().map(nodes));
+        let mut merge = load::merged(&place, &layers, &runtime);
         let (mut path, mut files) = (None, Vec::new());
         while let Some(item) = merge.next_item()? {
             host.stop.check()?;

@@ -9,6 +9,7 @@ use futures::StreamExt;
 use pgbr_codec::{Decompressor, KeyId, KeyMode, Keyring, LaneSalt, ObjectKind, Opener};
 use pgbr_manifest::index::{FrameCursor, NodeKind, NodePlace, NodeSource, Root};
 use pgbr_manifest::manifest::{Body, Layer, MAX_LAYERS, Parent, Summary};
+use pgbr_manifest::merge::Merge;
 use pgbr_manifest::{BackupLabel, Digest};
 use pgbr_repo::BackupStore;
 use tokio::runtime::Handle;
@@ -409,6 +410,15 @@ impl FirstNodes {
     pub(crate) fn new() -> Self {
         Self(Arc::new(Semaphore::new(FIRST_NODES)))
     }
+}
+
+/// The files of a chain as the newest of its backups has them, of all its layers, newest first.
+pub(crate) fn merged(place: &StanzaPlace, layers: &[ChainLayer], runtime: &Handle) -> Merge<LayerNodes> {
+    let (ahead, gate) = (read_ahead(layers.len()), FirstNodes::new());
+    Merge::new(layers.iter().map(|of| {
+        let nodes = LayerNodes::new(place, of.label, &of.layer, runtime.clone());
+        (of.layer.index, nodes.with_read_ahead(ahead).warmed(of.layer.index, &gate))
+    }))
 }
 
 impl NodeSource for LayerNodes {

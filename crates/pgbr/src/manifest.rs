@@ -5,7 +5,7 @@
 
 use std::collections::BTreeMap;
 
-use pgbr_manifest::merge::{Item, Merge};
+use pgbr_manifest::merge::Item;
 use pgbr_manifest::{BackupLabel, BackupType, GRAIN, RelPath, StanzaName};
 use pgbr_pgbackrest::{Backup as TheirBackup, Backups as TheirBackups, Blocks, File, Place, SuperBlock};
 use serde::Serialize;
@@ -13,7 +13,7 @@ use tokio::runtime::Handle;
 
 use crate::error::{Error, Result, with_causes};
 use crate::host::Host;
-use crate::load::{self, Backup, ChainLayer, FirstNodes, LayerNodes};
+use crate::load::{self, Backup, ChainLayer};
 use crate::place::{RepoAccess, StanzaPlace, is_absent};
 use crate::theirs::{Theirs, is_of_content, off_thread};
 
@@ -425,12 +425,7 @@ struct OurFiles {
 
 impl OurFiles {
     fn run(&self) -> Result<Vec<ManifestFile>> {
-        let (ahead, gate) = (load::read_ahead(self.layers.len()), FirstNodes::new());
-        let nodes = |of: &ChainLayer| {
-            let nodes = LayerNodes::new(&self.place, of.label, &of.layer, self.runtime.clone());
-            (of.layer.index, nodes.with_read_ahead(ahead).warmed(of.layer.index, &gate))
-        };
-        let mut merge = Merge::new(self.layers.iter().map(nodes));
+        let mut merge = load::merged(&self.place, &self.layers, &self.runtime);
         let (mut files, mut open): (Vec<ManifestFile>, Option<OpenFile>) = (Vec::new(), None);
         while let Some(item) = merge.next_item()? {
             self.host.stop.check()?;

@@ -3,13 +3,13 @@
 use std::collections::BTreeSet;
 
 use pgbr_manifest::RelPath;
-use pgbr_manifest::merge::{Item, Merge};
+use pgbr_manifest::merge::Item;
 use tokio::runtime::Handle;
 
 use super::origin::{Origin, OurBackup};
 use crate::error::{Error, Result};
 use crate::host::Host;
-use crate::load::{self, FirstNodes, LayerNodes};
+use crate::load;
 
 /// What people make a link of. A backup of ours that was told to leave it out gets an empty one, so no index need be read for it.
 pub(super) const WAL: &[u8] = b"pg_wal";
@@ -49,11 +49,7 @@ async fn missing_in(host: &Host, ours: &OurBackup, wanted: BTreeSet<RelPath>) ->
     let (host, place, layers, runtime) =
         (host.clone(), ours.place.clone(), load::layers(&ours.chain), Handle::current());
     let read = move || {
-        let (ahead, gate) = (load::read_ahead(layers.len()), FirstNodes::new());
-        let mut merge = Merge::new(layers.iter().map(|of| {
-            let nodes = LayerNodes::new(&place, of.label, &of.layer, runtime.clone());
-            (of.layer.index, nodes.with_read_ahead(ahead).warmed(of.layer.index, &gate))
-        }));
+        let mut merge = load::merged(&place, &layers, &runtime);
         let mut missing = wanted;
         while let Some(last) = missing.last() {
             host.stop.check()?;

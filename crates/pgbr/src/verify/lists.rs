@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use futures::StreamExt;
-use pgbr_manifest::merge::{Item, Merge};
+use pgbr_manifest::merge::Item;
 use pgbr_manifest::{
     BackupLabel, FileDigester, GRAIN, ListDigester, Nesting, RelPath, WalSegmentName, ZERO_GRAIN,
 };
@@ -19,7 +19,7 @@ use super::report::{Cause, FileCounts, FindingKind};
 use super::stock::manifest_name;
 use crate::error::{Error, Result, with_causes};
 use crate::host::Host;
-use crate::load::{self, Backup, ChainLayer, FirstNodes, LayerNodes, is_unreadable};
+use crate::load::{self, Backup, ChainLayer, is_unreadable};
 use crate::place::StanzaPlace;
 
 /// The most damaged files that are named.
@@ -149,12 +149,7 @@ impl Read {
     }
 
     fn run(&self) -> Result<Listed> {
-        let (ahead, gate) = (load::read_ahead(self.layers.len()), FirstNodes::new());
-        let nodes = |of: &ChainLayer| {
-            let nodes = LayerNodes::new(&self.place, of.label, &of.layer, self.runtime.clone());
-            (of.layer.index, nodes.with_read_ahead(ahead).warmed(of.layer.index, &gate))
-        };
-        let mut merge = Merge::new(self.layers.iter().map(nodes));
+        let mut merge = load::merged(&self.place, &self.layers, &self.runtime);
         let mut list = ListDigester::new(&self.newest.body.hash_key);
         let (mut listed, mut open): (Listed, Option<OpenFile>) = (Listed::default(), None);
         let mut brought = 0;
